@@ -1,1 +1,23 @@
+"""Lightning callbacks: the environment loop, PaW's two selectors, and what a person sees of a run."""
 
+from paw_lightning.callbacks.base import RolloutCallback
+from paw_lightning.callbacks.entropy_selection import EntropySelection
+from paw_lightning.callbacks.environment_loop import EnvironmentLoop
+from paw_lightning.callbacks.graceful_stop import GracefulStop
+from paw_lightning.callbacks.policy_export import PolicyExport
+from paw_lightning.callbacks.progress import IterationProgressBar
+from paw_lightning.callbacks.reward_balance import RewardBalance
+from paw_lightning.callbacks.rollout_samples import RolloutSamples
+from paw_lightning.callbacks.success_report import SuccessReport
+
+__all__ = [
+    "EntropySelection",
+    "EnvironmentLoop",
+    "GracefulStop",
+    "IterationProgressBar",
+    "PolicyExport",
+    "RewardBalance",
+    "RolloutCallback",
+    "RolloutSamples",
+    "SuccessReport",
+]

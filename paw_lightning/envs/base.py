@@ -23,9 +23,7 @@ class TextEnv(Protocol):
     num_tasks: int | None
     """How many distinct tasks the split holds; None when any seed gives a new one."""
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[str, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start task number ``seed`` and return its first observation and info.
 
         ``options["episode_seed"]`` seeds whatever is random *within* the episode, so that the k episodes of a group

@@ -1,0 +1,22 @@
+"""What a callback of this package may do besides Lightning's hooks."""
+
+from __future__ import annotations
+
+import lightning as L
+
+from paw_lightning.types import Rollout
+
+
+class RolloutCallback(L.Callback):
+    """A callback that is also told of finished rollouts."""
+
+    def on_rollout_progress(self, finished: int, total: int, stage: str) -> None:
+        """Episodes finished so far; stage is "train", "val" or "test"."""
+
+    def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:
+        """A training rollout is complete and has its advantages; write what is yours into it."""
+
+
+def rollout_callbacks(trainer: L.Trainer) -> list[RolloutCallback]:
+    """The trainer's callbacks that want to know of rollouts, in order."""
+    return [callback for callback in trainer.callbacks if isinstance(callback, RolloutCallback)]

@@ -1,0 +1,237 @@
+"""EnvironmentLoop: plays the environment with the current policy and gives every transition its advantage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import lightning as L
+
+from paw_lightning.advantages import GRPO
+from paw_lightning.callbacks.base import rollout_callbacks
+from paw_lightning.datamodule import RolloutDataModule, Split
+from paw_lightning.envs.base import TextEnv
+from paw_lightning.module import PaWModule
+from paw_lightning.rollouts import scoring
+from paw_lightning.rollouts.collector import Collector, PlayedGroups
+from paw_lightning.rollouts.sampler import NativeSampler
+from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder
+from paw_lightning.types import Episode, Rollout, RolloutGroup
+
+Advantage = Callable[[RolloutGroup], list[float]]
+
+
+class EnvironmentLoop(L.Callback):
+    """Plays groups of episodes and hands them to the datamodule (config key ``rollout``).
+
+    Args:
+        environment: class of the environment and its arguments; it is built with the split's name.
+        prompt: how a decision context is written.
+        advantage: class that turns a group's rewards into one advantage per transition.
+        max_steps: turns after which an episode is cut off.
+        max_action_tokens: longest action, its end-of-turn token included.
+        max_observation_tokens: longer observations are played but never predicted (choice: a cut-off target would
+            teach a text that nobody wrote).
+        temperature: of sampling in training, above 0; the policy loss uses the same distribution.
+        validation_temperature: of sampling in `validate` and `test`; 0 is greedy.
+        old_logprobs: `sampler` takes those recorded while sampling; `trainer` recomputes them in one more pass.
+        scoring_tokens: padded tokens per no-grad batch.
+    """
+
+    def __init__(
+        self,
+        environment: Callable[[str], TextEnv],
+        prompt: Prompt = Prompt(),  # noqa: B008 - frozen
+        advantage: Advantage | None = None,
+        max_steps: int = 50,
+        max_action_tokens: int = 512,
+        max_observation_tokens: int = 512,
+        temperature: float = 1.0,
+        validation_temperature: float = 1.0,
+        old_logprobs: Literal["sampler", "trainer"] = "sampler",
+        scoring_tokens: int = 32_768,
+    ) -> None:
+        for name, value in {"max_steps": max_steps, "max_action_tokens": max_action_tokens}.items():
+            if value < 1:
+                raise ValueError(f"rollout.{name} is {value}; wanted at least 1")
+        if not temperature > 0:
+            raise ValueError(f"rollout.temperature is {temperature}; wanted above 0: a greedy policy cannot explore")
+        if not validation_temperature >= 0:
+            raise ValueError(f"rollout.validation_temperature is {validation_temperature}; wanted at least 0")
+        self.environment, self.prompt, self.advantage = environment, prompt, advantage or GRPO()
+        self.max_steps, self.max_action_tokens = max_steps, max_action_tokens
+        self.max_observation_tokens = max_observation_tokens
+        self.temperature, self.validation_temperature = temperature, validation_temperature
+        self.old_logprobs, self.scoring_tokens = old_logprobs, scoring_tokens
+        self.collectors: dict[Split, Collector] = {}
+        self.environments: dict[Split, TextEnv] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Attach to the datamodule as its source of rollouts."""
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, RolloutDataModule) or not isinstance(pl_module, PaWModule):
+            raise TypeError("EnvironmentLoop needs a PaWModule and a RolloutDataModule")
+        self.trainer, self.module, self.seed = trainer, pl_module, data.seed
+        pl_module.temperature = self.temperature
+        data.source = self
+        self._check_context_window()
+
+    def _check_context_window(self) -> None:
+        """Refuse prompts that could outgrow the model before anything is played."""
+        self.module.configure_model()
+        config = self.module.language_model.config.get_text_config()
+        window = getattr(config, "max_position_embeddings", None)
+        needed = self.prompt.max_tokens + self.max_action_tokens + self.max_observation_tokens
+        if window is not None and needed + 16 > window:
+            raise ValueError(
+                f"rollout.prompt.max_tokens {self.prompt.max_tokens} + rollout.max_action_tokens "
+                f"{self.max_action_tokens} + rollout.max_observation_tokens {self.max_observation_tokens} (+ 16 for turn "
+                f"boundaries) do not fit the model's {window} positions; lower one of them"
+            )
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Close every environment."""
+        for collector in self.collectors.values():
+            collector.close()
+        for env in self.environments.values():
+            env.close()
+        self.collectors.clear()
+        self.environments.clear()
+
+    def num_tasks(self, split: Split) -> int | None:
+        """How many tasks the environment's split holds; None when they never end."""
+        if split not in self.environments:
+            self.environments[split] = self.environment(split)
+        return getattr(self.environments[split], "num_tasks", None)
+
+    def collect(self, iteration: int, task_seeds: list[int], group_size: int) -> Rollout:
+        """Play one iteration, score it, and let the other callbacks write their fields."""
+        start = time.perf_counter()
+        played = self._play("train", task_seeds, group_size, self.temperature, iteration)
+        rollout = Rollout(iteration, played.groups, len(played.failures), dict(played.seconds))
+        self._mute_overlong_observations(rollout)
+        with _timer(rollout.seconds, "scoring"):
+            self._score(rollout)
+        for group in rollout.groups:
+            advantages = self.advantage(group)
+            for transition, value in zip(group.transitions, advantages, strict=True):
+                transition.advantage = value
+        for callback in rollout_callbacks(self.trainer):
+            callback.on_rollout_end(self.trainer, self.module, rollout)
+        self._log(rollout, time.perf_counter() - start)
+        self.update_start = time.perf_counter()
+        return rollout
+
+    def evaluate(self, split: Split, task_seeds: list[int]) -> list[Episode]:
+        """Play unseen tasks once each; the same seeds give the same episodes at every call with equal weights."""
+        played = self._play(split, task_seeds, 1, self.validation_temperature, 0)
+        return [episode for group in played.groups for episode in group.episodes]
+
+    def _play(
+        self, split: Split, task_seeds: list[int], group_size: int, temperature: float, iteration: int
+    ) -> PlayedGroups:
+        observers = rollout_callbacks(self.trainer)
+
+        def progress(finished: int, total: int) -> None:
+            for callback in observers:
+                callback.on_rollout_progress(finished, total, split)
+
+        played = self._collector(split).play(
+            task_seeds,
+            group_size,
+            temperature=temperature,
+            seed=(self.seed, split, iteration),
+            progress=progress,
+        )
+        if not played.groups:
+            raise RuntimeError(f"no {split} group could be played to its end; the last failure: {played.failures[-1]}")
+        return played
+
+    def _collector(self, split: Split) -> Collector:
+        if split not in self.collectors:
+            tokenizer, language_model = self.module.tokenizer, self.module.language_model
+            stops = stop_token_ids(tokenizer, language_model)
+            self.collectors[split] = Collector(
+                lambda: self.environment(split),
+                PromptBuilder(self.prompt, ChatFormat(tokenizer)),
+                NativeSampler(language_model, stops, tokenizer.pad_token_id),
+                max_steps=self.max_steps,
+                max_action_tokens=self.max_action_tokens,
+                stop_token_ids=stops,
+            )
+        return self.collectors[split]
+
+    def _mute_overlong_observations(self, rollout: Rollout) -> None:
+        overlong = [t for t in rollout.transitions if len(t.observation_ids) > self.max_observation_tokens]
+        for t in overlong:
+            t.observation_ids = []
+        rollout.metrics["rollout/overlong_observations"] = float(len(overlong))
+
+    def _score(self, rollout: Rollout) -> None:
+        transitions = rollout.transitions
+        if self.old_logprobs == "sampler":
+            scoring.copy_sampled_logprobs(transitions)
+        else:
+            assert self.module.model is not None
+            scoring.write_old_logprobs(self.module.model, transitions, self.temperature, self.scoring_tokens)
+        reference = self.module.reference_model()
+        if reference is not None:
+            scoring.write_reference_logprobs(reference, transitions, self.temperature, self.scoring_tokens)
+
+    def _log(self, rollout: Rollout, seconds: float) -> None:
+        metrics = {**rollout_metrics(rollout), **rollout.metrics, "time/rollout_s": seconds}
+        metrics.update({f"time/rollout_{name}_s": value for name, value in rollout.seconds.items()})
+        self.rollout_metrics = metrics
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """Take the time here: validation runs before the epoch's end."""
+        self.update_end = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the iteration's rollout (a stream has no right to log, a hook has)."""
+        update = {"time/update_s": self.update_end - self.update_start}
+        pl_module.log_dict({**self.rollout_metrics, **update}, on_step=False, on_epoch=True, sync_dist=True)
+
+
+def rollout_metrics(rollout: Rollout) -> dict[str, float]:
+    """The curves every run shows: outcomes, lengths, validity, and groups that teach the policy nothing."""
+    episodes, transitions, groups = rollout.episodes, rollout.transitions, rollout.groups
+    won = [all(e.won for e in g.episodes) for g in groups]
+    lost = [not any(e.won for e in g.episodes) for g in groups]
+    return {
+        "rollout/return": _mean(e.episode_return for e in episodes),
+        "rollout/success_rate": _mean(e.won for e in episodes),
+        "rollout/episode_length": _mean(len(e.transitions) for e in episodes),
+        "rollout/valid_action_rate": _mean(t.admissible for t in transitions),
+        "rollout/well_formed_rate": _mean(t.well_formed for t in transitions),
+        "rollout/truncated_action_rate": _mean(t.truncated for t in transitions),
+        "rollout/all_fail_groups": _mean(lost),
+        "rollout/all_success_groups": _mean(won),
+        "rollout/dropped_groups": float(rollout.dropped_groups),
+    }
+
+
+def stop_token_ids(tokenizer: object, language_model: object) -> list[int]:
+    """Every token that ends an action: the tokenizer's eos and those of the model's generation settings."""
+    configured = getattr(getattr(language_model, "generation_config", None), "eos_token_id", None)
+    several = configured if isinstance(configured, list) else [configured]
+    return sorted({i for i in [*several, getattr(tokenizer, "eos_token_id", None)] if i is not None})
+
+
+def _mean(values: object) -> float:
+    numbers = [float(v) for v in values]  # type: ignore[attr-defined]
+    return sum(numbers) / len(numbers) if numbers else 0.0
+
+
+class _timer:
+    """Writes the wall clock of a block into a dictionary."""
+
+    def __init__(self, seconds: dict[str, float], name: str) -> None:
+        self.seconds, self.name = seconds, name
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *exception: object) -> None:
+        self.seconds[self.name] = time.perf_counter() - self.start

@@ -1,0 +1,52 @@
+"""SuccessReport: what a run achieved, in one line."""
+
+from __future__ import annotations
+
+import lightning as L
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
+
+METRIC = "val/success_rate"
+
+
+class SuccessReport(L.Callback):
+    """Prints success on unseen tasks before and after training, where the curves are, and a command to try next.
+
+    "Before" is Lightning's sanity check, which therefore has to see every validation task
+    (``trainer.num_sanity_val_steps: -1``).
+
+    Args:
+        next_command: printed at the end; null prints none.
+    """
+
+    def __init__(self, next_command: str | None = None) -> None:
+        self.next_command = next_command
+        self.before: float | None = None
+
+    def on_sanity_check_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the value before training, and give the curve its first point."""
+        value = trainer.callback_metrics.get(METRIC)
+        if value is None:
+            return
+        self.before = float(value)
+        if trainer.logger is not None:
+            trainer.logger.log_metrics({METRIC: self.before}, step=trainer.global_step)
+
+    def state_dict(self) -> dict[str, float | None]:
+        """The value before training survives a resume."""
+        return {"before": self.before}
+
+    def load_state_dict(self, state_dict: dict[str, float | None]) -> None:
+        """Take the value of the run that is resumed."""
+        self.before = state_dict["before"]
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the lines."""
+        after = trainer.callback_metrics.get(METRIC)
+        if after is None:
+            return
+        before = "" if self.before is None else f"{self.before:.1%} -> "
+        rank_zero_info(f"success on unseen tasks: {before}{float(after):.1%}")
+        rank_zero_info(f"curves:  tensorboard --logdir {trainer.log_dir}")
+        if self.next_command:
+            rank_zero_info(f"next:    {self.next_command}")

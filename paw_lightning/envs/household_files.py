@@ -1,0 +1,105 @@
+"""Official ALFWorld game files (``game.tw-pddl``): finding them and reading what the engine needs from one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from functools import lru_cache
+from pathlib import Path
+
+from paw_lightning.envs.household_game import Goal, HouseholdGame
+
+GAME_FILE = "game.tw-pddl"
+FOLDERS = {
+    "pick_and_place_simple": "pick",
+    "look_at_obj_in_light": "look",
+    "pick_clean_then_place_in_recep": "clean",
+    "pick_heat_then_place_in_recep": "heat",
+    "pick_cool_then_place_in_recep": "cool",
+    "pick_two_obj_and_place": "pick_two",
+}
+"""How the name of a game's folder begins -> its task."""
+SPLIT_FOLDERS = {"train": "train", "val": "valid_seen", "test": "valid_unseen"}
+
+
+@lru_cache(maxsize=256)  # a parsed house is ~0.2 MB; the episodes of a group follow each other
+def load_game(path: str) -> HouseholdGame:
+    """Parse one official game file; the members of a group share the result.
+
+    Raises:
+        ValueError: the file is missing or is not an ALFWorld game.
+    """
+    try:
+        stored = json.loads(Path(path).read_text(encoding="utf-8"))
+        init, goal = stored["pddl_problem"].lower().split("(:init", 1)[1].split("(:goal", 1)
+        sentence = re.search(r"Your task is to: ([^\"]*)\"", stored["grammar"])
+        if sentence is None:
+            raise KeyError("no task sentence in the grammar")
+        return _build(init, goal, sentence.group(1), tuple(stored.get("walkthrough") or ()))
+    except (OSError, KeyError, IndexError, ValueError) as error:
+        raise ValueError(f"game_file={path!r} is not a readable ALFWorld {GAME_FILE} file: {error}") from error
+
+
+def _build(init: str, goal: str, sentence: str, walkthrough: tuple[str, ...]) -> HouseholdGame:
+    facts: dict[str, list[list[str]]] = defaultdict(list)
+    for predicate, arguments in re.findall(r"\((\w+) ([^()]+)\)", init):
+        facts[predicate].append(arguments.split())
+    names = _display_names({name for rows in facts.values() for row in rows for name in row if "_bar_" in name})
+    kinds = {names[name]: kind.removesuffix("type") for name, kind in facts["objecttype"] + facts["receptacletype"]}
+
+    def named(predicate: str) -> frozenset[str]:
+        return frozenset(names[row[0]] for row in facts[predicate])
+
+    def grouped(predicate: str) -> dict[str, tuple[str, ...]]:
+        groups: dict[str, list[str]] = defaultdict(list)
+        for inner, outer in sorted(facts[predicate]):
+            groups[names[outer]].append(names[inner])
+        return {outer: tuple(inner) for outer, inner in groups.items()}
+
+    return HouseholdGame(
+        task=sentence,
+        goal=_goal(goal),
+        order=tuple(names.values()),
+        kinds=kinds,
+        receptacle_locations={names[name]: location for name, location in facts["receptacleatlocation"]},
+        start=facts["atlocation"][0][1],
+        contents=grouped("inreceptacle"),
+        can_contain=frozenset(
+            (outer.removesuffix("type"), inner.removesuffix("type")) for outer, inner in facts["cancontain"]
+        ),
+        openable=named("openable"),
+        pickupable=named("pickupable"),
+        toggleable=named("toggleable"),
+        cleanable=named("cleanable"),
+        heatable=named("heatable"),
+        coolable=named("coolable"),
+        sliceable=named("sliceable"),
+        object_locations=frozenset((names[name], location) for name, location in facts["objectatlocation"]),
+        cold=named("iscool"),
+        vessels=dict.fromkeys(named("isreceptacleobject"), ()) | grouped("inreceptacleobject"),
+        walkthrough=walkthrough,
+    )
+
+
+def _display_names(ids: set[str]) -> dict[str, str]:
+    """Id -> display name, sorted by id; of each kind, the first id gets the highest number."""
+    bases = {name: name.split("_bar_")[0] + ("basin" if "basin" in name else "") for name in sorted(ids)}
+    left = Counter(bases.values())
+    names = {}
+    for name, base in bases.items():
+        names[name] = f"{base} {left[base]}"
+        left[base] -= 1
+    return names
+
+
+def _goal(text: str) -> Goal:
+    """Tell the six goal formulae apart by the predicates in them."""
+    objects = re.findall(r"\(objecttype (\?\w+) (\w+)type\)", text)
+    if "istoggled" in text:
+        kinds = dict(objects)  # ?ot is the lamp, ?o what to hold under it
+        return Goal("look", kinds["?o"], kinds["?ot"])
+    target = re.findall(r"\(receptacletype \?\w+ (\w+)type\)", text)[0]
+    flags = {"isclean": "clean", "ishot": "heat", "iscool": "cool", "?o2": "pick_two"}
+    task = next((task for flag, task in flags.items() if flag in text), "pick")
+    return Goal(task, objects[0][1], target)

@@ -1,0 +1,152 @@
+"""Log-probs and entropies of chosen tokens from hidden states, without a tokens x vocabulary tensor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CHUNK_BYTES = 2**26
+
+
+def linear_logprob(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> tuple[Tensor, Tensor]:
+    """Log-probs of `targets` and entropies of p = softmax(cap(hidden @ weight.T + bias) / temperature).
+
+    cap(z) = softcap * tanh(z / softcap), or z without a softcap. Both results carry gradients to hidden, weight
+    and bias: d log p_y / dz = onehot(y) - p and dH / dz = -p (log p + H). The logits are made chunk by chunk,
+    once forward and once again backward, so that memory does not grow with N x V.
+
+    Args:
+        hidden: float [N, H]; N may be 0.
+        weight: float [V, H]; multiplied in autocast's dtype, else in that of `hidden`. Its gradient is summed in
+            float32 and returned in its own dtype.
+        targets: long [N], token ids.
+        bias: float [V].
+        temperature: that of the sampler, > 0.
+        softcap: > 0.
+        chunk_bytes: size of one chunk's float32 logits; about twice as much is in use at a time.
+
+    Returns:
+        Log-probs [N] and entropies [N] in nats, float32 (float64 for float64 input).
+
+    Raises:
+        ValueError: `temperature` or `softcap` is not positive.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; log-probs need one above 0")
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"softcap is {softcap}; wanted a number above 0, or None for no cap")
+    return _LinearLogprob.apply(hidden, weight, bias, targets, temperature, softcap, chunk_bytes)
+
+
+class _LinearLogprob(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, targets, temperature, softcap, chunk_bytes):
+        ctx.set_materialize_grads(False)
+        ctx.temperature, ctx.softcap = temperature, softcap
+        ctx.matmul_dtype = _matmul_dtype(hidden)
+        ctx.rows = max(1, chunk_bytes // (4 * weight.shape[0]))
+        projection = weight.to(ctx.matmul_dtype)  # not saved: a sharded weight may be freed until backward
+        logprobs = hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        entropies, normalizers = torch.empty_like(logprobs), torch.empty_like(logprobs)
+        for rows in _chunks(len(hidden), ctx.rows):
+            z = _logits(ctx, hidden[rows], projection, bias)
+            picked = z.gather(1, targets[rows, None]).squeeze(1)
+            peak = z.amax(1)
+            p = z.sub_(peak[:, None]).exp()
+            total = p.sum(1)
+            normalizers[rows] = peak + total.log()
+            logprobs[rows] = picked - normalizers[rows]
+            entropies[rows] = total.log() - p.mul_(z).sum(1) / total
+        ctx.save_for_backward(hidden, weight, bias, targets, normalizers, entropies)
+        return logprobs, entropies
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_logprobs, grad_entropies):
+        hidden, weight, bias, targets, normalizers, entropies = ctx.saved_tensors
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        projection = weight.to(ctx.matmul_dtype)
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=normalizers.dtype) if needs_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=normalizers.dtype) if needs_bias else None
+        for rows in _chunks(len(hidden), ctx.rows):
+            z = _logits(ctx, hidden[rows], projection, bias)
+            slope = None if ctx.softcap is None else 1 - (z * (ctx.temperature / ctx.softcap)).square_()
+            logp = z.sub_(normalizers[rows, None])
+            dz = _softmax_gradient(
+                logp, targets[rows], entropies[rows], _rows(grad_logprobs, rows), _rows(grad_entropies, rows)
+            )
+            if slope is not None:
+                dz *= slope
+            if ctx.temperature != 1:
+                dz /= ctx.temperature
+            if needs_bias:
+                grad_bias += dz.sum(0)
+            dz = dz.to(ctx.matmul_dtype)
+            if needs_hidden:
+                grad_hidden[rows] = dz @ projection
+            if needs_weight:
+                _add_product(grad_weight, dz.T, hidden[rows].to(ctx.matmul_dtype))
+        grad_weight = grad_weight.to(weight.dtype) if needs_weight else None
+        grad_bias = grad_bias.to(bias.dtype) if needs_bias else None
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+
+
+def _logits(ctx, hidden: Tensor, projection: Tensor, bias: Tensor | None) -> Tensor:
+    """Capped logits over temperature, at least float32 [n, V]; fresh, so the caller may overwrite them."""
+    z = hidden.to(projection.dtype) @ projection.T
+    z = z.to(torch.promote_types(z.dtype, torch.float32))
+    if bias is not None:
+        z += bias
+    if ctx.softcap is not None:
+        z.div_(ctx.softcap).tanh_().mul_(ctx.softcap)
+    return z.div_(ctx.temperature) if ctx.temperature != 1 else z
+
+
+def _softmax_gradient(
+    logp: Tensor, targets: Tensor, entropies: Tensor, grad_logprobs: Tensor | None, grad_entropies: Tensor | None
+) -> Tensor:
+    """g_y (onehot - p) - g_H p (log p + H) of [n, V] log-probs, which are overwritten; a gradient may be None."""
+    if grad_entropies is None:
+        dz = logp.exp_().mul_(-grad_logprobs[:, None])
+    else:
+        p = logp.exp()
+        dz = logp.add_(entropies[:, None]).mul_(-grad_entropies[:, None])
+        if grad_logprobs is not None:
+            dz -= grad_logprobs[:, None]
+        dz *= p
+    if grad_logprobs is not None:
+        dz.scatter_add_(1, targets[:, None], grad_logprobs[:, None])
+    return dz
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, summed in the precision of `total` whatever the factors'."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)  # without a temporary of the weight's size
+    else:
+        total += left @ right
+
+
+def _matmul_dtype(hidden: Tensor) -> torch.dtype:
+    """What a linear layer would compute in: autocast's dtype where that is on, else the input's."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+
+
+def _chunks(count: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, count, size)]
+
+
+def _rows(gradient: Tensor | None, rows: slice) -> Tensor | None:
+    return None if gradient is None else gradient[rows]

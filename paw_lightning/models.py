@@ -1,0 +1,179 @@
+"""The shared language model and its two readers: a policy head and a world-model head."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from paw_lightning.losses.linear_logprob import linear_logprob
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+def resolve_model_path(path: str) -> str:
+    """Return the directory of a policy shipped with the package, or `path` itself (a directory or a hub name)."""
+    bundled = ASSETS / path
+    return str(bundled) if path and bundled.is_dir() else str(Path(path).expanduser()) if path else path
+
+
+def load_tokenizer(path: str) -> Any:
+    """Load the tokenizer of a model directory or hub name.
+
+    Raises ValueError naming ``model.path`` when there is none.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(resolve_model_path(path))
+    except (OSError, ValueError) as error:
+        raise _no_model(path, "tokenizer", error) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_language_model(
+    path: str,
+    *,
+    weights: Literal["pretrained", "random"] = "pretrained",
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    activation_checkpointing: bool = False,
+) -> nn.Module:
+    """Load a causal language model, or build its architecture with random weights.
+
+    It is returned in training mode: ``from_pretrained`` leaves models in evaluation mode and Lightning keeps them so.
+    """
+    directory, torch_dtype = resolve_model_path(path), getattr(torch, dtype)
+    try:
+        if weights == "random":
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory), dtype=torch_dtype)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch_dtype)
+    except (OSError, ValueError) as error:
+        raise _no_model(path, "causal language model", error) from error
+    if activation_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model.train()
+
+
+def _no_model(path: str, what: str, error: Exception) -> ValueError:
+    bundled = sorted(p.name for p in ASSETS.iterdir() if p.is_dir()) if ASSETS.is_dir() else []
+    return ValueError(
+        f"no {what} at model.path={path!r}; wanted a Hugging Face model directory or hub name, or one of the bundled "
+        f"policies {bundled}: {error}"
+    )
+
+
+class PolicyHead(nn.Module):
+    """Reads the hidden states that predict action tokens: log-probs and entropies of the sampling distribution."""
+
+    def forward(
+        self, hidden: Tensor, lm_head: nn.Module, input_ids: Tensor, mask: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        """hidden [B, T, H], input_ids and mask [B, T] -> log-probs [N] and entropies [N] in nats, N = mask.sum()."""
+        states, targets = predicting_states(hidden, input_ids, mask)
+        return linear_logprob(
+            states, lm_head.weight, targets, bias=getattr(lm_head, "bias", None), temperature=temperature
+        )
+
+
+class WorldModelHead(nn.Module):
+    """Reads the hidden states that predict observation tokens, through the shared LM head or one of its own."""
+
+    def __init__(self, own_projection: Tensor | None = None) -> None:
+        super().__init__()
+        self.projection = None if own_projection is None else nn.Parameter(own_projection.detach().clone())
+
+    def forward(self, hidden: Tensor, lm_head: nn.Module, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """hidden [B, T, H], input_ids and mask [B, T] -> log p of each target [M], M = mask.sum()."""
+        states, targets = predicting_states(hidden, input_ids, mask)
+        weight = lm_head.weight if self.projection is None else self.projection
+        logprobs, _ = linear_logprob(states, weight, targets, bias=getattr(lm_head, "bias", None))
+        return logprobs
+
+
+def predicting_states(hidden: Tensor, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the hidden states one position before each masked token, and those tokens."""
+    return hidden[:, :-1][mask[:, 1:]], input_ids[:, 1:][mask[:, 1:]]
+
+
+@dataclass
+class HeadOutputs:
+    """What the two heads read from one forward pass; flat vectors in the row-major order of their mask, in nats."""
+
+    action_logprobs: Tensor
+    action_entropies: Tensor
+    observation_logprobs: Tensor
+
+
+class PolicyWorldModel(nn.Module):
+    """One language model, one forward pass, two heads.
+
+    Everything happens inside one ``forward``, so that sharding strategies see a single root module.
+    """
+
+    def __init__(self, language_model: nn.Module, separate_world_model_head: bool = False) -> None:
+        super().__init__()
+        self.language_model = language_model
+        self.policy_head = PolicyHead()
+        own = language_model.get_output_embeddings().weight if separate_world_model_head else None
+        self.world_model_head = WorldModelHead(own)
+
+    def forward(
+        self, input_ids: Tensor, action_mask: Tensor, observation_mask: Tensor, temperature: float
+    ) -> HeadOutputs:
+        """input_ids and masks [B, T], right-padded; action log-probs are those of logits / temperature."""
+        backbone = self.language_model.get_decoder()
+        hidden = backbone(input_ids=input_ids, use_cache=False).last_hidden_state
+        lm_head = self.language_model.get_output_embeddings()
+        logprobs, entropies = self.policy_head(hidden, lm_head, input_ids, action_mask, temperature)
+        return HeadOutputs(logprobs, entropies, self.world_model_head(hidden, lm_head, input_ids, observation_mask))
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """Return a copy that is never trained: the reference policy of the KL term."""
+    return copy.deepcopy(model).requires_grad_(False).eval()
+
+
+IDENTITY_KEYS = (
+    "model_type",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "tie_word_embeddings",
+)
+
+
+def identity(language_model: nn.Module, tokenizer: Any, separate_world_model_head: bool) -> dict[str, Any]:
+    """Return what must be equal for a checkpoint to mean the same thing: shapes of the model, tokens of the tokenizer."""
+    config = language_model.config
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items())) + str(tokenizer.chat_template)
+    return {
+        **{key: getattr(config, key, None) for key in IDENTITY_KEYS},
+        "world_model_head": "separate" if separate_world_model_head else "shared",
+        "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest()[:16],
+    }
+
+
+def check_identity(saved: dict[str, Any], current: dict[str, Any]) -> None:
+    """Raise ValueError that names every difference between a checkpoint's model and tokenizer and the configured ones."""
+    differences = [
+        f"{key}: checkpoint {saved.get(key)!r}, configured {current.get(key)!r}"
+        for key in sorted(saved.keys() | current.keys())
+        if saved.get(key) != current.get(key)
+    ]
+    if differences:
+        raise ValueError(
+            "the checkpoint belongs to another model or tokenizer ("
+            + "; ".join(differences)
+            + "); wanted one from the same model.path, or another ckpt_path"
+        )

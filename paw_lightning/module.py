@@ -1,0 +1,183 @@
+"""PaWModule: one forward through the shared language model, two heads, two losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from paw_lightning import models
+from paw_lightning.losses.policy import PolicyLoss, kl_estimate
+from paw_lightning.losses.world_model import WorldModelLoss
+from paw_lightning.types import Episode, Minibatch
+
+
+class PaWModule(L.LightningModule):
+    """Trains one language model as policy and as world model.
+
+    L = mean over groups of [L_RL(g) + lambda_g L_WM(S_alpha within P_g)] (eqs. 3 and 11). All normalisation sits in the
+    mini-batch's weights, so the loss of a step is a plain sum over tokens, however the step is cut into micro-batches.
+
+    Args:
+        path: Hugging Face model directory or hub name, or the name of a policy shipped with the package.
+        weights: `random` builds the architecture without loading weights.
+        policy_loss: the clipped surrogate and its regularisers.
+        world_model_loss: the loss of an observation token; `entropy_selection.alpha: 0` switches the term off.
+        world_model_head: `separate` gives the world model a projection of its own (an ablation; the paper shares).
+        optimizer: any torch optimizer; `lr_scheduler` is stepped once per iteration.
+        dtype: of the weights; mixed precision is `trainer.precision`.
+        activation_checkpointing: recompute activations in the backward pass.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        weights: Literal["pretrained", "random"] = "pretrained",
+        policy_loss: PolicyLoss = PolicyLoss(),  # noqa: B008 - frozen
+        world_model_loss: WorldModelLoss = WorldModelLoss(),  # noqa: B008 - frozen
+        world_model_head: Literal["shared", "separate"] = "shared",
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        activation_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.path, self.weights, self.dtype_name = path, weights, dtype
+        self.policy_loss, self.world_model_loss = policy_loss, world_model_loss
+        self.separate_head = world_model_head == "separate"
+        self.optimizer_factory, self.scheduler_factory = optimizer, lr_scheduler
+        self.activation_checkpointing = activation_checkpointing
+        self.temperature = 1.0
+        """That of the sampler; EnvironmentLoop writes it, so that both see one distribution."""
+        self.tokenizer = models.load_tokenizer(path)
+        self.model: models.PolicyWorldModel | None = None
+        # Kept out of the module tree: the reference is neither trained, nor sharded, nor saved.
+        self.__dict__["reference"] = None
+
+    def configure_model(self) -> None:
+        """Load the language model once; Lightning calls this for every entry point."""
+        if self.model is not None:
+            return
+        language_model = models.load_language_model(
+            self.path,
+            weights=self.weights,
+            dtype=self.dtype_name,
+            activation_checkpointing=self.activation_checkpointing,
+        )
+        self.model = models.PolicyWorldModel(language_model, self.separate_head)
+        if self.policy_loss.kl_coefficient:
+            self.__dict__["reference"] = models.frozen_copy(self.model)
+
+    @property
+    def language_model(self) -> nn.Module:
+        """The trained Hugging Face model."""
+        assert self.model is not None, "configure_model comes first"
+        return self.model.language_model
+
+    def reference_model(self) -> models.PolicyWorldModel | None:
+        """The frozen reference policy on this module's device; None when no KL is asked for."""
+        reference = self.__dict__["reference"]
+        return None if reference is None else reference.to(self.device)
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer over everything trainable."""
+        optimizer = self.optimizer_factory([p for p in self.parameters() if p.requires_grad])
+        if self.scheduler_factory is None:
+            return optimizer
+        schedule = {"scheduler": self.scheduler_factory(optimizer), "interval": "epoch"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def training_step(self, batch: Minibatch, batch_idx: int) -> Tensor:
+        """Both losses of one micro-batch, from one forward pass."""
+        assert self.model is not None
+        out = self.model(batch.input_ids, batch.action_mask, batch.observation_mask, self.temperature)
+        # Until the first step the policy IS the one that sampled, so the ratio is 1 by definition; taking the
+        # sampler's log-probs instead would put its rounding into the gradient.
+        old_logprobs = out.action_logprobs.detach() if batch.on_policy else batch.old_logprobs
+        policy_tokens = self.policy_loss(
+            out.action_logprobs,
+            out.action_entropies,
+            old_logprobs,
+            batch.advantages,
+            batch.reference_logprobs,
+        )
+        policy_loss = (batch.policy_weights * policy_tokens).sum()
+        wm_loss = (batch.wm_weights * self.world_model_loss(out.observation_logprobs)).sum()
+        self._log_step(batch, out, old_logprobs, policy_loss.detach(), wm_loss.detach())
+        # Lightning divides by the number of micro-batches; the weights have already done so.
+        return (policy_loss + wm_loss) * self.trainer.accumulate_grad_batches
+
+    def _log_step(
+        self,
+        batch: Minibatch,
+        out: models.HeadOutputs,
+        old_logprobs: Tensor,
+        policy_loss: Tensor,
+        wm_loss: Tensor,
+    ) -> None:
+        micro_batches = self.trainer.accumulate_grad_batches
+        self._log_mean("train/policy_loss", policy_loss * micro_batches, 1)
+        self._log_mean("train/wm_loss", wm_loss * micro_batches, 1)
+        logprobs, observed = out.action_logprobs.detach(), out.observation_logprobs.detach()
+        actions, targets = len(logprobs), len(observed)
+        clipped = self.policy_loss.clipped(logprobs, old_logprobs, batch.advantages)
+        self._log_mean("train/clip_fraction", clipped.float().mean(), actions)
+        self._log_mean("train/approx_kl", kl_estimate(old_logprobs, logprobs).mean(), actions)
+        self._log_mean("train/entropy", out.action_entropies.detach().mean(), actions)
+        if batch.reference_logprobs is not None:
+            self._log_mean("train/reference_kl", kl_estimate(logprobs, batch.reference_logprobs).mean(), actions)
+        if batch.on_policy:
+            self._log_mean("rollout/logprob_gap", (logprobs - batch.old_logprobs).abs().mean(), actions)
+        if targets:
+            weights = self.world_model_loss.token_weights(observed)
+            self._log_mean("wm/effective_weight", (batch.wm_coefficients * weights).mean(), targets)
+            self._log_mean("wm/observation_nll", -observed.mean(), targets)
+            active = (weights > 0).float().mean()
+            self._log_mean("wm/active_token_fraction", active, targets)
+
+    def _log_mean(self, name: str, value: Tensor, count: int) -> None:
+        """Log the mean over an iteration, every micro-batch weighted by its count."""
+        self.log(name, value, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the gradient's norm before clipping."""
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(
+                f"the gradient norm is {norm.item()}; wanted a finite number: lower the learning rate "
+                "(model.optimizer) or set trainer.gradient_clip_val"
+            )
+        self._log_mean("train/grad_norm", norm, 1)
+
+    def validation_step(self, batch: list[Episode], batch_idx: int) -> None:
+        """Log the outcome of finished validation episodes."""
+        self._log_episodes("val", batch)
+
+    def test_step(self, batch: list[Episode], batch_idx: int) -> None:
+        """Log the outcome of finished test episodes."""
+        self._log_episodes("test", batch)
+
+    def _log_episodes(self, prefix: str, episodes: list[Episode]) -> None:
+        columns: dict[str, Callable[[Episode], float]] = {
+            "success_rate": lambda e: float(e.won),
+            "return": lambda e: e.episode_return,
+            "episode_length": lambda e: float(len(e.transitions)),
+        }
+        for name, read in columns.items():
+            mean = sum(map(read, episodes)) / len(episodes)
+            self.log(f"{prefix}/{name}", mean, on_epoch=True, batch_size=len(episodes), sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record what model and tokenizer the weights belong to."""
+        checkpoint["identity"] = models.identity(self.language_model, self.tokenizer, self.separate_head)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights of another model or tokenizer, naming the difference."""
+        self.configure_model()
+        current = models.identity(self.language_model, self.tokenizer, self.separate_head)
+        models.check_identity(checkpoint.get("identity", {}), current)

@@ -1,0 +1,256 @@
+"""Plays groups of episodes in lock step and records every transition token by token."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from paw_lightning.envs.base import TextEnv
+from paw_lightning.rollouts.sampler import Generation
+from paw_lightning.seeding import stable_seed, uniforms
+from paw_lightning.tokenization import PromptBuilder, Turn, parse_action
+from paw_lightning.types import Episode, RolloutGroup, Transition
+
+logger = logging.getLogger(__name__)
+
+
+class Sampler(Protocol):
+    """Turns prompts into actions; see :class:`paw_lightning.rollouts.sampler.NativeSampler`."""
+
+    def generate(
+        self, prompts: list[list[int]], *, temperature: float, max_new_tokens: int, uniforms: torch.Tensor
+    ) -> list[Generation]: ...
+
+
+Progress = Callable[[int, int], None]
+"""Called with (finished episodes, all episodes) after every turn."""
+
+
+@dataclass
+class PlayedGroups:
+    """What came back from playing: complete groups, and what was lost on the way."""
+
+    groups: list[RolloutGroup]
+    failures: list[str]
+    """One message for each group dropped because one of its episodes could not be played to its end."""
+    seconds: Counter[str]
+    """Wall clock in "environment", "tokenization" and "generation"."""
+
+
+@dataclass
+class _Player:
+    """One running episode with its environment."""
+
+    env: TextEnv
+    group: int
+    episode: Episode
+    observation: str
+    admissible: list[str] | None
+    initial: str
+    turns: list[Turn] = field(default_factory=list)
+    done: bool = False
+
+
+class EpisodeError(RuntimeError):
+    """An environment misbehaved; the episode, and with it its whole group, is lost."""
+
+
+class Collector:
+    """Plays groups with one sampler and any number of copies of one environment.
+
+    A failing environment costs its whole group, never half of one: statistics over the survivors of a group would be
+    biased towards whatever does not crash.
+    """
+
+    def __init__(
+        self,
+        make_env: Callable[[], TextEnv],
+        prompts: PromptBuilder,
+        sampler: Sampler,
+        *,
+        max_steps: int,
+        max_action_tokens: int,
+        stop_token_ids: Sequence[int],
+    ) -> None:
+        self.make_env = make_env
+        self.prompts = prompts
+        self.sampler = sampler
+        self.max_steps = max_steps
+        self.max_action_tokens = max_action_tokens
+        self.stop_token_ids = frozenset(stop_token_ids)
+        self._idle: list[TextEnv] = []
+
+    def play(
+        self,
+        task_seeds: Sequence[int],
+        group_size: int,
+        *,
+        temperature: float,
+        seed: Sequence[int | str],
+        progress: Progress | None = None,
+    ) -> PlayedGroups:
+        """Play `group_size` episodes of each task to their ends or to max_steps.
+
+        `seed` names the occasion (run seed, iteration): with a task and a member it fixes an episode completely.
+        """
+        seconds: Counter[str] = Counter()
+        failed: dict[int, str] = {}
+        with _timed(seconds, "environment"):
+            groups, players = self._start(task_seeds, group_size, seed, failed)
+        for turn in range(self.max_steps):
+            active = [p for p in players if not p.done and p.group not in failed]
+            if not active:
+                break
+            self._play_turn(active, turn, temperature, seed, failed, seconds)
+            if progress:
+                progress(sum(p.done or p.group in failed for p in players), len(players))
+        self._idle.extend(p.env for p in players if p.group not in failed)
+        for g, message in failed.items():
+            logger.warning("dropped the whole group of task %s: %s", task_seeds[g], message)
+        kept = [group for g, group in enumerate(groups) if g not in failed]
+        return PlayedGroups(kept, list(failed.values()), seconds)
+
+    def close(self) -> None:
+        """Close every environment."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _start(
+        self, task_seeds: Sequence[int], group_size: int, seed: Sequence[int | str], failed: dict[int, str]
+    ) -> tuple[list[RolloutGroup], list[_Player]]:
+        groups, players = [], []
+        for g, task_seed in enumerate(task_seeds):
+            group = RolloutGroup(group_key=str(task_seed), max_return=None, episodes=[])
+            groups.append(group)
+            for member in range(group_size):
+                env = self._idle.pop() if self._idle else self.make_env()
+                try:
+                    options = {"episode_seed": stable_seed(*seed, task_seed, member)}
+                    observation, info = env.reset(seed=task_seed, options=options)
+                    _check_observation(observation, False)
+                except Exception as error:  # the environment is foreign code: anything may come
+                    failed[g] = _describe(env, "reset", error)
+                    break
+                task = str(info.get("task", ""))
+                group.group_key = str(info.get("group_key", task_seed))
+                group.max_return = info.get("max_reward")
+                episode = Episode(task_seed, member, task)
+                group.episodes.append(episode)
+                admissible = info.get("admissible_commands")
+                players.append(_Player(env, g, episode, observation, admissible, observation))
+        return groups, players
+
+    def _play_turn(
+        self,
+        active: list[_Player],
+        turn: int,
+        temperature: float,
+        seed: Sequence[int | str],
+        failed: dict[int, str],
+        seconds: Counter[str],
+    ) -> None:
+        prompts, ready = [], []
+        with _timed(seconds, "tokenization"):
+            for p in active:
+                try:
+                    prompts.append(
+                        self.prompts.build(p.episode.task, p.observation, p.turns, p.initial, p.admissible or [])
+                    )
+                    ready.append(p)
+                except ValueError as error:
+                    failed[p.group] = str(error)
+            noise = [
+                uniforms(self.max_action_tokens, *seed, p.episode.task_seed, p.episode.member, turn) for p in ready
+            ]
+        if not ready:
+            return
+        with _timed(seconds, "generation"):
+            generations = self.sampler.generate(
+                prompts,
+                temperature=temperature,
+                max_new_tokens=self.max_action_tokens,
+                uniforms=torch.stack(noise),
+            )
+        for p, prompt_ids, generation in zip(ready, prompts, generations, strict=True):
+            if p.group in failed:
+                continue
+            with _timed(seconds, "environment"):
+                try:
+                    self._act(p, prompt_ids, generation)
+                except EpisodeError as error:
+                    failed[p.group] = str(error)
+        with _timed(seconds, "tokenization"):
+            for p in ready:
+                if p.group not in failed:
+                    self._encode_observation(p.episode.transitions[-1])
+
+    def _act(self, p: _Player, prompt_ids: list[int], generation: Generation) -> None:
+        """Send one action to one environment and record the transition."""
+        tokenizer = self.prompts.chat.tokenizer
+        words = [i for i in generation.token_ids if i not in self.stop_token_ids]
+        action = parse_action(tokenizer.decode(words, skip_special_tokens=True), self.prompts.prompt.action_format)
+        try:
+            observation, reward, terminated, truncated, info = p.env.step(action.text)
+            done = bool(terminated or truncated)
+            _check_observation(observation, done)
+            reward = float(reward)
+            if reward != reward or reward in (float("inf"), float("-inf")):
+                raise ValueError(f"reward {reward!r}; wanted a finite number")
+        except Exception as error:  # the environment is foreign code: anything may come
+            raise EpisodeError(_describe(p.env, f"step({action.text!r})", error)) from error
+        p.episode.transitions.append(
+            Transition(
+                prompt_ids=prompt_ids,
+                action_ids=generation.token_ids,
+                bridge_ids=self.prompts.chat.bridge_after(generation.token_ids),
+                observation_ids=[],
+                sampled_logprobs=generation.logprobs,
+                token_entropies=generation.entropies,
+                action_text=action.text,
+                observation_text=observation,
+                anchor=p.observation,
+                reward=reward,
+                well_formed=action.well_formed,
+                admissible=action.well_formed if p.admissible is None else action.text in p.admissible,
+                truncated=not generation.stopped,
+            )
+        )
+        p.turns.append(Turn(p.observation, action.text))
+        p.observation, p.admissible = observation, info.get("admissible_commands")
+        p.done, p.episode.finished = done, done
+        p.episode.won = p.episode.won or bool(info.get("won", False))
+
+    def _encode_observation(self, transition: Transition) -> None:
+        transition.observation_ids = self.prompts.chat.encode_text(transition.observation_text)
+
+
+def _check_observation(observation: Any, terminal: bool) -> None:
+    """Only the last observation of an episode may be empty: there is nothing to act on in an empty one."""
+    if not isinstance(observation, str):
+        raise TypeError(f"observation of type {type(observation).__name__}; wanted a str")
+    if not observation.strip() and not terminal:
+        raise ValueError("an empty observation in the middle of an episode; wanted text")
+
+
+def _describe(env: TextEnv, call: str, error: Exception) -> str:
+    name = type(env).__name__
+    return f"{name}.{call} failed with {type(error).__name__}: {error} (rollout.environment)"
+
+
+class _timed:
+    """Adds the wall clock of a block to a counter."""
+
+    def __init__(self, seconds: Counter[str], name: str) -> None:
+        self.seconds, self.name = seconds, name
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *exception: object) -> None:
+        self.seconds[self.name] += time.perf_counter() - self.start
