@@ -56,18 +56,14 @@ def workloads(shortest: int, longest: int) -> dict[str, Prompts]:
         "equal lengths, nothing shared": [prompt((shortest + longest) // 2) for _ in range(ROWS)],
         "8 groups of 8 identical": [row for length in lengths[:8] for row in [prompt(length)] * 8],
         "a third of each is a common prefix": [prefix + prompt(length - len(prefix)) for length in lengths],
-        "mixed lengths (1 in 8 is long)": [
-            prompt(longest if row % 8 == 0 else longest // 6) for row in range(ROWS)
-        ],
+        "mixed lengths (1 in 8 is long)": [prompt(longest if row % 8 == 0 else longest // 6) for row in range(ROWS)],
     }
 
 
 def generate_with_transformers(model: Qwen2ForCausalLM, prompts: Prompts) -> None:
     width = max(map(len, prompts))
     ids = torch.tensor([[PAD] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
-    mask = torch.tensor(
-        [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device
-    )
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
     model.generate(
         input_ids=ids,
         attention_mask=mask,
@@ -125,8 +121,7 @@ def main() -> None:
             median = [statistics.median(seconds) for seconds in (theirs, ours)]
             ratio, least = median[0] / median[1], min(theirs) / min(ours)
             print(
-                f"| {name} | {workload} | {1e3 * median[0]:.0f} | {1e3 * median[1]:.0f} "
-                f"| {ratio:.2f} | {least:.2f} |",
+                f"| {name} | {workload} | {1e3 * median[0]:.0f} | {1e3 * median[1]:.0f} | {ratio:.2f} | {least:.2f} |",
                 flush=True,
             )
             results.append(

@@ -1,8 +1,12 @@
-"""Group-relative advantages (GRPO, RLOO, GiGPO) and generalised advantage estimation."""
+"""Group-relative advantages (GRPO, RLOO, GiGPO) and generalised advantage estimation.
+
+Two conventions exist and give different numbers. `level="trajectory"`: statistics over a group's episodes.
+`level="row"` (verl-agent's): over all turns of the group, each carrying its episode's return.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from statistics import fmean, stdev
@@ -11,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from paw_lightning.types import RolloutGroup
+from paw_lightning.types import Episode, RolloutGroup
 
 Level = Literal["trajectory", "row"]
 EPSILON = 1e-6
@@ -19,18 +23,17 @@ EPSILON = 1e-6
 
 @dataclass(frozen=True)
 class GRPO:
-    """A = (R - mean R) / (std R + 1e-6), the same for every action token of an episode (std unbiased).
+    """A = (R - mean R) / (std R + 1e-6), the same for every action token of an episode; std is unbiased.
 
     A group whose scores are all equal has advantage 0.
 
     Args:
-        level: statistics over the group's episodes (`trajectory`), or over all its turns, each carrying its
-            episode's return (`row`, verl-agent's convention).
+        level: statistics over episodes, or over turns that each carry their episode's return.
         normalize_std: False leaves the division out (Dr.GRPO).
-        invalid_action_penalty: subtracted from a turn whose action could not be parsed; >= 0.
-        penalty_in_score: False subtracts the penalty from the advantage of that turn alone. True subtracts it from
-            the score before normalising (verl-agent): a group that differs by nothing else has it blown up to
-            several standard deviations, however small it is.
+        invalid_action_penalty: >= 0; subtracted from a turn whose text held no action.
+        penalty_in_score: False subtracts the penalty from that turn's advantage alone. True subtracts it from the
+            score before normalising (verl-agent's convention), which blows it up to several standard deviations
+            in a group that differs by nothing else, however small it is.
     """
 
     level: Level = "trajectory"
@@ -39,21 +42,20 @@ class GRPO:
     penalty_in_score: bool = False
 
     def __post_init__(self) -> None:
-        _check_common(self.level, self.invalid_action_penalty)
+        _check(self.level, self.invalid_action_penalty)
 
     def __call__(self, group: RolloutGroup) -> list[float]:
         """One advantage per transition, in the order of `group.transitions`."""
-        penalties = _penalties(group, self.invalid_action_penalty)
-        in_score, separate = _place(penalties, self.penalty_in_score)
-        outcome = _over_group(group, self.level, in_score, lambda scores: _standardize(scores, self.normalize_std))
-        return [a - penalty for a, penalty in zip(outcome, separate, strict=True)]
+        in_score, apart = _penalties(group, self.invalid_action_penalty, self.penalty_in_score)
+        outcome = _outcome(group, self.level, in_score, lambda scores: _standardize(scores, self.normalize_std))
+        return [a - penalty for a, penalty in zip(outcome, apart, strict=True)]
 
 
 @dataclass(frozen=True)
 class RLOO:
-    """A = R - mean of the group's other returns; arguments as in GRPO.
+    """A = R - mean of the group's other returns; the arguments are GRPO's.
 
-    At `row` level the others are all other turns of the group: (s - mean s) N / (N - 1) over N turns.
+    At row level the others are the group's other turns: A = (s - mean s) N / (N - 1) over N turns.
     """
 
     level: Level = "trajectory"
@@ -61,31 +63,31 @@ class RLOO:
     penalty_in_score: bool = False
 
     def __post_init__(self) -> None:
-        _check_common(self.level, self.invalid_action_penalty)
+        _check(self.level, self.invalid_action_penalty)
 
     def __call__(self, group: RolloutGroup) -> list[float]:
         """One advantage per transition, in the order of `group.transitions`."""
-        penalties = _penalties(group, self.invalid_action_penalty)
-        in_score, separate = _place(penalties, self.penalty_in_score)
-        outcome = _over_group(group, self.level, in_score, _leave_one_out)
-        return [a - penalty for a, penalty in zip(outcome, separate, strict=True)]
+        in_score, apart = _penalties(group, self.invalid_action_penalty, self.penalty_in_score)
+        outcome = _outcome(group, self.level, in_score, _leave_one_out)
+        return [a - penalty for a, penalty in zip(outcome, apart, strict=True)]
 
 
 @dataclass(frozen=True)
 class GiGPO:
-    """A = A_episode + omega A_step: GRPO's advantage plus a comparison of turns taken from the same observation.
+    """A = A_episode + omega A_step: GRPO, plus a comparison of the turns that saw the same observation.
 
-    Step return G_t = r_t + gamma G_{t+1}. Turns of the group whose anchors match form a cluster;
-    A_step = (G - cluster mean) / F, and 0 in a cluster of one.
+    Step return G_t = r_t + gamma G_{t+1}. The group's turns with matching anchors form a cluster, in which
+    A_step = (G - mean G) / F; a turn alone in its cluster has A_step = 0.
 
     Args:
-        omega: weight of the step part.
+        level: of the episode part, as in GRPO.
+        omega: weight of the step part; >= 0.
         gamma: discount per turn, in [0, 1].
-        normalization: F and the division of the episode part: std + 1e-6 (`mean_std_norm`) or 1 (`mean_norm`).
-        similarity: anchors match from this difflib ratio to the cluster's first member on, in (0, 1]; 1 wants
-            equal text.
-        level, invalid_action_penalty, penalty_in_score: as in GRPO; `penalty_in_score` also lowers the step return
-            of the invalid turn itself.
+        normalization: both parts divide by std + 1e-6 (`mean_std_norm`), or neither does (`mean_norm`).
+        similarity: in (0, 1]; the difflib ratio to a cluster's first member from which on an anchor joins it.
+            1 wants equal text.
+        invalid_action_penalty: as in GRPO.
+        penalty_in_score: as in GRPO; True also lowers the invalid turn's own step return.
     """
 
     level: Level = "trajectory"
@@ -97,34 +99,88 @@ class GiGPO:
     penalty_in_score: bool = False
 
     def __post_init__(self) -> None:
-        _check_common(self.level, self.invalid_action_penalty)
+        _check(self.level, self.invalid_action_penalty)
+        if not self.omega >= 0:
+            raise ValueError(f"GiGPO: omega is {self.omega}; wanted a weight of at least 0")
         if not 0 <= self.gamma <= 1:
-            raise ValueError(f"GiGPO's gamma is {self.gamma}; wanted a discount in [0, 1]")
+            raise ValueError(f"GiGPO: gamma is {self.gamma}; wanted a discount in [0, 1]")
         if self.normalization not in ("mean_std_norm", "mean_norm"):
-            raise ValueError(f"GiGPO's normalization is {self.normalization!r}; wanted mean_std_norm or mean_norm")
+            raise ValueError(f"GiGPO: normalization is {self.normalization!r}; wanted 'mean_std_norm' or 'mean_norm'")
         if not 0 < self.similarity <= 1:
-            raise ValueError(f"GiGPO's similarity is {self.similarity}; wanted a ratio in (0, 1]")
+            raise ValueError(f"GiGPO: similarity is {self.similarity}; wanted a ratio in (0, 1]")
 
     def __call__(self, group: RolloutGroup) -> list[float]:
         """One advantage per transition, in the order of `group.transitions`."""
         divide = self.normalization == "mean_std_norm"
-        penalties = _penalties(group, self.invalid_action_penalty)
-        in_score, separate = _place(penalties, self.penalty_in_score)
-        outcome = _over_group(group, self.level, in_score, lambda scores: _standardize(scores, divide))
-        step_returns = [
-            g for e in group.episodes for g in discounted_returns([t.reward for t in e.transitions], self.gamma)
-        ]
-        scores = [g - penalty for g, penalty in zip(step_returns, in_score, strict=True)]
+        in_score, apart = _penalties(group, self.invalid_action_penalty, self.penalty_in_score)
+        outcome = _outcome(group, self.level, in_score, lambda scores: _standardize(scores, divide))
+        returns = [g for episode in group.episodes for g in discounted_returns(_rewards(episode), self.gamma)]
+        scores = [g - penalty for g, penalty in zip(returns, in_score, strict=True)]
         step = [0.0] * len(scores)
         for members in anchor_clusters([t.anchor for t in group.transitions], self.similarity):
-            if len(members) > 1:
-                for i, a in zip(members, _standardize([scores[i] for i in members], divide), strict=True):
-                    step[i] = a
-        return [a + self.omega * s - penalty for a, s, penalty in zip(outcome, step, separate, strict=True)]
+            for i, a in zip(members, _standardize([scores[i] for i in members], divide), strict=True):
+                step[i] = a
+        return [a + self.omega * s - penalty for a, s, penalty in zip(outcome, step, apart, strict=True)]
+
+
+@dataclass(frozen=True)
+class GAE:
+    """A_i = delta_i + gamma lambda A_{i+1} with delta_i = r_i + gamma V_{i+1} - V_i, over action tokens (PPO).
+
+    A turn's reward, less the penalty if it was invalid, falls on its last action token; V after the end is 0.
+
+    Args:
+        level: `trajectory` runs through the episode's action tokens in time order, skipping what lies between.
+            `row` treats each turn alone, its last token rewarded with the whole return (verl-agent).
+        gamma: discount per token, in [0, 1].
+        gae_lambda: in [0, 1]; 1 uses returns alone, 0 trusts the critic.
+        invalid_action_penalty: >= 0; subtracted from the reward of a turn whose text held no action.
+    """
+
+    level: Level = "trajectory"
+    gamma: float = 1.0
+    gae_lambda: float = 1.0
+    invalid_action_penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(self.level, self.invalid_action_penalty)
+        if not (0 <= self.gamma <= 1 and 0 <= self.gae_lambda <= 1):
+            raise ValueError(f"GAE: gamma is {self.gamma} and gae_lambda {self.gae_lambda}; wanted both in [0, 1]")
+
+    def __call__(self, episode: Episode, values: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """(Advantages, value targets) per turn, float [A] each, from the critic's values [A] of its tokens."""
+        whole = self.level == "trajectory"
+        rewards = []
+        for t, v in zip(episode.transitions, values, strict=True):
+            rewards.append(torch.zeros_like(v))
+            penalty = 0.0 if t.well_formed else self.invalid_action_penalty
+            rewards[-1][-1:] = (t.reward if whole else episode.episode_return) - penalty
+        if not whole:
+            return [
+                gae(r, v, gamma=self.gamma, gae_lambda=self.gae_lambda) for r, v in zip(rewards, values, strict=True)
+            ]
+        if not values:
+            return []
+        joined = gae(torch.cat(rewards), torch.cat(list(values)), gamma=self.gamma, gae_lambda=self.gae_lambda)
+        lengths = [len(v) for v in values]
+        return list(zip(*(part.split(lengths) for part in joined), strict=True))
+
+
+def gae(rewards: Tensor, values: Tensor, *, gamma: float = 1.0, gae_lambda: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Advantages [N] and value targets A + V [N] of consecutive tokens with rewards [N] and values [N]."""
+    following_value = following_advantage = 0.0
+    advantages = []
+    for reward, value in zip(reversed(rewards.tolist()), reversed(values.tolist()), strict=True):
+        delta = reward + gamma * following_value - value
+        following_advantage = delta + gamma * gae_lambda * following_advantage
+        following_value = value
+        advantages.append(following_advantage)
+    result = values.new_tensor(advantages[::-1])
+    return result, result + values.detach()
 
 
 def discounted_returns(rewards: Sequence[float], gamma: float) -> list[float]:
-    """G_t = r_t + gamma G_{t+1}."""
+    """G_t = r_t + gamma G_{t+1}, one per turn."""
     returns, following = [], 0.0
     for reward in reversed(rewards):
         following = reward + gamma * following
@@ -133,64 +189,61 @@ def discounted_returns(rewards: Sequence[float], gamma: float) -> list[float]:
 
 
 def anchor_clusters(anchors: Sequence[str], similarity: float = 1.0) -> list[list[int]]:
-    """Indices of matching anchors; each joins the first cluster whose first member it matches, else opens one."""
-    exact: dict[str, list[int]] = {}
+    """Indices of matching anchors: each joins the first cluster whose first member it resembles, or opens one."""
+    clusters: dict[str, list[int]] = {}
     for i, anchor in enumerate(anchors):
         home = anchor
-        if anchor not in exact and similarity < 1:
-            home = next((first for first in exact if _alike(anchor, first, similarity)), anchor)
-        exact.setdefault(home, []).append(i)
-    return list(exact.values())
+        if anchor not in clusters and similarity < 1:
+            home = next((first for first in clusters if _resembles(anchor, first, similarity)), anchor)
+        clusters.setdefault(home, []).append(i)
+    return list(clusters.values())
 
 
-def gae(rewards: Tensor, values: Tensor, *, gamma: float = 1.0, gae_lambda: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Advantages and value targets [N] of consecutive action tokens, from rewards [N] and values [N].
-
-    delta_i = r_i + gamma V_{i+1} - V_i, A_i = delta_i + gamma lambda A_{i+1}, target = A + V; V after the end is 0.
-    """
-    advantages = torch.zeros_like(values)
-    following_value = following_advantage = 0.0
-    for i in reversed(range(len(values))):
-        delta = rewards[i] + gamma * following_value - values[i]
-        following_advantage = delta + gamma * gae_lambda * following_advantage
-        following_value = values[i]
-        advantages[i] = following_advantage
-    return advantages, advantages + values
+def _resembles(anchor: str, first: str, similarity: float) -> bool:
+    matcher = SequenceMatcher(None, anchor, first)
+    bounds = (matcher.real_quick_ratio, matcher.quick_ratio)  # upper bounds of the ratio, far cheaper
+    return all(bound() >= similarity for bound in bounds) and matcher.ratio() >= similarity
 
 
-def _check_common(level: str, penalty: float) -> None:
+def _check(level: str, invalid_action_penalty: float) -> None:
     if level not in ("trajectory", "row"):
-        raise ValueError(f"the advantages' level is {level!r}; wanted 'trajectory' or 'row'")
-    if not penalty >= 0:
-        raise ValueError(f"the advantages' invalid_action_penalty is {penalty}; wanted at least 0: it is subtracted")
+        raise ValueError(f"advantages: level is {level!r}; wanted 'trajectory' or 'row'")
+    if not invalid_action_penalty >= 0:
+        raise ValueError(
+            f"advantages: invalid_action_penalty is {invalid_action_penalty}; wanted at least 0, as it is subtracted"
+        )
 
 
-def _penalties(group: RolloutGroup, penalty: float) -> list[float]:
-    return [0.0 if t.well_formed else penalty for t in group.transitions]
+def _rewards(episode: Episode) -> list[float]:
+    return [t.reward for t in episode.transitions]
 
 
-def _place(penalties: list[float], in_score: bool) -> tuple[list[float], list[float]]:
+def _penalties(group: RolloutGroup, penalty: float, in_score: bool) -> tuple[list[float], list[float]]:
     """(What lowers each turn's score, what lowers its advantage)."""
-    nothing = [0.0] * len(penalties)
-    return (penalties, nothing) if in_score else (nothing, penalties)
+    penalties = [0.0 if t.well_formed else penalty for t in group.transitions]
+    none = [0.0] * len(penalties)
+    return (penalties, none) if in_score else (none, penalties)
 
 
-def _over_group(group, level, penalties, advantages_of) -> list[float]:
-    """Apply `advantages_of` to the group's scores: one per turn at row level, else one per episode."""
-    lengths = [len(episode.transitions) for episode in group.episodes]
+def _outcome(
+    group: RolloutGroup, level: Level, penalties: list[float], advantages_of: Callable[[list[float]], list[float]]
+) -> list[float]:
+    """Per turn, `advantages_of` the scores: returns less penalties, of the episodes or of their turns."""
+    episode_of_turn = [j for j, episode in enumerate(group.episodes) for _ in episode.transitions]
+    returns = group.returns
     if level == "row":
-        spread = [r for r, length in zip(group.returns, lengths, strict=True) for _ in range(length)]
-        return advantages_of([r - penalty for r, penalty in zip(spread, penalties, strict=True)])
-    remaining = iter(penalties)
-    scores = [r - sum(next(remaining) for _ in range(length)) for r, length in zip(group.returns, lengths, strict=True)]
-    return [a for a, length in zip(advantages_of(scores), lengths, strict=True) for _ in range(length)]
+        scores = [returns[j] - penalty for j, penalty in zip(episode_of_turn, penalties, strict=True)]
+        return scores if len(scores) == 1 else advantages_of(scores)  # verl-agent: a lone row has mean 0, std 1
+    for j, penalty in zip(episode_of_turn, penalties, strict=True):
+        returns[j] -= penalty
+    advantages = advantages_of(returns)
+    return [advantages[j] for j in episode_of_turn]
 
 
 def _standardize(scores: list[float], divide: bool) -> list[float]:
-    if len(scores) == 0 or max(scores) == min(scores):
+    if len(set(scores)) < 2:
         return [0.0] * len(scores)
-    mean = fmean(scores)
-    scale = stdev(scores) + EPSILON if divide else 1.0
+    mean, scale = fmean(scores), stdev(scores) + EPSILON if divide else 1.0
     return [(score - mean) / scale for score in scores]
 
 
@@ -199,7 +252,3 @@ def _leave_one_out(scores: list[float]) -> list[float]:
         return [0.0] * len(scores)
     mean, factor = fmean(scores), len(scores) / (len(scores) - 1)
     return [(score - mean) * factor for score in scores]
-
-
-def _alike(left: str, right: str, threshold: float) -> bool:
-    return SequenceMatcher(None, left, right).ratio() >= threshold

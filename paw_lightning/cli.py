@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
 from typing import Any
 
+import transformers
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from paw_lightning import callbacks
@@ -18,6 +22,18 @@ SECTIONS = {
     "rollout_samples": callbacks.RolloutSamples,
     "policy_export": callbacks.PolicyExport,
     "success_report": callbacks.SuccessReport,
+    "last_checkpoint": ModelCheckpoint,
+    "best_checkpoint": ModelCheckpoint,
+}
+CHECKPOINT_DEFAULTS = {
+    # Two writers: the one that monitors a metric only runs after validation, the other after every iteration.
+    "last_checkpoint.save_top_k": 0,
+    "last_checkpoint.save_last": True,
+    "last_checkpoint.save_on_train_epoch_end": True,
+    "best_checkpoint.monitor": "val/success_rate",
+    "best_checkpoint.mode": "max",
+    "best_checkpoint.filename": "best",
+    "best_checkpoint.enable_version_counter": False,
 }
 TRAINER_DEFAULTS: dict[str, Any] = {
     "log_every_n_steps": 1,
@@ -37,11 +53,28 @@ class PaWCLI(LightningCLI):
         """Add the sections; one seed rules everything random."""
         for name, callback in SECTIONS.items():
             parser.add_lightning_class_args(callback, name)
+        parser.set_defaults(CHECKPOINT_DEFAULTS)
         parser.link_arguments("seed_everything", "data.seed")
+
+    def before_instantiate_classes(self) -> None:
+        """Let a resumed run write on where the checkpoint's run wrote, so that it stays one curve."""
+        config = self.config[self.subcommand]
+        logger = config.trainer.logger
+        if (
+            not (config.get("ckpt_path") and hasattr(logger, "init_args"))
+            or logger.init_args.get("version") is not None
+        ):
+            return
+        folder = Path(config.ckpt_path).resolve().parent.parent
+        home = Path(logger.init_args.save_dir, logger.init_args.name or "").resolve()
+        if folder.parent == home:
+            logger.init_args.version = folder.name
 
 
 def main(args: list[str] | None = None) -> PaWCLI:
     """Run one command line."""
+    transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning's own use of torch
     return PaWCLI(
         PaWModule,
         RolloutDataModule,

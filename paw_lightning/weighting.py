@@ -67,8 +67,8 @@ def select_random(count: int, alpha: float, generator: torch.Generator) -> Tenso
 
 def first_occurrences(keys: Sequence[Hashable]) -> Tensor:
     """The transitions that repeat no earlier one, as bool [N]; equal keys are what makes two the same."""
-    seen: set[Hashable] = set()
-    return torch.tensor([not (key in seen or seen.add(key)) for key in keys], dtype=torch.bool)
+    first: dict[Hashable, int] = {}
+    return torch.tensor([first.setdefault(key, i) == i for i, key in enumerate(keys)], dtype=torch.bool)
 
 
 def reward_adaptive_coefficient(returns: Sequence[float], max_return: float | None, source: str) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
 from tqdm import tqdm
 
 from paw_lightning.callbacks.base import RolloutCallback
@@ -39,7 +40,13 @@ class IterationProgressBar(ProgressBar, RolloutCallback):
         if self.enabled and self.bar is None:
             iterations = trainer.max_epochs if stage == "fit" and trainer.max_epochs else 1
             layout = "{desc}: {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
-            self.bar = tqdm(total=float(iterations), desc=stage, bar_format=layout, file=sys.stderr, leave=True)
+            self.bar = tqdm(
+                total=float(iterations),
+                desc=str(TrainerFn(stage).value),
+                bar_format=layout,
+                file=sys.stderr,
+                leave=True,
+            )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start counting where a resumed run starts."""
@@ -53,7 +60,7 @@ class IterationProgressBar(ProgressBar, RolloutCallback):
         if stage == "train":
             self._show(f"rollout {finished}/{total}", ROLLOUT_SHARE * share)
         else:
-            self._show(f"{stage} {finished}/{total}", None if self.trainer.training else share)
+            self._show(f"{stage} {finished}/{total}", None if self.fitting else share)
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:
         """Take the success rate of the iteration."""
@@ -79,18 +86,23 @@ class IterationProgressBar(ProgressBar, RolloutCallback):
             self.bar.close()
             self.bar = None
 
+    @property
+    def fitting(self) -> bool:
+        """The bar counts iterations; otherwise it counts evaluation episodes."""
+        return self.trainer.state.fn == TrainerFn.FITTING
+
     def _show(self, phase: str, within: float | None) -> None:
         """Set the bar to the current iteration plus a fraction of it (None: leave it) and describe the phase."""
         if self.bar is None:
             return
         trainer = self.trainer
         iteration = trainer.current_epoch
-        if trainer.state.fn == "fit":
+        if self.fitting:
             phase = f"iteration {iteration + 1}/{trainer.max_epochs} {phase}"
         successes = [f"success {value:.2f} ({name})" for name, value in self.success.items()]
         self.bar.set_postfix_str(", ".join([phase, *successes]), refresh=False)
         if within is not None:
-            self.bar.n = min((iteration if trainer.training else 0) + within, self.bar.total)
+            self.bar.n = min((iteration if self.fitting else 0) + within, self.bar.total)
         self.bar.refresh()
 
     def print(self, *args: Any, **kwargs: Any) -> None:

@@ -1,5 +1,6 @@
 """Text environments: plain Python, no torch."""
 
 from paw_lightning.envs.base import TextEnv
+from paw_lightning.envs.household import HouseholdEnv
 
-__all__ = ["TextEnv"]
+__all__ = ["HouseholdEnv", "TextEnv"]

@@ -1,12 +1,12 @@
-"""The text environment protocol: Gymnasium's signatures with plain strings."""
+"""The text environment: Gymnasium's signatures with plain strings."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from typing import Any
 
 
-@runtime_checkable
-class TextEnv(Protocol):
+class TextEnv(ABC):
     """A task world that speaks text.
 
     The class is built as ``Env(split, **init_args)``; ``split`` is "train", "val" or "test" and must change which
@@ -17,24 +17,24 @@ class TextEnv(Protocol):
     - ``group_key`` (reset): names the task; episodes with equal keys start in the same state.
     - ``admissible_commands`` (reset, step): sorted actions the world would react to.
     - ``won`` (step): the task is solved.
-    - ``nuisance_spans`` (reset, step): character spans ``[(start, end), ...]`` of the observation that nobody can predict.
+    - ``nuisance_spans`` (reset, step): character spans ``[(start, end), ...]`` of the observation that
+      nobody can predict.
     """
 
-    num_tasks: int | None
+    num_tasks: int | None = None
     """How many distinct tasks the split holds; None when any seed gives a new one."""
 
+    @abstractmethod
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start task number ``seed`` and return its first observation and info.
 
         ``options["episode_seed"]`` seeds whatever is random *within* the episode, so that the k episodes of a group
         start alike and may still differ.
         """
-        ...
 
+    @abstractmethod
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Play one action; return observation, reward, terminated, truncated, info."""
-        ...
 
     def close(self) -> None:
         """Release whatever the environment holds."""
-        ...

@@ -11,7 +11,8 @@ from paw_lightning.envs.household_engine import APPLIANCES, HouseholdEngine
 from paw_lightning.envs.household_game import Goal
 
 NAME = r"[a-z]+ \d+"
-SENTENCES = {
+MAX_PLAN = 1000
+PATTERNS = {
     r"(?:examine the|look at) (\w+) (?:with|under) the (\w+)": "look",
     r"(?:put|find) two (\w+) (?:and put them )?(?:in|on) (\w+)": "pick_two",
     r"(?:put a clean|clean some) (\w+) (?:and put it )?(?:in|on) (\w+)": "clean",
@@ -110,16 +111,22 @@ def _ways(admissible: Collection[str]) -> list[str]:
 
 
 def plan(engine: HouseholdEngine) -> list[str]:
-    """Commands that win from the engine's state, by an expert who sees through doors; the engine stays as it is."""
+    """Commands that win from the engine's state, by an expert who sees through doors; the engine stays as it is.
+
+    Raises:
+        RuntimeError: nothing worked, e.g. the player of an official game holds an object that fits nowhere.
+    """
     engine, rng = engine.copy(), random.Random(0)
     goal = engine.game.goal
     commands: list[str] = []
-    while not engine.won:
+    for _ in range(MAX_PLAN):
+        if engine.won:
+            return commands
         contents: dict[str, list[str] | None] = dict(engine.contents)
         known = Knowledge(goal, contents, engine.held, engine.treated.get(goal.task, set()))
         commands.append(next_command(known, engine.admissible, rng))
         engine.step(commands[-1])
-    return commands
+    raise RuntimeError(f"no plan within {MAX_PLAN} commands for the task {engine.game.task!r}")
 
 
 def parse_task(sentence: str) -> Goal:
@@ -128,7 +135,7 @@ def parse_task(sentence: str) -> Goal:
     Raises:
         ValueError: the sentence fits none of them.
     """
-    for pattern, task in SENTENCES.items():
+    for pattern, task in PATTERNS.items():
         if match := re.match(pattern, sentence.lower()):
             return Goal(task, match[1], match[2])
     raise ValueError(f"task={sentence!r} is no ALFWorld goal sentence; expected e.g. 'put a mug in cabinet.'")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import re
 from collections import Counter, defaultdict
 from functools import lru_cache
@@ -23,6 +25,11 @@ FOLDERS = {
 SPLIT_FOLDERS = {"train": "train", "val": "valid_seen", "test": "valid_unseen"}
 
 
+def expand(path: str | os.PathLike[str]) -> str:
+    """Replace ``~`` and environment variables."""
+    return os.path.expanduser(os.path.expandvars(path))
+
+
 @lru_cache(maxsize=256)  # a parsed house is ~0.2 MB; the episodes of a group follow each other
 def load_game(path: str) -> HouseholdGame:
     """Parse one official game file; the members of a group share the result.
@@ -39,6 +46,44 @@ def load_game(path: str) -> HouseholdGame:
         return _build(init, goal, sentence.group(1), tuple(stored.get("walkthrough") or ()))
     except (OSError, KeyError, IndexError, ValueError) as error:
         raise ValueError(f"game_file={path!r} is not a readable ALFWorld {GAME_FILE} file: {error}") from error
+
+
+@lru_cache(maxsize=16)
+def find_games(data_path: str, split: str, tasks: tuple[str, ...]) -> tuple[str, ...]:
+    """Paths of the split's games of these tasks, in a fixed shuffled order.
+
+    Raises:
+        ValueError: there is no such folder or no such game below it; names the configuration key to change.
+    """
+    folder = _split_folder(Path(data_path), split)
+    games = []
+    for path in folder.glob(f"*/*/{GAME_FILE}"):
+        kind = path.relative_to(folder).parts[0]
+        # ALFWorld leaves sliced objects out, although some downloads hold such games.
+        if FOLDERS.get(kind.split("-")[0]) in tasks and "Sliced" not in kind:
+            games.append(str(path))
+    if not games:
+        raise ValueError(f"no {GAME_FILE} of tasks={list(tasks)} below {folder}: change tasks or data_path")
+    games.sort()
+    random.Random("household games").shuffle(games)
+    return tuple(games)
+
+
+def _split_folder(root: Path, split: str) -> Path:
+    wanted = SPLIT_FOLDERS[split]
+    if root.name in SPLIT_FOLDERS.values() and root.name != wanted:
+        raise ValueError(
+            f"data_path={str(root)!r} is the {root.name} folder, but split={split!r} plays {wanted}: "
+            "set data_path to the folder above it"
+        )
+    candidates = [root] if root.name == wanted else [root / "json_2.1.1" / wanted, root / wanted]
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    raise ValueError(
+        f"data_path={str(root)!r} has no games for split={split!r}: expected the folder "
+        f"{' or '.join(map(str, candidates))}; change data_path or split, or leave data_path empty for generated houses"
+    )
 
 
 def _build(init: str, goal: str, sentence: str, walkthrough: tuple[str, ...]) -> HouseholdGame:

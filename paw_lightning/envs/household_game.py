@@ -83,8 +83,9 @@ class HouseholdGame:
     @cached_property
     def travel(self) -> dict[str, Commands]:
         """Location -> the commands that depend on nothing else: going elsewhere, looking around."""
+        go: Commands = {f"go to {name}": ("go", name) for name in self.receptacles}
         always: Commands = {verb: (verb,) for verb in ("help", "inventory", "look")}
         return {
-            here: {f"go to {name}": ("go", name) for name in self.receptacles if name not in names} | always
+            here: {text: call for text, call in go.items() if call[1] not in names} | always
             for here, names in self.neighbours.items()
         }

@@ -33,7 +33,63 @@ MIN_OBJECTS = {"pick": 1, "look": 2, "clean": 1, "heat": 1, "cool": 1, "pick_two
 
 @dataclass(frozen=True)
 class Group:
-    """Object kinds that behave alike: the receptacle kinds that may hold them and the tasks they serve."""
+    """Object kinds that behave alike: the receptacle kinds that may hold them, the tasks that may ask for them.
+
+    Serving "clean" is being cleanable, and so on.
+    """
+
+    kinds: tuple[str, ...]
+    places: tuple[str, ...]
+    tasks: tuple[str, ...]
+
+
+TABLES = ("countertop", "diningtable", "sidetable")
+FOOD = Group(
+    kinds=("apple", "egg", "potato", "tomato"),
+    places=(*TABLES, "fridge", "garbagecan", "microwave", "sinkbasin"),
+    tasks=("pick", "clean", "heat", "cool", "pick_two"),
+)
+DISHES = Group(
+    kinds=("cup", "mug", "plate"),
+    places=(*TABLES, "cabinet", "fridge", "microwave", "shelf", "sinkbasin"),
+    tasks=("pick", "clean", "heat", "cool", "pick_two"),
+)
+CUTLERY = Group(
+    kinds=("fork", "knife", "spatula", "spoon"),
+    places=(*TABLES, "drawer", "sinkbasin"),
+    tasks=("pick", "clean", "pick_two"),
+)
+WASHING = Group(
+    kinds=("cloth", "soapbar"),
+    places=("cabinet", "countertop", "drawer", "garbagecan", "shelf", "sinkbasin"),
+    tasks=("pick", "clean", "pick_two"),
+)
+BELONGINGS = Group(
+    kinds=("book", "cellphone", "creditcard", "keychain", "pen", "pencil"),
+    places=(*TABLES, "desk", "drawer", "dresser", "shelf"),
+    tasks=("pick", "look", "pick_two"),
+)
+GROUPS = (FOOD, DISHES, CUTLERY, WASHING, BELONGINGS)
+PLACES = ("desk", "dresser", "shelf", "sidetable")
+SENTENCES = {
+    "pick": "put a {object} in {target}.",
+    "look": "examine the {object} with the {target}.",
+    "clean": "put a clean {object} in {target}.",
+    "heat": "put a hot {object} in {target}.",
+    "cool": "put a cool {object} in {target}.",
+    "pick_two": "put two {object} in {target}.",
+}
+MIN_RECEPTACLES = 2
+MIN_OBJECTS = {"pick": 1, "look": 2, "clean": 1, "heat": 1, "cool": 1, "pick_two": 2}
+"""Task -> how many objects it is about, the lamp included."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Object kinds that behave alike: the receptacle kinds that may hold them, the tasks that may ask for them.
+
+    Serving "clean" is being cleanable, and so on.
+    """
 
     kinds: tuple[str, ...]
     places: tuple[str, ...]
@@ -159,6 +215,6 @@ def _build(goal: Goal, receptacles: list[str], contents: dict[str, list[str]]) -
         cleanable=able("clean"),
         heatable=able("heat"),
         coolable=able("cool"),
-        sliceable=frozenset(name for name in objects if kinds[name] in GROUPS[0].kinds),
+        sliceable=frozenset(name for name in objects if kinds[name] in FOOD.kinds),
         object_locations=frozenset((name, f"by {place}") for place, names in contents.items() for name in names),
     )

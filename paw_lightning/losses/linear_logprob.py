@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_BYTES = 2**26
+CHUNK_BYTES = 2**27  # smaller chunks pass over the weight gradient more often than they save memory
 
 
 def linear_logprob(
@@ -45,28 +45,23 @@ def linear_logprob(
         raise ValueError(f"temperature is {temperature}; log-probs need one above 0")
     if softcap is not None and not softcap > 0:
         raise ValueError(f"softcap is {softcap}; wanted a number above 0, or None for no cap")
-    return _LinearLogprob.apply(hidden, weight, bias, targets, temperature, softcap, chunk_bytes)
+    chunk_rows = max(1, chunk_bytes // (4 * len(weight)))
+    return _LinearLogprob.apply(hidden, weight, bias, targets, temperature, softcap, chunk_rows)
 
 
 class _LinearLogprob(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, temperature, softcap, chunk_bytes):
+    def forward(ctx, hidden, weight, bias, targets, temperature, softcap, chunk_rows):
         ctx.set_materialize_grads(False)
-        ctx.temperature, ctx.softcap = temperature, softcap
+        ctx.temperature, ctx.softcap, ctx.chunk_rows = temperature, softcap, chunk_rows
         ctx.matmul_dtype = _matmul_dtype(hidden)
-        ctx.rows = max(1, chunk_bytes // (4 * weight.shape[0]))
         projection = weight.to(ctx.matmul_dtype)  # not saved: a sharded weight may be freed until backward
         logprobs = hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
         entropies, normalizers = torch.empty_like(logprobs), torch.empty_like(logprobs)
-        for rows in _chunks(len(hidden), ctx.rows):
+        for rows in _chunks(len(hidden), ctx.chunk_rows):
             z = _logits(ctx, hidden[rows], projection, bias)
-            picked = z.gather(1, targets[rows, None]).squeeze(1)
-            peak = z.amax(1)
-            p = z.sub_(peak[:, None]).exp()
-            total = p.sum(1)
-            normalizers[rows] = peak + total.log()
-            logprobs[rows] = picked - normalizers[rows]
-            entropies[rows] = total.log() - p.mul_(z).sum(1) / total
+            logprobs[rows], entropies[rows], normalizers[rows] = _statistics(z, targets[rows])
+            del z  # before the next chunk's
         ctx.save_for_backward(hidden, weight, bias, targets, normalizers, entropies)
         return logprobs, entropies
 
@@ -75,21 +70,22 @@ class _LinearLogprob(torch.autograd.Function):
     def backward(ctx, grad_logprobs, grad_entropies):
         hidden, weight, bias, targets, normalizers, entropies = ctx.saved_tensors
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        if grad_logprobs is None:
+            grad_logprobs = torch.zeros_like(normalizers)
         projection = weight.to(ctx.matmul_dtype)
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=normalizers.dtype) if needs_weight else None
         grad_bias = torch.zeros_like(bias, dtype=normalizers.dtype) if needs_bias else None
-        for rows in _chunks(len(hidden), ctx.rows):
-            z = _logits(ctx, hidden[rows], projection, bias)
-            slope = None if ctx.softcap is None else 1 - (z * (ctx.temperature / ctx.softcap)).square_()
-            logp = z.sub_(normalizers[rows, None])
-            dz = _softmax_gradient(
-                logp, targets[rows], entropies[rows], _rows(grad_logprobs, rows), _rows(grad_entropies, rows)
+        for rows in _chunks(len(hidden), ctx.chunk_rows):
+            dz = _logit_gradient(
+                ctx,
+                _logits(ctx, hidden[rows], projection, bias),
+                targets[rows],
+                normalizers[rows],
+                entropies[rows],
+                grad_logprobs[rows],
+                None if grad_entropies is None else grad_entropies[rows],
             )
-            if slope is not None:
-                dz *= slope
-            if ctx.temperature != 1:
-                dz /= ctx.temperature
             if needs_bias:
                 grad_bias += dz.sum(0)
             dz = dz.to(ctx.matmul_dtype)
@@ -97,6 +93,7 @@ class _LinearLogprob(torch.autograd.Function):
                 grad_hidden[rows] = dz @ projection
             if needs_weight:
                 _add_product(grad_weight, dz.T, hidden[rows].to(ctx.matmul_dtype))
+            del dz
         grad_weight = grad_weight.to(weight.dtype) if needs_weight else None
         grad_bias = grad_bias.to(bias.dtype) if needs_bias else None
         return grad_hidden, grad_weight, grad_bias, None, None, None, None
@@ -113,21 +110,38 @@ def _logits(ctx, hidden: Tensor, projection: Tensor, bias: Tensor | None) -> Ten
     return z.div_(ctx.temperature) if ctx.temperature != 1 else z
 
 
-def _softmax_gradient(
-    logp: Tensor, targets: Tensor, entropies: Tensor, grad_logprobs: Tensor | None, grad_entropies: Tensor | None
+def _statistics(z: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(Log-probs, entropies, logsumexp) of logits [n, V], which are overwritten."""
+    peak = z.amax(1)
+    p = z.sub_(peak[:, None]).exp()
+    total = p.sum(1)
+    log_total = total.log()
+    logprobs = z.gather(1, targets[:, None]).squeeze(1) - log_total  # never above 0, and no large terms cancel
+    entropies = log_total - p.mul_(z).sum(1) / total
+    return logprobs, entropies, peak + log_total
+
+
+def _logit_gradient(
+    ctx,
+    z: Tensor,
+    targets: Tensor,
+    normalizers: Tensor,
+    entropies: Tensor,
+    grad_logprobs: Tensor,
+    grad_entropies: Tensor | None,
 ) -> Tensor:
-    """g_y (onehot - p) - g_H p (log p + H) of [n, V] log-probs, which are overwritten; a gradient may be None."""
+    """g (onehot - p) - g_H p (log p + H), through temperature and softcap, of logits [n, V]: overwritten."""
+    slope = None if ctx.softcap is None else 1 - (z * (ctx.temperature / ctx.softcap)).square_()
+    logp = z.sub_(normalizers[:, None])
     if grad_entropies is None:
         dz = logp.exp_().mul_(-grad_logprobs[:, None])
     else:
         p = logp.exp()
-        dz = logp.add_(entropies[:, None]).mul_(-grad_entropies[:, None])
-        if grad_logprobs is not None:
-            dz -= grad_logprobs[:, None]
-        dz *= p
-    if grad_logprobs is not None:
-        dz.scatter_add_(1, targets[:, None], grad_logprobs[:, None])
-    return dz
+        dz = logp.add_(entropies[:, None]).mul_(-grad_entropies[:, None]).sub_(grad_logprobs[:, None]).mul_(p)
+    dz.scatter_add_(1, targets[:, None], grad_logprobs[:, None])
+    if slope is not None:
+        dz *= slope
+    return dz.div_(ctx.temperature) if ctx.temperature != 1 else dz
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
@@ -146,7 +160,3 @@ def _matmul_dtype(hidden: Tensor) -> torch.dtype:
 
 def _chunks(count: int, size: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, count, size)]
-
-
-def _rows(gradient: Tensor | None, rows: slice) -> Tensor | None:
-    return None if gradient is None else gradient[rows]

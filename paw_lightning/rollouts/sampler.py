@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 FORWARD_OVERHEAD = 256
 """What one more forward call costs, in prompt tokens: the work a split of the prefill has to save before it pays."""
@@ -64,7 +64,7 @@ class NativeSampler:
         with evaluating(self.model):
             for rows in self._decode_batches(prompts, max_new_tokens):
                 batch = [prompts[row] for row in rows]
-                sampled = self._decode(batch, self._prefill(batch), temperature, uniforms[rows])
+                sampled = self._decode(batch, self._prefill(batch, max_new_tokens), temperature, uniforms[rows])
                 generations.update(zip(rows, sampled, strict=True))
         return [generations[row] for row in range(len(prompts))]
 
@@ -97,7 +97,7 @@ class NativeSampler:
             yield order[-count:]
             del order[-count:]
 
-    def _prefill(self, prompts: list[list[int]]) -> DynamicCache:
+    def _prefill(self, prompts: list[list[int]], room: int) -> Cache:
         """Reads all but the last token of every prompt; row b of the cache is that context, padded on the left.
 
         The last token is the first one decoded: no prefill position ever needs its logits.
@@ -111,7 +111,7 @@ class NativeSampler:
             for rows in buckets(lengths)
         ]
         index = {context: row for row, context in enumerate(contexts)}
-        return self._gather(states, [index[tuple(prompt[:-1])] for prompt in prompts], [len(p) - 1 for p in prompts])
+        return self._gather(states, [index[tuple(prompt[:-1])] for prompt in prompts], [len(p) - 1 for p in prompts], room)
 
     def _read(self, sequences, prefix):
         """Keys and values of every layer, [rows, heads, tokens, size], after the sequences; right padded.
@@ -137,27 +137,28 @@ class NativeSampler:
         )
         return [(layer.keys, layer.values) for layer in cache.layers]
 
-    def _gather(self, states, source: list[int], lengths: list[int]) -> DynamicCache:
+    def _gather(self, states, source: list[int], lengths: list[int], room: int) -> Cache:
         """One cache row per prompt: copies each row's source, its padding moved from the right to the left."""
         device = self.model.device
         width = max(1, max(lengths))
-        positions = torch.arange(width, device=device) - (width - torch.tensor(lengths, device=device)[:, None])
-        positions = positions.clamp_min(0)
-        rows = torch.tensor(source, device=device)[:, None]
+        positions = torch.arange(width + room, device=device) - (width - torch.tensor(lengths, device=device)[:, None])
+        positions = positions.clamp(0, width - 1)[:, None, :]
+        rows = torch.tensor(source, device=device)[:, None, None]
 
         def merge(parts):
+            heads = torch.arange(parts[0].shape[1], device=device)[:, None]
             padded = [nn.functional.pad(part, (0, 0, 0, width - part.shape[2])) for part in parts]
-            return torch.cat(padded)[rows, :, positions].transpose(1, 2)
+            return torch.cat(padded)[rows, heads, positions]
 
-        return DynamicCache(
-            [
-                (merge([part[layer][0] for part in states]), merge([part[layer][1] for part in states]))
+        return Cache(
+            layers=[
+                RoomyLayer(merge([part[layer][0] for part in states]), merge([part[layer][1] for part in states]), width)
                 for layer in range(len(states[0]))
             ]
         )
 
     def _decode(
-        self, prompts: list[list[int]], cache: DynamicCache, temperature: float, uniforms: Tensor
+        self, prompts: list[list[int]], cache: Cache, temperature: float, uniforms: Tensor
     ) -> list[Generation]:
         count, steps = uniforms.shape
         device = uniforms.device
@@ -197,6 +198,30 @@ class NativeSampler:
         """Cuts a row after its first stop token: what was drawn later is an artefact of the batch."""
         end = next((i + 1 for i, token in enumerate(tokens) if token in self.stop_token_ids), None)
         return Generation(tokens[:end], logprobs[:end], entropies[:end], stopped=end is not None)
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values with room for the whole action: a new token is written in place, nothing is copied to append it."""
+
+    def __init__(self, keys: Tensor, values: Tensor, used: int) -> None:
+        super().__init__()
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        self._fill((keys, values), used)
+
+    def _fill(self, storage: tuple[Tensor, Tensor], used: int) -> None:
+        self.storage = storage
+        self.keys, self.values = (tensor[:, :, :used] for tensor in storage)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        used = self.get_seq_length()
+        end = used + key_states.shape[2]
+        self.storage[0][:, :, used:end] = key_states
+        self.storage[1][:, :, used:end] = value_states
+        self._fill(self.storage, end)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self._fill((self.storage[0][indices], self.storage[1][indices]), self.get_seq_length())
 
 
 def draw(logits: Tensor, temperature: float, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,124 @@
+"""A stopped and resumed run is the unbroken run, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Qwen2Config
+
+from paw_lightning.callbacks import GracefulStop
+from tests import runs
+
+CLOCKS = re.compile("time/")
+
+
+def assert_same_end(unbroken, resumed) -> None:
+    for name, tensor in runs.weights(unbroken).items():
+        assert torch.equal(tensor, runs.weights(resumed)[name]), name
+    old, new = unbroken.trainer.optimizers[0].state_dict(), resumed.trainer.optimizers[0].state_dict()
+    for key, state in old["state"].items():
+        for name, value in state.items():
+            assert torch.equal(value, new["state"][key][name]), (key, name)
+    assert old["state"], "an optimizer without state proves nothing"
+
+
+def assert_same_curves(unbroken, resumed) -> None:
+    """Every logged value of the resumed part equals the unbroken run's, wall-clock times excepted."""
+    old, new = runs.curves(unbroken), runs.curves(resumed)
+    compared = 0
+    for tag, points in new.items():
+        if not CLOCKS.match(tag):
+            for step, value in points.items():
+                assert old[tag][step] == value, (tag, step)
+                compared += 1
+    assert compared > 20
+
+
+def test_resume_equals_unbroken_run(tiny_model_dir: str, tmp_path: Path) -> None:
+    unbroken = runs.fit(tmp_path / "unbroken", tiny_model_dir, trainer__max_epochs=4)
+    stopped = runs.fit(tmp_path / "stopped", tiny_model_dir, trainer__max_epochs=1)
+    checkpoint = runs.log_dir(stopped) / "checkpoints" / "last.ckpt"
+    again = runs.fit(tmp_path / "again", tiny_model_dir, trainer__max_epochs=2, ckpt_path=checkpoint)
+    checkpoint = runs.log_dir(again) / "checkpoints" / "last.ckpt"
+    resumed = runs.fit(tmp_path / "resumed", tiny_model_dir, trainer__max_epochs=4, ckpt_path=checkpoint)
+    assert_same_end(unbroken, resumed)
+    assert_same_curves(unbroken, resumed)
+
+
+class SignalDuringRollout(L.Callback):
+    """Sends this process a signal in the middle of the given iteration."""
+
+    def __init__(self, number: int, iteration: int) -> None:
+        self.number, self.iteration = number, iteration
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if trainer.current_epoch == self.iteration and batch_idx == 0:
+            os.kill(os.getpid(), self.number)
+
+
+def test_resume_in_place_continues_the_run(tiny_model_dir: str, tmp_path: Path) -> None:
+    first = runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=1)
+    checkpoint = runs.log_dir(first) / "checkpoints" / "last.ckpt"
+    second = runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=3, ckpt_path=checkpoint)
+    assert runs.log_dir(second) == runs.log_dir(first), "one run, one folder"
+    assert len(runs.curves(second)["rollout/return"]) == 3, "one curve with a point per iteration"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_saves_a_resumable_iteration(number: int, tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
+    unbroken = runs.fit(tmp_path / "unbroken", tiny_model_dir, trainer__max_epochs=3)
+    sender = SignalDuringRollout(number, iteration=1)
+    original = GracefulStop.on_train_start
+
+    def start(self, trainer, pl_module):
+        original(self, trainer, pl_module)
+        trainer.callbacks.append(sender)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GracefulStop, "on_train_start", start)
+        stopped = runs.fit(tmp_path / "stopped", tiny_model_dir, trainer__max_epochs=3)
+    assert stopped.trainer.current_epoch == 2, "iterations 0 and 1 were finished, 2 was not begun"
+    assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL), "the handler was given back"
+    checkpoint = runs.log_dir(stopped) / "checkpoints" / "last.ckpt"
+    resumed = runs.fit(tmp_path / "resumed", tiny_model_dir, trainer__max_epochs=3, ckpt_path=checkpoint)
+    assert_same_end(unbroken, resumed)
+    assert_same_curves(unbroken, resumed)
+
+
+def test_checkpoint_of_another_model_is_refused(tiny_model_dir: str, tmp_path: Path) -> None:
+    first = runs.fit(tmp_path / "a", tiny_model_dir, trainer__max_epochs=1)
+    checkpoint = runs.log_dir(first) / "checkpoints" / "last.ckpt"
+    other = tmp_path / "other"
+    config = first.model.language_model.config.to_dict() | {"num_hidden_layers": 3, "layer_types": None}
+    AutoModelForCausalLM.from_config(Qwen2Config(**config)).save_pretrained(other)
+    first.model.tokenizer.save_pretrained(other)
+    with pytest.raises(ValueError, match=r"num_hidden_layers: checkpoint 2, configured 3"):
+        runs.fit(tmp_path / "b", str(other), trainer__max_epochs=2, ckpt_path=checkpoint)
+
+
+def test_checkpoint_of_another_tokenizer_is_refused(tiny_model_dir: str, tmp_path: Path) -> None:
+    first = runs.fit(tmp_path / "a", tiny_model_dir, trainer__max_epochs=1)
+    checkpoint = runs.log_dir(first) / "checkpoints" / "last.ckpt"
+    other = tmp_path / "other"
+    first.model.language_model.save_pretrained(other)
+    tokenizer = first.model.tokenizer
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|end|>", "<|end|>\n")
+    tokenizer.save_pretrained(other)
+    with pytest.raises(ValueError, match="tokenizer: checkpoint"):
+        runs.fit(tmp_path / "b", str(other), trainer__max_epochs=2, ckpt_path=checkpoint)
+
+
+def test_export_is_the_trained_policy(tiny_model_dir: str, tmp_path: Path) -> None:
+    cli = runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=1)
+    exported = AutoModelForCausalLM.from_pretrained(runs.log_dir(cli) / "policy")
+    before = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    for name, tensor in runs.weights(cli).items():
+        assert torch.equal(exported.state_dict()[name], tensor), name
+    changed = [n for n, t in before.state_dict().items() if not torch.equal(t, exported.state_dict()[n])]
+    assert changed, "training changed nothing"

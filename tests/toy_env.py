@@ -1,0 +1,37 @@
+"""A three-turn world whose outcome depends on the action's length, so that even a random policy sees both outcomes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from paw_lightning.envs import TextEnv
+
+
+class ToyEnv(TextEnv):
+    """Wins when most actions have an even length; misbehaves on demand."""
+
+    def __init__(
+        self, split: str = "train", fail_on: int | None = None, failure: str = "raise", max_reward: float | None = 1.0
+    ) -> None:
+        self.split, self.fail_on, self.failure, self.max_reward = split, fail_on, failure, max_reward
+        self.closed = False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        self.seed, self.turn, self.even = seed, 0, 0
+        info = {"task": f"be even in house {seed}", "group_key": f"{self.split}-{seed}"}
+        return f"start of {seed}", info | ({} if self.max_reward is None else {"max_reward": self.max_reward})
+
+    def step(self, action: str) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.turn += 1
+        self.even += len(action) % 2 == 0
+        done = self.turn == 3
+        won = done and self.even >= 2
+        if self.seed == self.fail_on and self.turn == 2:
+            if self.failure == "raise":
+                raise ConnectionError("the world fell over")
+            observation = {"empty": "", "number": 7}[self.failure]
+            return observation, 0.0, False, False, {}
+        return f"turn {self.turn}: {len(action)} letters", float(won), done, False, {"won": won}
+
+    def close(self) -> None:
+        self.closed = True
