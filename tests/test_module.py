@@ -1,0 +1,255 @@
+"""The update: eq. 11 by hand, and what it must not depend on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from paw_lightning.datamodule import RolloutDataModule, split_evenly
+from paw_lightning.losses import PolicyLoss, WorldModelLoss
+from paw_lightning.module import PaWModule
+from paw_lightning.tokenization import Row, collate
+from paw_lightning.types import Episode, Rollout, RolloutGroup, Transition
+
+
+def transition(prompt: int, action: list[int], observation: list[int], advantage: float, **fields) -> Transition:
+    """A transition with made-up tokens; byte tokens of the tiny model lie in 3..258."""
+    values = {
+        "prompt_ids": list(range(10, 10 + prompt)),
+        "action_ids": action,
+        "bridge_ids": [1, 50],
+        "observation_ids": observation,
+        "sampled_logprobs": [-5.0] * len(action),
+        "token_entropies": [5.0] * len(action),
+        "action_text": "a",
+        "observation_text": "o",
+        "anchor": "s",
+        "reward": 0.0,
+        "well_formed": True,
+        "admissible": True,
+        "old_logprobs": torch.full((len(action),), -5.5),
+        "advantage": advantage,
+        "wm_selected": True,
+    }
+    return Transition(**(values | fields))
+
+
+def make_rollout() -> Rollout:
+    """Three groups; the second has one unselected transition, the third selects nothing."""
+    first = [
+        transition(5, [60, 61, 2], [70, 71, 72, 73], 1.0),
+        transition(9, [62, 2], [74, 75], -0.5),
+        transition(3, [63, 64, 65, 2], [76], 0.25),
+    ]
+    second = [
+        transition(7, [66, 2], [77, 78, 79], 2.0),
+        transition(4, [67, 68, 2], [80, 81], -1.0, wm_selected=False),
+    ]
+    third = [transition(6, [69, 2], [82, 83], 0.5, wm_selected=False)]
+    groups = [
+        RolloutGroup(str(g), 1.0, [Episode(g, 0, "task", transitions)], wm_coefficient=coefficient)
+        for g, (transitions, coefficient) in enumerate([(first, 0.5), (second, 1.0), (third, 0.75)])
+    ]
+    return Rollout(0, groups)
+
+
+@pytest.fixture
+def module(tiny_model_dir: str) -> PaWModule:
+    module = PaWModule(tiny_model_dir)
+    module.configure_model()
+    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    return module
+
+
+def step_gradients(module: PaWModule, rows: list[Row], micro_batches: int, padding: int = 0) -> tuple[float, dict]:
+    """Loss and gradients of one optimizer step cut into micro-batches, as Lightning accumulates them."""
+    module._trainer = SimpleNamespace(accumulate_grad_batches=micro_batches)  # type: ignore[assignment]
+    module.__class__.trainer = property(lambda self: self._trainer)  # type: ignore[assignment]
+    module.zero_grad()
+    total = 0.0
+    for piece in split_evenly(rows, micro_batches, lambda row: row.length):
+        batch = collate(piece, 0, on_policy=False)
+        if padding:
+            pad = torch.nn.functional.pad
+            batch = replace(
+                batch,
+                input_ids=pad(batch.input_ids, (0, padding)),
+                action_mask=pad(batch.action_mask, (0, padding)),
+                observation_mask=pad(batch.observation_mask, (0, padding)),
+            )
+        loss = module.training_step(batch, 0) / micro_batches
+        loss.backward()
+        total += loss.item()
+    return total, {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+@pytest.fixture(autouse=True)
+def restore_trainer_property():
+    original = PaWModule.__mro__[1].trainer
+    yield
+    PaWModule.trainer = original  # type: ignore[assignment]
+
+
+def naive_terms(module: PaWModule, t: Transition) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probs of action and observation tokens of one transition, by a plain forward of the Hugging Face model."""
+    ids = t.prompt_ids + t.action_ids + t.bridge_ids + t.observation_ids
+    logits = module.language_model(torch.tensor([ids])).logits[0].double()
+    logprobs = torch.log_softmax(logits, -1)
+    picked = torch.stack([logprobs[i - 1, token] for i, token in enumerate(ids) if i])
+    start, stop = len(t.prompt_ids), len(t.prompt_ids) + len(t.action_ids)
+    return picked[start - 1 : stop - 1], picked[len(ids) - len(t.observation_ids) - 1 :]
+
+
+def test_loss_is_equation_11(module: PaWModule) -> None:
+    """L = token mean of the surrogate + mean over the 3 groups of lambda_g * mean over S_g of the clipped MAE."""
+    rollout = make_rollout()
+    data = RolloutDataModule(minibatches=1)
+    [rows] = data.minibatch_rows(rollout)
+    loss, gradients = step_gradients(module, rows, 1)
+
+    module.zero_grad()
+    surrogates, wm = [], torch.zeros((), dtype=torch.float64)
+    for group in rollout.groups:
+        losses = []
+        for t in group.transitions:
+            action, observation = naive_terms(module, t)
+            ratio = (action - t.old_logprobs).exp()
+            surrogates.append(-torch.minimum(ratio * t.advantage, ratio.clamp(0.8, 1.2) * t.advantage))
+            p = observation.exp()
+            if t.wm_selected:
+                losses.append(((p <= 0.2) * (1 - p)).sum() / len(observation))
+        if losses:
+            wm = wm + group.wm_coefficient * torch.stack(losses).mean()
+    expected = torch.cat(surrogates).mean() + wm / len(rollout.groups)
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), abs=1e-5)
+    for name, p in module.named_parameters():
+        torch.testing.assert_close(gradients[name], p.grad, atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_weights_by_hand() -> None:
+    """Token mean: 16 action tokens, 1/16 each.
+
+    World model, lambda_g / (G |S_g| |o|): group 0 has 3 selected of 4, 2 and 1 tokens: 0.5/(3*3*4) = 1/72, 1/36, 1/18;
+    group 1 has one selected of 3 tokens: 1/(3*1*3) = 1/9; the rest 0.
+    """
+    [rows] = RolloutDataModule(minibatches=1).minibatch_rows(make_rollout())
+    assert {row.policy_weight for row in rows} == {1 / 16}
+    by_action = {row.transition.action_ids[0]: row.wm_weight for row in rows}
+    expected = {60: 1 / 72, 62: 1 / 36, 63: 1 / 18, 66: 1 / 9, 67: 0.0, 69: 0.0}
+    assert by_action == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("normalization", ["token_mean", "sequence_mean", "group_mean"])
+def test_policy_weights_sum_to_one_in_every_step(normalization: str) -> None:
+    data = RolloutDataModule(minibatches=2, normalization=normalization)
+    for rows in data.minibatch_rows(make_rollout()):
+        assert math.fsum(row.policy_weight * len(row.transition.action_ids) for row in rows) == pytest.approx(1)
+
+
+def test_world_model_weights_of_all_steps_average_to_the_update(module: PaWModule) -> None:
+    """Two steps carry twice the weight each, so that their mean is eq. 11 of the whole update."""
+    whole = RolloutDataModule(minibatches=1).minibatch_rows(make_rollout())[0]
+    halves = RolloutDataModule(minibatches=2).minibatch_rows(make_rollout())
+    total = sum(row.wm_weight * len(row.transition.observation_ids) for row in whole)
+    mean = sum(row.wm_weight * len(row.transition.observation_ids) for rows in halves for row in rows) / 2
+    # (0.5 + 1 + 0) / 3 groups
+    assert total == pytest.approx(0.5)
+    assert mean == pytest.approx(total)
+
+
+@pytest.mark.parametrize("micro_batches", [2, 3, 6, 8])
+def test_loss_does_not_depend_on_micro_batches(module: PaWModule, micro_batches: int) -> None:
+    """8 is more than the 6 rows: two micro-batches carry weight 0."""
+    [rows] = RolloutDataModule(minibatches=1).minibatch_rows(make_rollout())
+    whole, whole_gradients = step_gradients(module, rows, 1)
+    cut, cut_gradients = step_gradients(module, rows, micro_batches)
+    assert cut == pytest.approx(whole, abs=1e-6)
+    for name, gradient in whole_gradients.items():
+        torch.testing.assert_close(cut_gradients[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_loss_does_not_depend_on_padding(module: PaWModule) -> None:
+    [rows] = RolloutDataModule(minibatches=1).minibatch_rows(make_rollout())
+    plain, gradients = step_gradients(module, rows, 1)
+    padded, padded_gradients = step_gradients(module, rows, 1, padding=17)
+    assert padded == pytest.approx(plain, abs=1e-6)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(padded_gradients[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_action_logprobs_ignore_the_appended_observation(module: PaWModule) -> None:
+    rollout = make_rollout()
+    with_observation = RolloutDataModule(minibatches=1).minibatch_rows(rollout)[0]
+    batch = collate(with_observation, 0, on_policy=False)
+    for t in rollout.transitions:
+        t.wm_selected = False
+    bare = collate(with_observation, 0, on_policy=False)
+    assert bare.input_ids.shape[1] < batch.input_ids.shape[1], "the observation was appended"
+    with torch.no_grad():
+        first = module.model(batch.input_ids, batch.action_mask, batch.observation_mask, 1.0)
+        second = module.model(bare.input_ids, bare.action_mask, bare.observation_mask, 1.0)
+    torch.testing.assert_close(first.action_logprobs, second.action_logprobs, atol=1e-5, rtol=0)
+    assert len(second.observation_logprobs) == 0
+
+
+def test_nothing_selected_is_bitwise_the_base_algorithm(module: PaWModule) -> None:
+    """The loss of eq. 3 without its second term, and every gradient, to the last bit."""
+    rollout = make_rollout()
+    for t in rollout.transitions:
+        t.wm_selected = False
+    [rows] = RolloutDataModule(minibatches=1).minibatch_rows(rollout)
+    loss, gradients = step_gradients(module, rows, 1)
+
+    module.zero_grad()
+    batch = collate(sorted(rows, key=lambda row: row.length), 0, on_policy=False)
+    empty = torch.zeros_like(batch.action_mask)
+    out = module.model(batch.input_ids, batch.action_mask, empty, 1.0)
+    tokens = PolicyLoss()(out.action_logprobs, out.action_entropies, batch.old_logprobs, batch.advantages)
+    base = (batch.policy_weights * tokens).sum()
+    base.backward()
+    assert loss == base.item()
+    for name, p in module.named_parameters():
+        assert torch.equal(gradients[name], p.grad), name
+
+
+def test_first_minibatch_has_ratio_one(module: PaWModule) -> None:
+    """With r = 1 the surrogate is -A: the loss is minus the weighted mean advantage, whatever the sampler recorded."""
+    rollout = make_rollout()
+    for t in rollout.transitions:
+        t.wm_selected = False
+    [rows] = RolloutDataModule(minibatches=1).minibatch_rows(rollout)
+    module._trainer = SimpleNamespace(accumulate_grad_batches=1)  # type: ignore[assignment]
+    module.__class__.trainer = property(lambda self: self._trainer)  # type: ignore[assignment]
+    batch = collate(rows, 0, on_policy=True)
+    # advantages x tokens: 3*1 - 2*0.5 + 4*0.25 + 2*2 - 3*1 + 2*0.5 = 5, over 16 tokens
+    assert module.training_step(batch, 0).item() == pytest.approx(-5 / 16, abs=1e-6)
+
+
+def test_each_loss_part_can_be_exchanged_alone(module: PaWModule) -> None:
+    [rows] = RolloutDataModule(minibatches=1).minibatch_rows(make_rollout())
+    paw, _ = step_gradients(module, rows, 1)
+    module.world_model_loss = WorldModelLoss(kind="cross_entropy")
+    cross_entropy, _ = step_gradients(module, rows, 1)
+    assert cross_entropy > paw, "-log p is above 1 - p"
+
+
+def test_separate_world_model_head_leaves_the_policy_head_alone(tiny_model_dir: str) -> None:
+    module = PaWModule(tiny_model_dir, world_model_head="separate")
+    module.configure_model()
+    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    [rows] = RolloutDataModule(minibatches=1).minibatch_rows(make_rollout())
+    _, gradients = step_gradients(module, rows, 1)
+    assert gradients["model.world_model_head.projection"].abs().sum() > 0
+
+
+def test_temperature_of_the_sampler_is_that_of_the_loss(module: PaWModule) -> None:
+    batch = collate(RolloutDataModule(minibatches=1).minibatch_rows(make_rollout())[0], 0, on_policy=False)
+    out = module.model(batch.input_ids, batch.action_mask, batch.observation_mask, 0.5)
+    logits = module.language_model(batch.input_ids).logits
+    expected = torch.log_softmax(logits / 0.5, -1)[:, :-1].gather(-1, batch.input_ids[:, 1:, None]).squeeze(-1)
+    torch.testing.assert_close(out.action_logprobs, expected[batch.action_mask[:, 1:]], atol=1e-5, rtol=0)
