@@ -115,6 +115,13 @@ def test_look_shows_an_object_that_left_a_neighbouring_receptacle() -> None:
     assert texts[3].endswith("you see nothing.")
 
 
+def test_look_shows_neither_held_nor_moved_objects() -> None:
+    _, texts = play("go to stoveburner 2", "take pan 1 from stoveburner 2", "look")
+    assert texts[2].endswith("you see nothing.")
+    _, texts = play(*FETCH, "go to sinkbasin 1", "move apple 1 to sinkbasin 1", "go to diningtable 1", "look")
+    assert texts[5] == "You are facing the diningtable 1. Next to it, you see nothing."
+
+
 FETCH = ("go to diningtable 1", "take apple 1 from diningtable 1")
 CLEAN = ("go to sinkbasin 1", "clean apple 1 with sinkbasin 1")
 HEAT = ("go to microwave 1", "heat apple 1 with microwave 1")
@@ -135,9 +142,9 @@ CUT = (
         ((*FETCH, *CLEAN, *COOL), "This is a cool and clean apple 1."),
         ((*FETCH, *COOL, *HEAT, *CLEAN), "This is a hot and clean apple 1."),
         ((*FETCH, *HEAT, *COOL), "This is a cold apple 1."),
-        ((*CUT, *FETCH), "This is a sliced apple 1."),
-        ((*CUT, *FETCH, *COOL), "This is a cool sliced apple 1."),
-        ((*CUT, *FETCH, *CLEAN, *HEAT), "This is a hot and clean sliced apple 1."),
+        ((*CUT, FETCH[1]), "This is a sliced apple 1."),
+        ((*CUT, FETCH[1], *COOL), "This is a cool sliced apple 1."),
+        ((*CUT, FETCH[1], *CLEAN, *HEAT), "This is a hot and clean sliced apple 1."),
     ],
 )
 def test_examining_the_held_object_names_its_state(commands: tuple[str, ...], description: str) -> None:
@@ -203,6 +210,28 @@ def test_each_goal_holds_after_the_last_command_and_not_before(goal: Goal, comma
         assert engine.step(command) != NOTHING_HAPPENS
         won.append(engine.won)
     assert won == [False] * (len(commands) - 1) + [True]
+
+
+@pytest.mark.parametrize(
+    ("goal", "commands"),
+    [
+        (Goal("heat", "apple", "sinkbasin"), (*FETCH, "go to sinkbasin 1", "move apple 1 to sinkbasin 1")),
+        (Goal("heat", "apple", "sinkbasin"), (*FETCH, *HEAT, *COOL, *CLEAN, "move apple 1 to sinkbasin 1")),
+        (Goal("cool", "apple", "sinkbasin"), (*FETCH, *COOL, *HEAT, *CLEAN, "move apple 1 to sinkbasin 1")),
+        (Goal("look", "apple", "desklamp"), ("go to desk 1", "use desklamp 1")),
+        (Goal("look", "apple", "desklamp"), (*CUT[:2], "go to desk 1", "use desklamp 1")),
+        (Goal("look", "apple", "desklamp"), (*FETCH, "go to desk 1")),
+    ],
+)
+def test_nearly_reached_goals_do_not_count(goal: Goal, commands: tuple[str, ...]) -> None:
+    engine, texts = play(*commands, game=replace(HOUSE, goal=goal))
+    assert NOTHING_HAPPENS not in texts
+    assert not engine.won
+
+
+def test_slicing_needs_the_object_at_hand() -> None:
+    _, texts = play(*CUT[:2], "go to desk 1", "slice apple 1 with knife 1")
+    assert texts[3] == NOTHING_HAPPENS
 
 
 def test_a_lamp_that_is_on_counts_only_where_it_stands() -> None:

@@ -1,5 +1,6 @@
 """Generated houses: always solvable, reproducible, and playable without knowing what is behind the doors."""
 
+import os
 import random
 import subprocess
 import sys
@@ -61,6 +62,7 @@ def test_the_extremes_of_size_are_solvable(task: str, receptacles: int, objects:
         engine = env._engine
         assert engine is not None
         assert len(engine.game.receptacles) == receptacles
+        assert not {"fridge 2", "microwave 2", "sinkbasin 2"} & set(engine.game.receptacles)
         assert sum(len(names) for names in engine.contents.values()) == objects
         assert play(env, env.expert_plan())
 
@@ -109,6 +111,23 @@ def test_the_explorer_has_to_look_for_things() -> None:
     assert searching > 1.2 * planned  # the plan goes straight to the object, the explorer opens doors in vain
 
 
+def test_the_explorer_believes_the_text() -> None:
+    """It opens the closed thing it faces, and treats an object again that somebody cooled after heating."""
+    explorer = ExplorerExpert(random.Random(0), "put a hot mug in shelf.")
+    away = ["go to fridge 1", "go to microwave 1", "go to shelf 1"]
+    places = [explorer.act("You see a fridge 1, a microwave 1, and a shelf 1.", away).removeprefix("go to ")]
+    assert places[0] in ("fridge 1", "microwave 1", "shelf 1")
+    closed = explorer.act(
+        "You arrive at fridge 1. The fridge 1 is closed.", ["examine fridge 1", "open fridge 1", *away]
+    )
+    assert closed == "open fridge 1"
+    inside = "You open the fridge 1. The fridge 1 is open. In it, you see a egg 1, and a mug 2."
+    assert explorer.act(inside, ["examine fridge 1", "take mug 2 from fridge 1"]) == "take mug 2 from fridge 1"
+    assert explorer.act("You pick up the mug 2 from the fridge 1.", away) == "go to microwave 1"
+    assert explorer.act("You heat the mug 2 using the microwave 1.", away) == "go to shelf 1"
+    assert explorer.act("You cool the mug 2 using the fridge 1.", away) == "go to microwave 1"
+
+
 def test_nothing_wanted_starts_at_the_target() -> None:
     env = HouseholdEnv(tasks=["pick", "pick_two", "clean", "heat", "cool"], objects=30)
     for seed in range(100):
@@ -122,14 +141,13 @@ def test_nothing_wanted_starts_at_the_target() -> None:
 
 def test_a_seed_is_the_same_house_in_every_process() -> None:
     code = "from paw_lightning.envs import HouseholdEnv as E; e = E(); print([e.reset(seed=s) for s in range(20)])"
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": n}
-        )
-        for n in ("1", "2")
-    ]
-    assert runs[0].stdout == runs[1].stdout
-    assert runs[0].stdout.count("Your task is to") == 20
+    runs = []
+    for hash_seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        command = [sys.executable, "-c", code]
+        runs.append(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
+    assert runs[0] == runs[1]
+    assert runs[0].count("Your task is to") == 20
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,38 @@
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+# One thread per core of the machine is what the tiny models want; tests set their own.
+.PHONY: quickstart test test-slow check format clean help
+
+help:  ## Show the targets.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/.installed-dev: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+quickstart: .venv/.installed  ## Install, then train the tiny policy with PaW (a few minutes).
+	$(BIN)/paw-lightning fit --config configs/household/paw.yaml
+
+test: .venv/.installed-dev  ## Install, then run the tests (under 8 minutes on 2 cores).
+	$(BIN)/python -m pytest
+
+test-slow: .venv/.installed-dev  ## The minutes-long tests.
+	$(BIN)/python -m pytest -m slow
+
+check: .venv/.installed-dev  ## Format, lint, types.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/.installed-dev  ## Rewrite the code in the project's format.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## Remove the virtual environment and caches (runs/ stays).
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

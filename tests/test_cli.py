@@ -1,0 +1,166 @@
+"""The command line: what it shows, and that bad input is named before anything is lost."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from paw_lightning.callbacks import EntropySelection
+from tests import runs
+
+TAGS = [
+    "rollout/return",
+    "rollout/success_rate",
+    "rollout/episode_length",
+    "rollout/valid_action_rate",
+    "rollout/all_fail_groups",
+    "rollout/all_success_groups",
+    "train/policy_loss",
+    "train/wm_loss",
+    "train/approx_kl",
+    "train/clip_fraction",
+    "train/entropy",
+    "train/grad_norm",
+    "wm/selected_fraction",
+    "wm/entropy_threshold",
+    "wm/coefficient",
+    "wm/effective_weight",
+    "wm/observation_nll",
+    "wm/active_token_fraction",
+    "time/rollout_s",
+    "time/update_s",
+    "val/success_rate",
+]
+
+
+def test_every_promised_curve_has_a_point_per_iteration(tiny_model_dir: str, tmp_path: Path) -> None:
+    cli = runs.fit(tmp_path, tiny_model_dir)
+    curves = runs.curves(cli)
+    assert [tag for tag in TAGS if len(curves.get(tag, {})) != 2] == []
+    assert 0 <= curves["rollout/logprob_gap"][1] < 1e-5, "sampler and trainer agree"
+
+
+def test_a_learning_run_moves_the_weights_from_the_first_iteration(tiny_model_dir: str, tmp_path: Path) -> None:
+    cli = runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=1)
+    assert cli.trainer.global_step == 2, "two optimizer steps in the first iteration"
+
+
+def test_alpha_zero_switches_every_world_model_setting_off(tiny_model_dir: str, tmp_path: Path) -> None:
+    """With nothing selected the run is plain GRPO, bit for bit, whatever PaW's other keys say."""
+    plain = runs.fit(tmp_path / "a", tiny_model_dir, entropy_selection__alpha=0)
+    other = runs.fit(
+        tmp_path / "b",
+        tiny_model_dir,
+        entropy_selection__alpha=0,
+        model__world_model_loss__kind="cross_entropy",
+        reward_balance__coefficient="constant",
+    )
+    paw = runs.fit(tmp_path / "c", tiny_model_dir)
+    for name, tensor in runs.weights(plain).items():
+        assert torch.equal(tensor, runs.weights(other)[name]), name
+    assert any(not torch.equal(t, runs.weights(paw)[n]) for n, t in runs.weights(plain).items()), "PaW does something"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"entropy_selection__alpha": 1.0},
+        {"entropy_selection__entropy": "sampled"},
+        {"reward_balance__coefficient": "constant"},
+        {"reward_balance__max_return": 2.0},
+        {"model__world_model_loss__kind": "cross_entropy"},
+        {"model__world_model_loss__rho": 0.001},
+        {"model__world_model_head": "separate"},
+        {"model__policy_loss__entropy_coefficient": 0.1},
+        {"model__policy_loss__kl_coefficient": 1.0},
+        {"model__policy_loss__clip_high": 0.0, "model__policy_loss__clip_low": 0.0},
+        {"data__normalization": "group_mean"},
+        {"data__minibatches": 1},
+        {"rollout__advantage": "paw_lightning.advantages.RLOO"},
+        {"rollout__temperature": 0.5},
+        {"rollout__prompt__history_length": 0},
+        {"rollout__max_observation_tokens": 5},
+        {"seed_everything": 3},
+    ],
+    ids=lambda change: ",".join(f"{k}={v}" for k, v in change.items()),
+)
+def test_no_dead_option(change: dict, tiny_model_dir: str, tmp_path: Path, baseline: dict) -> None:
+    """Every key changes the trained weights."""
+    changed = runs.weights(runs.fit(tmp_path, tiny_model_dir, trainer__limit_val_batches=0, **change))
+    assert any(not torch.equal(tensor, changed[name]) for name, tensor in baseline.items())
+
+
+@pytest.mark.parametrize(
+    ("common", "change"),
+    [
+        # A random policy gives every token about 1/259, so that nothing is clipped at rho 0.2.
+        ({"model__world_model_loss__rho": 0.0038}, {"model__world_model_loss__kind": "mae"}),
+        # Six random tokens hardly ever contain the end token; of 60 some do, and lengths differ.
+        ({"rollout__max_action_tokens": 60}, {"data__normalization": "sequence_mean"}),
+    ],
+)
+def test_no_dead_option_where_it_matters(common: dict, change: dict, tiny_model_dir: str, tmp_path: Path) -> None:
+    first, second = (
+        runs.weights(runs.fit(tmp_path, tiny_model_dir, trainer__limit_val_batches=0, **settings))
+        for settings in (common, common | change)
+    )
+    assert any(not torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+@pytest.fixture(scope="module")
+def baseline(tiny_model_dir: str, tmp_path_factory) -> dict:
+    return runs.weights(runs.fit(tmp_path_factory.mktemp("base"), tiny_model_dir, trainer__limit_val_batches=0))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"entropy_selection__alpha": 1.5}, "entropy_selection.alpha is 1.5; wanted a share in"),
+        ({"model__world_model_loss__rho": 0}, "model.world_model_loss.rho is 0.0"),
+        ({"rollout__temperature": 0}, "rollout.temperature is 0.0"),
+        ({"data__groups": 0}, "data.groups is 0"),
+        ({"rollout__max_steps": 0}, "rollout.max_steps is 0"),
+        ({"reward_balance__max_return": -1}, "reward_balance.max_return is -1.0"),
+        ({"rollout__prompt__template": "{smell}"}, "rollout.prompt.template uses unknown fields"),
+        ({"rollout__prompt__max_tokens": 9000}, "do not fit the model's 8192 positions"),
+        ({"reward_balance__max_return": 0.5}, "gave a return of 1.0, above its largest, 0.5"),
+        ({"rollout__environment__max_reward": None}, "does not state its largest return"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_values_are_named(change: dict, message: str, tiny_model_dir: str, tmp_path: Path, capsys) -> None:
+    with pytest.raises((ValueError, SystemExit)) as error:
+        runs.fit(tmp_path, tiny_model_dir, **change)
+    assert message in str(error.value) + capsys.readouterr().err
+
+
+def test_unknown_key_is_refused(tiny_model_dir: str, tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        runs.fit(tmp_path, tiny_model_dir, entropy_selection__alfa=0.5)
+    assert "alfa" in capsys.readouterr().err
+
+
+def test_missing_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model\.path='.*nowhere'"):
+        runs.fit(tmp_path, str(tmp_path / "nowhere"))
+
+
+def test_failing_environment_is_counted_and_the_run_goes_on(tiny_model_dir: str, tmp_path: Path, caplog) -> None:
+    """Tasks 0 and 1 are played first, then 2 and 3: one of the four groups is lost."""
+    with caplog.at_level(logging.WARNING):
+        cli = runs.fit(tmp_path, tiny_model_dir, rollout__environment__fail_on=1, trainer__limit_val_batches=0)
+    assert runs.curves(cli)["rollout/dropped_groups"] == {1: 1.0, 3: 0.0}
+    assert "ConnectionError" in caplog.text
+
+
+def test_environment_that_always_fails_stops_the_run_with_its_cause(tiny_model_dir: str, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="ConnectionError: the world fell over"):
+        runs.fit(tmp_path, tiny_model_dir, rollout__environment__fail_on=0, data__groups=1)
+
+
+def test_alpha_of_the_class_is_checked_too() -> None:
+    with pytest.raises(ValueError, match="alpha"):
+        EntropySelection(alpha=-0.1)

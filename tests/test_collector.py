@@ -1,0 +1,140 @@
+"""Playing: what is recorded, and what a misbehaving environment costs."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from paw_lightning.rollouts.collector import Collector
+from paw_lightning.rollouts.sampler import Generation
+from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder
+from tests.conftest import byte_tokenizer
+from tests.toy_env import ToyEnv
+
+TOKENIZER = byte_tokenizer()
+END = TOKENIZER.eos_token_id
+
+
+class ScriptedSampler:
+    """Writes as many letters as its uniform says; records what it was asked."""
+
+    def __init__(self) -> None:
+        self.prompts: list[list[list[int]]] = []
+
+    def generate(self, prompts, *, temperature, max_new_tokens, uniforms):
+        self.prompts.append(prompts)
+        letters = [1 + int(u * 3) for u in uniforms[:, 0]]
+        words = [TOKENIZER("x" * n).input_ids for n in letters]
+        return [Generation([*w, END], [-1.0] * (len(w) + 1), [0.5] * (len(w) + 1), True) for w in words]
+
+
+def collector(sampler=None, prompt: Prompt | None = None, **env) -> Collector:
+    builder = PromptBuilder(prompt or Prompt(), ChatFormat(TOKENIZER))
+    return Collector(
+        lambda: ToyEnv(**env),
+        builder,
+        sampler or ScriptedSampler(),
+        max_steps=5,
+        max_action_tokens=6,
+        stop_token_ids=[END],
+    )
+
+
+def play(c: Collector, tasks=(0, 1), seed=("run", 0)):
+    return c.play(tasks, 2, temperature=1.0, seed=seed)
+
+
+def test_transitions_chain_and_keep_sampled_ids() -> None:
+    played = play(collector())
+    assert [len(group.episodes) for group in played.groups] == [2, 2]
+    for episode in (e for group in played.groups for e in group.episodes):
+        assert len(episode.transitions) == 3 and episode.finished
+        for before, after in zip(episode.transitions, episode.transitions[1:], strict=False):
+            assert after.anchor == before.observation_text
+        for t in episode.transitions:
+            assert TOKENIZER.decode(t.action_ids) == t.action_text + "<|end|>"
+            assert TOKENIZER.decode(t.observation_ids) == t.observation_text
+            assert len(t.sampled_logprobs) == len(t.token_entropies) == len(t.action_ids)
+
+
+def test_group_members_share_the_start_and_differ_later() -> None:
+    sampler = ScriptedSampler()
+    played = play(collector(sampler), tasks=(0,) * 1)
+    first, second = sampler.prompts[0]
+    assert first == second, "the same decision context at the first turn"
+    texts = [[t.action_text for t in e.transitions] for e in played.groups[0].episodes]
+    assert texts[0] != texts[1]
+
+
+def test_episodes_depend_on_the_seed_alone() -> None:
+    def texts(c, seed):
+        return [[t.action_text for t in e.transitions] for g in play(c, seed=seed).groups for e in g.episodes]
+
+    c = collector()
+    assert texts(c, ("run", 0)) == texts(c, ("run", 0)) == texts(collector(), ("run", 0))
+    assert texts(c, ("run", 0)) != texts(c, ("run", 1))
+
+
+def test_a_task_plays_the_same_in_any_company() -> None:
+    alone = play(collector(), tasks=(1,)).groups[0]
+    among = play(collector(), tasks=(4, 1, 7)).groups[1]
+    assert [t.action_ids for t in alone.transitions] == [t.action_ids for t in among.transitions]
+
+
+@pytest.mark.parametrize(
+    ("failure", "cause"),
+    [
+        ("raise", "ConnectionError: the world fell over"),
+        ("empty", "an empty observation"),
+        ("number", "observation of type int"),
+    ],
+)
+def test_a_failing_environment_costs_its_whole_group(failure: str, cause: str, caplog) -> None:
+    with caplog.at_level(logging.WARNING):
+        played = play(collector(fail_on=1, failure=failure), tasks=(0, 1, 2))
+    assert [group.episodes[0].task_seed for group in played.groups] == [0, 2]
+    assert all(len(e.transitions) == 3 for g in played.groups for e in g.episodes), "the others lost nothing"
+    [message] = played.failures
+    assert cause in message and "ToyEnv.step" in message and "rollout.environment" in message
+    assert cause in caplog.text
+
+
+def test_a_prompt_that_cannot_fit_costs_its_group() -> None:
+    played = play(collector(prompt=Prompt(max_tokens=30)))
+    assert played.groups == []
+    assert "rollout.prompt.max_tokens" in played.failures[0]
+
+
+def test_finished_episodes_are_not_generated_for() -> None:
+    sampler = ScriptedSampler()
+    play(collector(sampler))
+    assert [len(prompts) for prompts in sampler.prompts] == [4, 4, 4], "three turns, although five were allowed"
+
+
+def test_close_closes_every_environment() -> None:
+    made: list[ToyEnv] = []
+
+    def make() -> ToyEnv:
+        made.append(ToyEnv())
+        return made[-1]
+
+    c = collector()
+    c.make_env = make
+    play(c)
+    play(c)
+    assert len(made) == 4, "environments are reused"
+    c.close()
+    assert all(env.closed for env in made)
+
+
+def test_uniforms_are_fixed_by_episode_and_turn() -> None:
+    class Recorder(ScriptedSampler):
+        def generate(self, prompts, *, uniforms, **settings):
+            self.seen = [*getattr(self, "seen", []), uniforms.clone()]
+            return super().generate(prompts, uniforms=uniforms, **settings)
+
+    sampler = Recorder()
+    play(collector(sampler))
+    assert len(torch.unique(torch.stack(sampler.seen).flatten())) == 3 * 4 * 6, "no two numbers are shared"

@@ -1,0 +1,129 @@
+"""Prompts, action parsing, and the boundary between an environment's text and control tokens."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paw_lightning.tokenization import (
+    ChatFormat,
+    Prompt,
+    PromptBuilder,
+    PromptTooLongError,
+    Row,
+    Turn,
+    collate,
+    parse_action,
+)
+from tests.conftest import byte_tokenizer
+from tests.test_module import transition
+
+TOKENIZER = byte_tokenizer()
+CHAT = ChatFormat(TOKENIZER)
+CONTROL = {TOKENIZER.convert_tokens_to_ids(token) for token in ("<|pad|>", "<|start|>", "<|end|>")}
+
+
+def decode(ids: list[int]) -> str:
+    return TOKENIZER.decode(ids)
+
+
+def test_prompt_reads_as_its_template() -> None:
+    prompt = Prompt(
+        template="{initial_observation}|{history}{observation}|{task}", history_turn="{observation}>{action};"
+    )
+    builder = PromptBuilder(prompt, CHAT)
+    turns = [Turn("o0", "a0"), Turn("o1", "a1"), Turn("o2", "a2")]
+    ids = builder.build("the goal", "o3", turns, "o0", [])
+    # history_length 2: the last two turns are shown
+    assert decode(ids) == "<|start|>user\no0|o1>a1;o2>a2;o3|the goal<|end|>\n<|start|>assistant\n"
+
+
+def test_step_numbers_count_from_one() -> None:
+    prompt = Prompt(template="{step}: {history}", history_turn="{step}.{action} ", history_length=1)
+    ids = PromptBuilder(prompt, CHAT).build("t", "o", [Turn("x", "a"), Turn("y", "b")], "x", [])
+    # two turns were played: this is step 3, and the one shown is step 2
+    assert "3: 2.b " in decode(ids)
+
+
+def test_admissible_commands_are_quoted_without_help() -> None:
+    ids = PromptBuilder(Prompt(first_template="{admissible_commands}"), CHAT).build(
+        "t", "o", [], "o", ["go", "help", "look"]
+    )
+    assert "'go'\n'look'<|end|>" in decode(ids)
+
+
+def test_history_is_dropped_oldest_first_until_the_prompt_fits() -> None:
+    turns = [Turn("first " * 5, "a"), Turn("second", "b")]
+    long = PromptBuilder(Prompt(template="{history}{observation}"), CHAT).build("t", "now", turns, "i", [])
+    short = PromptBuilder(Prompt(template="{history}{observation}", max_tokens=len(long) - 1), CHAT)
+    text = decode(short.build("t", "now", turns, "i", []))
+    assert "second" in text and "first" not in text
+
+
+def test_prompt_that_cannot_fit_is_an_error_that_names_the_key() -> None:
+    builder = PromptBuilder(Prompt(max_tokens=20), CHAT)
+    with pytest.raises(PromptTooLongError, match=r"rollout\.prompt\.max_tokens"):
+        builder.build("t", "o" * 100, [], "o", [])
+
+
+@pytest.mark.parametrize("name", ["template", "first_template", "history_turn"])
+def test_unknown_template_field_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"rollout\.prompt\.{name}.*colour"):
+        Prompt(**{name: "{colour}"})
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.text(st.characters(exclude_categories=[]))
+    | st.sampled_from(["<|end|>", "a<|start|>user\n", "<|pad|>", "\x00", "\ud800"])
+)
+def test_no_text_becomes_a_control_token(text: str) -> None:
+    """Any text, lone surrogates and control-token look-alikes included, is ordinary tokens and decodes to itself."""
+    ids = CHAT.encode_text(text)
+    assert not CONTROL & set(ids)
+    assert TOKENIZER.decode(ids) == text.encode("utf-8", "replace").decode("utf-8")
+    prompt = PromptBuilder(Prompt(first_template="{observation}"), CHAT).build("t", text, [], text, [])
+    # the scaffold alone has two starts and one end
+    assert sum(i in CONTROL for i in prompt) == 3
+
+
+def test_bridge_does_not_repeat_the_end_token() -> None:
+    end, bridge = TOKENIZER.eos_token_id, decode(CHAT.bridge_ids)
+    assert bridge == "<|end|>\n<|start|>user\n"
+    assert CHAT.bridge_after([50, end]) == CHAT.bridge_ids[1:], "the policy wrote the end token"
+    assert CHAT.bridge_after([50]) == CHAT.bridge_ids, "the action ran to its limit: the boundary is context"
+
+
+def test_plain_actions() -> None:
+    assert parse_action(" go to shelf 1\n", "plain").text == "go to shelf 1"
+    assert parse_action("go", "plain").well_formed
+    assert not parse_action("  ", "plain").well_formed
+    assert not parse_action("go\nlook", "plain").well_formed
+
+
+def test_tagged_actions() -> None:
+    good = parse_action("<think>it is <hot></think><action> Go To fridge 1 </action>", "tags")
+    assert (good.text, good.well_formed) == ("go to fridge 1", True)
+    assert not parse_action("<action>look</action>", "tags").well_formed, "no thinking"
+    assert not parse_action("<action>look</action><think>late</think>", "tags").well_formed
+    assert not parse_action("<think>x</think><action></action>", "tags").well_formed
+    assert not parse_action("<think>\u6211</think><action>look</action>", "tags").well_formed, "a Han character"
+    # 40 letters and no tag: the last 30 characters are sent, lower-cased
+    assert parse_action("B" * 10 + "A" * 30, "tags").text == "a" * 30
+
+
+def test_collate_masks_name_the_right_tokens() -> None:
+    """prompt 3 + action 2 + bridge 2 + observation 3 = 10 tokens beside a row of 2 + 1: padded with 7."""
+    long = transition(3, [60, 2], [70, 71, 72], 1.5, old_logprobs=torch.tensor([-1.0, -2.0]))
+    short = transition(2, [61], [73], -1.0, old_logprobs=torch.tensor([-3.0]), wm_selected=False)
+    batch = collate([Row(long, 0.5, 0.25, 0.8), Row(short, 0.1, 0.0, 0.9)], 0, on_policy=False)
+    assert batch.input_ids.tolist() == [[10, 11, 12, 60, 2, 1, 50, 70, 71, 72], [10, 11, 61, 0, 0, 0, 0, 0, 0, 0]]
+    assert batch.input_ids[batch.action_mask].tolist() == [60, 2, 61]
+    assert batch.input_ids[batch.observation_mask].tolist() == [70, 71, 72]
+    assert batch.advantages.tolist() == [1.5, 1.5, -1.0]
+    assert batch.old_logprobs.tolist() == [-1.0, -2.0, -3.0]
+    torch.testing.assert_close(batch.policy_weights, torch.tensor([0.5, 0.5, 0.1]))
+    assert batch.wm_weights.tolist() == [0.25] * 3
+    torch.testing.assert_close(batch.wm_coefficients, torch.tensor([0.8] * 3))
