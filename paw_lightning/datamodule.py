@@ -89,8 +89,9 @@ class RolloutDataModule(L.LightningDataModule):
         """Move a mini-batch's tensors; episodes stay where they are."""
         if not isinstance(batch, Minibatch):
             return batch
-        fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-        return Minibatch(**{k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in fields.items()})
+        tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in tensors.items()}
+        return dataclasses.replace(batch, **moved)
 
     def train_tasks(self, iteration: int) -> list[int]:
         """Task seeds of one iteration: the next ones, or the next of a shuffled pass when the split is finite."""
@@ -127,6 +128,11 @@ class RolloutDataModule(L.LightningDataModule):
             coefficients,
         )
         order = torch.randperm(len(transitions), generator=generator(self.seed, "rows", rollout.iteration)).tolist()
+        if len(transitions) < self.minibatches:
+            raise ValueError(
+                f"the rollout has {len(transitions)} transitions for {self.minibatches} optimizer steps; wanted at least "
+                "one each: lower data.minibatches or raise data.groups"
+            )
         parts = []
         for part in range(self.minibatches):
             indices = order[part :: self.minibatches]
@@ -185,7 +191,8 @@ class RolloutStream:
     def __iter__(self) -> Iterator[Minibatch]:
         data = self.data
         assert data.trainer is not None
-        module, micro_batches = data.trainer.lightning_module, data.trainer.accumulate_grad_batches
+        module: Any = data.trainer.lightning_module
+        micro_batches = data.trainer.accumulate_grad_batches
         rollout = data.collect()
         for step, rows in enumerate(data.minibatch_rows(rollout)):
             for micro_rows in split_evenly(rows, micro_batches, lambda row: row.length):

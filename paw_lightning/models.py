@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from paw_lightning.losses.linear_logprob import linear_logprob
 
@@ -44,7 +44,7 @@ def load_language_model(
     weights: Literal["pretrained", "random"] = "pretrained",
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     activation_checkpointing: bool = False,
-) -> nn.Module:
+) -> PreTrainedModel:
     """Load a causal language model, or build its architecture with random weights.
 
     It is returned in training mode: ``from_pretrained`` leaves models in evaluation mode and Lightning keeps them so.
@@ -74,7 +74,7 @@ class PolicyHead(nn.Module):
     """Reads the hidden states that predict action tokens: log-probs and entropies of the sampling distribution."""
 
     def forward(
-        self, hidden: Tensor, lm_head: nn.Module, input_ids: Tensor, mask: Tensor, temperature: float
+        self, hidden: Tensor, lm_head: nn.Linear, input_ids: Tensor, mask: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
         """hidden [B, T, H], input_ids and mask [B, T] -> log-probs [N] and entropies [N] in nats, N = mask.sum()."""
         states, targets = predicting_states(hidden, input_ids, mask)
@@ -90,7 +90,7 @@ class WorldModelHead(nn.Module):
         super().__init__()
         self.projection = None if own_projection is None else nn.Parameter(own_projection.detach().clone())
 
-    def forward(self, hidden: Tensor, lm_head: nn.Module, input_ids: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, lm_head: nn.Linear, input_ids: Tensor, mask: Tensor) -> Tensor:
         """hidden [B, T, H], input_ids and mask [B, T] -> log p of each target [M], M = mask.sum()."""
         states, targets = predicting_states(hidden, input_ids, mask)
         weight = lm_head.weight if self.projection is None else self.projection
@@ -118,7 +118,7 @@ class PolicyWorldModel(nn.Module):
     Everything happens inside one ``forward``, so that sharding strategies see a single root module.
     """
 
-    def __init__(self, language_model: nn.Module, separate_world_model_head: bool = False) -> None:
+    def __init__(self, language_model: PreTrainedModel, separate_world_model_head: bool = False) -> None:
         super().__init__()
         self.language_model = language_model
         self.policy_head = PolicyHead()
@@ -136,7 +136,7 @@ class PolicyWorldModel(nn.Module):
         return HeadOutputs(logprobs, entropies, self.world_model_head(hidden, lm_head, input_ids, observation_mask))
 
 
-def frozen_copy(model: nn.Module) -> nn.Module:
+def frozen_copy(model: PolicyWorldModel) -> PolicyWorldModel:
     """Return a copy that is never trained: the reference policy of the KL term."""
     return copy.deepcopy(model).requires_grad_(False).eval()
 
@@ -153,8 +153,8 @@ IDENTITY_KEYS = (
 )
 
 
-def identity(language_model: nn.Module, tokenizer: Any, separate_world_model_head: bool) -> dict[str, Any]:
-    """Return what must be equal for a checkpoint to mean the same thing: shapes of the model, tokens of the tokenizer."""
+def identity(language_model: PreTrainedModel, tokenizer: Any, separate_world_model_head: bool) -> dict[str, Any]:
+    """Return what a checkpoint belongs to: the shapes of its model, the tokens of its tokenizer."""
     config = language_model.config
     vocabulary = json.dumps(sorted(tokenizer.get_vocab().items())) + str(tokenizer.chat_template)
     return {
@@ -165,7 +165,7 @@ def identity(language_model: nn.Module, tokenizer: Any, separate_world_model_hea
 
 
 def check_identity(saved: dict[str, Any], current: dict[str, Any]) -> None:
-    """Raise ValueError that names every difference between a checkpoint's model and tokenizer and the configured ones."""
+    """Raise ValueError that names every difference between a checkpoint's model and the configured one."""
     differences = [
         f"{key}: checkpoint {saved.get(key)!r}, configured {current.get(key)!r}"
         for key in sorted(saved.keys() | current.keys())

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from paw_lightning import models
 from paw_lightning.losses.policy import PolicyLoss, kl_estimate
 from paw_lightning.losses.world_model import WorldModelLoss
 from paw_lightning.types import Episode, Minibatch
+
+
+@dataclass
+class StepLosses:
+    """Both losses of a micro-batch (scalars) and what they were made from."""
+
+    policy: Tensor
+    world_model: Tensor
+    out: models.HeadOutputs
+    old_logprobs: Tensor
+    """float [N]: the log-probs the ratio was taken against."""
 
 
 class PaWModule(L.LightningModule):
@@ -73,7 +86,7 @@ class PaWModule(L.LightningModule):
             self.__dict__["reference"] = models.frozen_copy(self.model)
 
     @property
-    def language_model(self) -> nn.Module:
+    def language_model(self) -> PreTrainedModel:
         """The trained Hugging Face model."""
         assert self.model is not None, "configure_model comes first"
         return self.model.language_model
@@ -91,7 +104,7 @@ class PaWModule(L.LightningModule):
         schedule = {"scheduler": self.scheduler_factory(optimizer), "interval": "epoch"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
-    def training_step(self, batch: Minibatch, batch_idx: int) -> Tensor:
+    def losses(self, batch: Minibatch) -> StepLosses:
         """Both losses of one micro-batch, from one forward pass."""
         assert self.model is not None
         out = self.model(batch.input_ids, batch.action_mask, batch.observation_mask, self.temperature)
@@ -99,29 +112,23 @@ class PaWModule(L.LightningModule):
         # sampler's log-probs instead would put its rounding into the gradient.
         old_logprobs = out.action_logprobs.detach() if batch.on_policy else batch.old_logprobs
         policy_tokens = self.policy_loss(
-            out.action_logprobs,
-            out.action_entropies,
-            old_logprobs,
-            batch.advantages,
-            batch.reference_logprobs,
+            out.action_logprobs, out.action_entropies, old_logprobs, batch.advantages, batch.reference_logprobs
         )
-        policy_loss = (batch.policy_weights * policy_tokens).sum()
-        wm_loss = (batch.wm_weights * self.world_model_loss(out.observation_logprobs)).sum()
-        self._log_step(batch, out, old_logprobs, policy_loss.detach(), wm_loss.detach())
-        # Lightning divides by the number of micro-batches; the weights have already done so.
-        return (policy_loss + wm_loss) * self.trainer.accumulate_grad_batches
+        policy = (batch.policy_weights * policy_tokens).sum()
+        world_model = (batch.wm_weights * self.world_model_loss(out.observation_logprobs)).sum()
+        return StepLosses(policy, world_model, out, old_logprobs)
 
-    def _log_step(
-        self,
-        batch: Minibatch,
-        out: models.HeadOutputs,
-        old_logprobs: Tensor,
-        policy_loss: Tensor,
-        wm_loss: Tensor,
-    ) -> None:
-        micro_batches = self.trainer.accumulate_grad_batches
-        self._log_mean("train/policy_loss", policy_loss * micro_batches, 1)
-        self._log_mean("train/wm_loss", wm_loss * micro_batches, 1)
+    def training_step(self, batch: Minibatch, batch_idx: int) -> Tensor:
+        """Policy loss plus world-model loss (eq. 3)."""
+        losses = self.losses(batch)
+        self._log_step(batch, losses)
+        # Lightning divides by the number of micro-batches; the weights have already done so.
+        return (losses.policy + losses.world_model) * self.trainer.accumulate_grad_batches
+
+    def _log_step(self, batch: Minibatch, losses: StepLosses) -> None:
+        out, old_logprobs, micro_batches = losses.out, losses.old_logprobs, self.trainer.accumulate_grad_batches
+        self._log_mean("train/policy_loss", losses.policy.detach() * micro_batches, 1)
+        self._log_mean("train/wm_loss", losses.world_model.detach() * micro_batches, 1)
         logprobs, observed = out.action_logprobs.detach(), out.observation_logprobs.detach()
         actions, targets = len(logprobs), len(observed)
         clipped = self.policy_loss.clipped(logprobs, old_logprobs, batch.advantages)

@@ -141,7 +141,7 @@ class Minibatch:
     policy_weights: Tensor
     """float [N]: what each action token's loss is multiplied by; they sum to 1 over one optimizer step."""
     wm_weights: Tensor
-    """float [M]: lambda_g / (groups * selected in group * |o|), times the optimizer steps per rollout (eqs. 9 and 11)."""
+    """float [M]: lambda_g / (groups * selected in group * |o|) * optimizer steps per rollout (eqs. 9 and 11)."""
     wm_coefficients: Tensor
     """float [M]: lambda_g of each target's group, for monitoring."""
     on_policy: bool

@@ -1,8 +1,6 @@
 """Advantages: numbers worked out by hand, then the reference implementation's on random groups."""
 
 import json
-import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,9 +10,6 @@ from hypothesis import strategies as st
 from paw_lightning.advantages import GAE, GRPO, RLOO, GiGPO, anchor_clusters, discounted_returns, gae
 from paw_lightning.types import RolloutGroup
 from tests.factories import make_episode, make_group, make_transition
-
-SHARED = Path(os.environ.get("PAW_SHARED", Path(__file__).parents[2] / "shared"))
-GOLDEN = SHARED / "golden" / "group_advantages.json"
 
 one_success = make_group([10] + [0] * 7, [10] + [50] * 7)
 
@@ -213,9 +208,8 @@ def golden_group(episodes):
     )
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason=f"REFERENCE ADVANTAGES NOT CHECKED: no {GOLDEN}; set PAW_SHARED")
-def test_reference_implementation():
-    for case in json.loads(GOLDEN.read_text()):
+def test_reference_implementation(shared):
+    for case in json.loads((shared / "golden" / "group_advantages.json").read_text()):
         algorithms = golden_algorithms(case)
         assert {*algorithms, "step_returns"} == set(case["expected"])
         groups = [golden_group(episodes) for episodes in case["groups"]]

@@ -23,8 +23,11 @@ class Step:
     turns: tuple[Turn, ...]
     observation: str
     admissible: list[str]
-    action: str
+    expert: str
+    others: list[str]
+    """Drawn from all commands that the house would react to."""
     answer: str
+    """To the one of them that was played."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,14 @@ class Example:
     """One turn of a demonstration, as token ids."""
 
     prompt_ids: list[int]
-    action_ids: list[int]
+    action_ids: list[list[int]]
+    """The expert's action, then the others; each ends with the end-of-turn token."""
     observation_ids: list[int]
 
 
-def play(env: HouseholdEnv, house: int, rng: random.Random, *, noise: float, insight: float, turns: int) -> list[Step]:
+def play(
+    env: HouseholdEnv, house: int, rng: random.Random, *, noise: float, insight: float, others: int, turns: int
+) -> list[Step]:
     """Play one house for at most `turns` turns.
 
     Each action is, with probability `noise`, any that the house would react to; else an expert's. The expert of a share
@@ -51,13 +57,14 @@ def play(env: HouseholdEnv, house: int, rng: random.Random, *, noise: float, ins
     history: list[Turn] = []
     for _ in range(turns):
         admissible = info["admissible_commands"]
-        action = explorer.act(observation, admissible)
-        if rng.random() < noise:
-            action = rng.choice([command for command in admissible if command != "help"])
-        elif knowing:
-            action = env.expert_plan()[0]
+        expert = explorer.act(observation, admissible)
+        if knowing:
+            expert = env.expert_plan()[0]
+        possible = [command for command in admissible if command != "help"]
+        drawn = rng.choices(possible, k=others)
+        action = drawn[0] if rng.random() < noise else expert
         answer, _, won, _, info = env.step(action)
-        steps.append(Step(task, initial, tuple(history), observation, admissible, action, answer))
+        steps.append(Step(task, initial, tuple(history), observation, admissible, expert, drawn, answer))
         history.append(Turn(observation, action))
         observation = answer
         if won:
@@ -86,5 +93,5 @@ def examples(
 def _tokenise(step: Step, builder: PromptBuilder) -> Example:
     chat = builder.chat
     prompt_ids = builder.build(step.task, step.observation, step.turns, step.initial, step.admissible)
-    action_ids = [*chat.encode_text(step.action), chat.tokenizer.eos_token_id]
+    action_ids = [[*chat.encode_text(action), chat.tokenizer.eos_token_id] for action in (step.expert, *step.others)]
     return Example(prompt_ids, action_ids, chat.encode_text(step.answer))

@@ -28,7 +28,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config,
 
 from paw_lightning.envs.household import HouseholdEnv
 from paw_lightning.envs.household_game import TASKS
-from paw_lightning.models import PolicyWorldModel
+from paw_lightning.losses.linear_logprob import linear_logprob
 from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,6 +51,8 @@ class Recipe:
     first step on: noise added at the end would be forgotten by the first few updates of any kind."""
     insight: float = 0.4
     """Share of the episodes whose expert knows where everything is."""
+    others: int = 4
+    """Random actions that are shown beside the expert's, for less noise in the gradient than one of them gives."""
     houses: int = 60_000
     turns_per_house: int = 4
     observation_weight: float = 0.3
@@ -106,12 +108,10 @@ def household_texts(seed: int) -> Iterator[str]:
     """Observations, commands and tasks of larger houses with every task type."""
     for brief in (False, True):
         env = make_environment("train", tasks=TASKS, receptacles=12, objects=16, brief_intro=brief)
-        for steps in episodes(env, 300, seed, noise=0.5, insight=0.5, turns=30):
+        for steps in episodes(env, 300, seed, noise=0.5, insight=0.5, others=1, turns=30):
             yield f"{steps[0].initial}\nTask: {steps[0].task}"
             for step in steps:
-                yield f"> {step.action}\n"
-                yield step.action
-                yield step.answer
+                yield from (f"> {step.others[0]}\n", *step.others, step.answer)
 
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
@@ -142,11 +142,17 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForC
 
 @dataclass(frozen=True)
 class Batch:
-    """Right-padded rows: prompt | action | turn boundary | observation of another episode."""
+    """Right-padded rows: a prompt, then branches that all continue it and cannot see each other."""
 
     input_ids: Tensor
-    action_mask: Tensor
-    observation_mask: Tensor
+    position_ids: Tensor
+    attention_mask: Tensor
+    sources: Tensor
+    """Column of the token that each token is predicted from."""
+    action_weights: Tensor
+    """float: 1 - noise on the expert's action, noise shared out over the others, 0 elsewhere."""
+    observation_weights: Tensor
+    """float: 1 on the observation, which follows the last action."""
 
 
 def batches(data: list[Example], recipe: Recipe, chat: ChatFormat, seed: int) -> Iterator[Batch]:
@@ -160,26 +166,79 @@ def batches(data: list[Example], recipe: Recipe, chat: ChatFormat, seed: int) ->
         pool = 32 * recipe.batch
         for start in range(0, len(order), pool):
             rows = [
-                (data[i].prompt_ids, data[i].action_ids, bridge, data[answers[i]].observation_ids)
-                for i in order[start : start + pool]
+                lay_out(data[i], bridge, data[answers[i]].observation_ids, recipe) for i in order[start : start + pool]
             ]
-            rows.sort(key=lambda row: sum(map(len, row)))
+            rows.sort(key=len)
             cuts = list(range(0, len(rows), recipe.batch))
             rng.shuffle(cuts)
             yield from (pad(rows[cut : cut + recipe.batch], chat.tokenizer.pad_token_id) for cut in cuts)
 
 
-def pad(rows: list[tuple[list[int], ...]], pad_token_id: int) -> Batch:
-    """One rectangle of ids, and masks of what is to be predicted."""
-    width = max(sum(map(len, row)) for row in rows)
-    input_ids, kinds = [], []
-    for prompt, action, bridge, observation in rows:
-        ids = [*prompt, *action, *bridge, *observation]
-        kind = [0] * len(prompt) + [1] * len(action) + [0] * len(bridge) + [2] * len(observation)
-        input_ids.append(ids + [pad_token_id] * (width - len(ids)))
-        kinds.append(kind + [0] * (width - len(ids)))
-    mask = torch.tensor(kinds)
-    return Batch(torch.tensor(input_ids), mask == 1, mask == 2)
+@dataclass(frozen=True)
+class Token:
+    """One token of a row."""
+
+    id: int
+    position: int
+    branch: int
+    """0 is the prompt."""
+    source: int
+    action_weight: float = 0.0
+    observation_weight: float = 0.0
+
+
+def lay_out(example: Example, bridge: list[int], observation: list[int], recipe: Recipe) -> list[Token]:
+    """One example with somebody else's observation after its last action."""
+    prompt = len(example.prompt_ids)
+    tokens = [Token(token, i, 0, max(i - 1, 0)) for i, token in enumerate(example.prompt_ids)]
+    others = len(example.action_ids) - 1
+    for branch, action in enumerate(example.action_ids):
+        weight = recipe.noise / others if branch else 1 - recipe.noise
+        for i, token in enumerate(action):
+            tokens.append(Token(token, prompt + i, branch + 1, len(tokens) - 1 if i else prompt - 1, weight))
+    for i, token in enumerate(bridge + observation):
+        position = prompt + len(example.action_ids[-1]) + i
+        tokens.append(Token(token, position, others + 1, len(tokens) - 1, 0.0, float(i >= len(bridge))))
+    return tokens
+
+
+def pad(rows: list[list[Token]], pad_token_id: int) -> Batch:
+    """One rectangle; a token sees the prompt and its own branch."""
+    width = max(map(len, rows))
+    filler = Token(pad_token_id, 0, -1, 0)
+    rows = [row + [filler] * (width - len(row)) for row in rows]
+
+    def column(name: str) -> Tensor:
+        return torch.tensor([[getattr(token, name) for token in row] for row in rows])
+
+    branches = column("branch")
+    visible = (branches[:, None, :] == 0) | (branches[:, None, :] == branches[:, :, None])
+    mask = visible & torch.ones(width, width, dtype=torch.bool).tril()
+    return Batch(
+        column("id"),
+        column("position"),
+        mask[:, None],
+        column("source"),
+        column("action_weight"),
+        column("observation_weight"),
+    )
+
+
+def losses(model: Qwen2ForCausalLM, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Weighted mean cross-entropy of actions and of observations, nats per token."""
+    hidden = model.model(
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        attention_mask=batch.attention_mask,
+        use_cache=False,
+    ).last_hidden_state
+    weights = torch.stack([batch.action_weights, batch.observation_weights])
+    rows, columns = weights.sum(0).nonzero(as_tuple=True)
+    sources = batch.sources[rows, columns]
+    logprobs, _ = linear_logprob(hidden[rows, sources], model.lm_head.weight, batch.input_ids[rows, columns])
+    weights = weights[:, rows, columns]
+    action, observation = -(weights * logprobs).sum(1) / weights.sum(1)
+    return action, observation
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -191,13 +250,12 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 def train(model: Qwen2ForCausalLM, stream: Iterator[Batch], recipe: Recipe, report: Callable[[str], None]) -> None:
     """Cross-entropy on actions, and a smaller one on observations that follow from nothing."""
-    both = PolicyWorldModel(model).train()
+    model.train()
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     tokens, started = 0, time.perf_counter()
     for step, batch in enumerate(itertools.islice(stream, recipe.steps)):
         optimizer.param_groups[0]["lr"] = learning_rate(recipe, step)
-        out = both(batch.input_ids, batch.action_mask, batch.observation_mask, 1.0)
-        action_loss, observation_loss = -out.action_logprobs.mean(), -out.observation_logprobs.mean()
+        action_loss, observation_loss = losses(model, batch)
         optimizer.zero_grad()
         (action_loss + recipe.observation_weight * observation_loss).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -223,6 +281,7 @@ def demonstrations(recipe: Recipe, builder: PromptBuilder, seed: int) -> list[Ex
         recipe.houses,
         seed,
         noise=recipe.noise,
+        others=recipe.others,
         insight=recipe.insight,
         turns=world()["max_steps"],
     )
@@ -242,7 +301,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="another number may change the weights' last bits")
     for name in ("noise", "insight", "observation_weight", "learning_rate"):
         parser.add_argument(f"--{name}", type=float, default=getattr(Recipe(), name))
-    for name in ("houses", "steps", "batch", "width", "layers", "feedforward","heads", "turns_per_house"):
+    for name in ("houses", "others", "steps", "batch", "width", "layers", "feedforward", "heads", "turns_per_house"):
         parser.add_argument(f"--{name}", type=int, default=getattr(Recipe(), name))
     options = vars(parser.parse_args())
     output, seed, threads = (options.pop(name) for name in ("output", "seed", "threads"))

@@ -19,4 +19,5 @@ class RolloutCallback(L.Callback):
 
 def rollout_callbacks(trainer: L.Trainer) -> list[RolloutCallback]:
     """The trainer's callbacks that want to know of rollouts, in order."""
-    return [callback for callback in trainer.callbacks if isinstance(callback, RolloutCallback)]
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, RolloutCallback)]

@@ -86,8 +86,8 @@ class EnvironmentLoop(L.Callback):
         if window is not None and needed + 16 > window:
             raise ValueError(
                 f"rollout.prompt.max_tokens {self.prompt.max_tokens} + rollout.max_action_tokens "
-                f"{self.max_action_tokens} + rollout.max_observation_tokens {self.max_observation_tokens} (+ 16 for turn "
-                f"boundaries) do not fit the model's {window} positions; lower one of them"
+                f"{self.max_action_tokens} + rollout.max_observation_tokens {self.max_observation_tokens} (+ 16 for "
+                f"turn boundaries) do not fit the model's {window} positions; lower one of them"
             )
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 import lightning as L
@@ -17,6 +18,10 @@ ROLLOUT_SHARE = 0.5
 """Part of an iteration's bar that the rollout fills; the update fills the rest."""
 
 
+LOG_INTERVAL = 10.0
+"""Seconds between two lines where the bar is not on a terminal."""
+
+
 class IterationProgressBar(ProgressBar, RolloutCallback):
     """Shows iteration, phase, success rate and time left on one line of the terminal."""
 
@@ -25,6 +30,7 @@ class IterationProgressBar(ProgressBar, RolloutCallback):
         self.enabled = True
         self.bar: tqdm | None = None
         self.success: dict[str, float] = {}
+        self.drawn = float("-inf")
 
     def disable(self) -> None:
         """Called by Lightning on every rank but the first."""
@@ -103,7 +109,10 @@ class IterationProgressBar(ProgressBar, RolloutCallback):
         self.bar.set_postfix_str(", ".join([phase, *successes]), refresh=False)
         if within is not None:
             self.bar.n = min((iteration if self.fitting else 0) + within, self.bar.total)
-        self.bar.refresh()
+        # A terminal is redrawn at every turn; a log file would fill with lines.
+        if sys.stderr.isatty() or time.monotonic() - self.drawn > LOG_INTERVAL:
+            self.drawn = time.monotonic()
+            self.bar.refresh()
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print a line without tearing the bar."""

@@ -36,5 +36,5 @@ class TextEnv(ABC):
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Play one action; return observation, reward, terminated, truncated, info."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most worlds hold nothing
         """Release whatever the environment holds."""

@@ -30,7 +30,7 @@ def expand(path: str | os.PathLike[str]) -> str:
     return os.path.expanduser(os.path.expandvars(path))
 
 
-@lru_cache(maxsize=256)  # a parsed house is ~0.2 MB; the episodes of a group follow each other
+@lru_cache(maxsize=256)  # a parsed house is ~0.1 MB; the episodes of a group follow each other
 def load_game(path: str) -> HouseholdGame:
     """Parse one official game file; the members of a group share the result.
 

@@ -70,60 +70,6 @@ BELONGINGS = Group(
     tasks=("pick", "look", "pick_two"),
 )
 GROUPS = (FOOD, DISHES, CUTLERY, WASHING, BELONGINGS)
-PLACES = ("desk", "dresser", "shelf", "sidetable")
-SENTENCES = {
-    "pick": "put a {object} in {target}.",
-    "look": "examine the {object} with the {target}.",
-    "clean": "put a clean {object} in {target}.",
-    "heat": "put a hot {object} in {target}.",
-    "cool": "put a cool {object} in {target}.",
-    "pick_two": "put two {object} in {target}.",
-}
-MIN_RECEPTACLES = 2
-MIN_OBJECTS = {"pick": 1, "look": 2, "clean": 1, "heat": 1, "cool": 1, "pick_two": 2}
-"""Task -> how many objects it is about, the lamp included."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Object kinds that behave alike: the receptacle kinds that may hold them, the tasks that may ask for them.
-
-    Serving "clean" is being cleanable, and so on.
-    """
-
-    kinds: tuple[str, ...]
-    places: tuple[str, ...]
-    tasks: tuple[str, ...]
-
-
-TABLES = ("countertop", "diningtable", "sidetable")
-GROUPS = (
-    Group(
-        ("apple", "egg", "potato", "tomato"),
-        (*TABLES, "fridge", "garbagecan", "microwave", "sinkbasin"),
-        ("pick", "clean", "heat", "cool", "pick_two"),
-    ),
-    Group(
-        ("cup", "mug", "plate"),
-        (*TABLES, "cabinet", "fridge", "microwave", "shelf", "sinkbasin"),
-        ("pick", "clean", "heat", "cool", "pick_two"),
-    ),
-    Group(
-        ("fork", "knife", "spatula", "spoon"),
-        (*TABLES, "drawer", "sinkbasin"),
-        ("pick", "clean", "pick_two"),
-    ),
-    Group(
-        ("cloth", "soapbar"),
-        ("cabinet", "countertop", "drawer", "garbagecan", "shelf", "sinkbasin"),
-        ("pick", "clean", "pick_two"),
-    ),
-    Group(
-        ("book", "cellphone", "creditcard", "keychain", "pen", "pencil"),
-        (*TABLES, "desk", "drawer", "dresser", "shelf"),
-        ("pick", "look", "pick_two"),
-    ),
-)
 PLACES = {kind: group.places for group in GROUPS for kind in group.kinds} | {LAMP: LAMP_PLACES}
 CAN_CONTAIN = frozenset((place, kind) for kind, places in PLACES.items() for place in places)
 
@@ -166,8 +112,8 @@ def _place_objects(rng: random.Random, goal: Goal, receptacles: list[str], count
     """Receptacle -> names of the objects in it: what the task is about, then random others up to ``count``."""
 
     def choices(kind: str) -> list[str]:
-        taken = goal.target if kind == goal.object else None
-        allowed = [place for place in PLACES[kind] if place != taken]
+        barred = goal.target if kind == goal.object else None
+        allowed = [place for place in PLACES[kind] if place != barred]
         return [name for name in receptacles if name.split()[0] in allowed]
 
     kinds = [goal.object] * (2 if goal.task == "pick_two" else 1) + [LAMP] * (goal.task == "look")

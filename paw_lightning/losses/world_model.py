@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+ROUNDING = 1e-6  # nats: p = rho must not fall on the wrong side for float32's last digit
 Kind = Literal["clipped_mae", "mae", "cross_entropy", "focal"]
 
 
@@ -68,7 +69,7 @@ class WorldModelLoss:
         """m = 1[p <= rho], bool [M] (eq. 7); all True for the kinds that do not clip."""
         if self.kind != "clipped_mae":
             return torch.ones_like(logprobs, dtype=torch.bool)
-        return logprobs <= math.log(self.rho)  # in logs: exp could round p = rho upwards
+        return logprobs <= math.log(self.rho) + ROUNDING
 
 
 def _complement(logprobs: Tensor) -> Tensor:

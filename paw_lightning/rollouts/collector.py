@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -39,7 +39,7 @@ class PlayedGroups:
     groups: list[RolloutGroup]
     failures: list[str]
     """One message for each group dropped because one of its episodes could not be played to its end."""
-    seconds: Counter[str]
+    seconds: dict[str, float]
     """Wall clock in "environment", "tokenization" and "generation"."""
 
 
@@ -99,7 +99,7 @@ class Collector:
 
         `seed` names the occasion (run seed, iteration): with a task and a member it fixes an episode completely.
         """
-        seconds: Counter[str] = Counter()
+        seconds: dict[str, float] = defaultdict(float)
         failed: dict[int, str] = {}
         with _timed(seconds, "environment"):
             groups, players = self._start(task_seeds, group_size, seed, failed)
@@ -153,7 +153,7 @@ class Collector:
         temperature: float,
         seed: Sequence[int | str],
         failed: dict[int, str],
-        seconds: Counter[str],
+        seconds: dict[str, float],
     ) -> None:
         prompts, ready = [], []
         with _timed(seconds, "tokenization"):
@@ -246,7 +246,7 @@ def _describe(env: TextEnv, call: str, error: Exception) -> str:
 class _timed:
     """Adds the wall clock of a block to a counter."""
 
-    def __init__(self, seconds: Counter[str], name: str) -> None:
+    def __init__(self, seconds: dict[str, float], name: str) -> None:
         self.seconds, self.name = seconds, name
 
     def __enter__(self) -> None:

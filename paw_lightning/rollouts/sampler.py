@@ -1,17 +1,24 @@
-"""Prompts -> actions: a batched decode loop over a live Hugging Face causal LM, token ids in, token ids out."""
+"""Prompts -> actions: batched decoding from a live Hugging Face causal LM, token ids in, token ids out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-FORWARD_OVERHEAD = 256
-"""What one more forward call costs, in prompt tokens: the work a split of the prefill has to save before it pays."""
+# Prompt tokens read in one forward call, and the padding that costs as much as one more call. On CPU (measured)
+# larger reads fall out of the processor's caches; an accelerator wants few, large calls (estimates).
+READ_TOKENS = {"cpu": 2_048, "other": 16_384}
+CALL_COST = {"cpu": 64, "other": 2_048}
+
+LayerStates = tuple[Tensor, Tensor]
+"""Keys and values of one layer, each [rows, heads, tokens, head size]."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +36,15 @@ class Generation:
 
 
 class NativeSampler:
-    """Samples from `model` itself, no copy; a prompt, or a beginning of it, that several rows share is read once.
+    """Samples from `model` itself, no copy; a prompt that several rows share, or its beginning, is read once.
 
-    Any decoder-only model with a key-value cache works; `generation_config` is never read. `max_batch_tokens` bounds
-    rows x tokens held in the cache at a time.
+    Any decoder-only model whose cache is keys and values will do, adapters included; `generation_config` is never
+    read. `max_batch_tokens` bounds the rows x tokens in the cache at a time.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: PreTrainedModel,
         stop_token_ids: Sequence[int],
         pad_token_id: int,
         max_batch_tokens: int = 65_536,
@@ -51,85 +58,87 @@ class NativeSampler:
     def generate(
         self, prompts: list[list[int]], *, temperature: float, max_new_tokens: int, uniforms: Tensor
     ) -> list[Generation]:
-        """Draws token i of row b as F^-1(uniforms[b, i]), F the cumulative distribution of softmax(logits / T).
+        """Draw token i of row b as F^-1(uniforms[b, i]), F the cumulative distribution of softmax(logits / T).
 
-        `uniforms` is float [B, max_new_tokens] in [0, 1) and the only randomness, so a row's action depends neither on
-        the other rows nor on any generator's state. T = 0 is greedy; its log-probs and entropies are those of T = 1.
-        Raises ValueError for an empty or too long prompt, FloatingPointError when the model's logits are not finite.
+        `uniforms`, float [B, max_new_tokens] in [0, 1), is the only randomness: an action depends on no other row.
+        T = 0 is greedy, and log-probs and entropies are then those of T = 1. Raises ValueError for an empty or too
+        long prompt or a bad setting, FloatingPointError for logits that are not finite.
         """
         self._check(prompts, temperature, max_new_tokens, uniforms)
-        device = self.model.device
-        uniforms = uniforms.to(device)
+        uniforms = uniforms.to(self.model.device)
         generations: dict[int, Generation] = {}
         with evaluating(self.model):
             for rows in self._decode_batches(prompts, max_new_tokens):
                 batch = [prompts[row] for row in rows]
-                sampled = self._decode(batch, self._prefill(batch, max_new_tokens), temperature, uniforms[rows])
-                generations.update(zip(rows, sampled, strict=True))
+                cache = self._prefill(batch, max_new_tokens)
+                actions = self._decode(batch, cache, temperature, uniforms[rows])
+                generations.update(zip(rows, actions, strict=True))
         return [generations[row] for row in range(len(prompts))]
 
     def _check(self, prompts: list[list[int]], temperature: float, max_new_tokens: int, uniforms: Tensor) -> None:
         if temperature < 0:
             raise ValueError(f"temperature is {temperature}; it must be 0 (greedy) or positive")
         if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {max_new_tokens}; `rollout.max_action_tokens` must be at least 1")
-        if prompts and uniforms.shape != (len(prompts), max_new_tokens):
-            raise ValueError(f"uniforms has shape {tuple(uniforms.shape)}, not {(len(prompts), max_new_tokens)}")
-        if not all(prompts):
-            raise ValueError(
-                f"prompt {[len(prompt) for prompt in prompts].index(0)} is empty; there is nothing to condition on"
-            )
+            raise ValueError(f"max_new_tokens is {max_new_tokens}; set `rollout.max_action_tokens` to 1 or more")
+        if uniforms.shape != (len(prompts), max_new_tokens):
+            raise ValueError(f"uniforms is {tuple(uniforms.shape)}, not {(len(prompts), max_new_tokens)}")
+        if not ((uniforms >= 0) & (uniforms < 1)).all():
+            raise ValueError("uniforms has values outside [0, 1)")
+        lengths = [len(prompt) for prompt in prompts]
+        if 0 in lengths:
+            raise ValueError(f"prompt {lengths.index(0)} is empty; a prompt needs at least one token")
         window = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        longest = max(map(len, prompts), default=0)
-        if window is not None and longest + max_new_tokens > window:
+        if window is not None and max(lengths, default=0) > window - max_new_tokens:
             raise ValueError(
-                f"a prompt of {longest} tokens and an action of up to {max_new_tokens} do not fit the model's "
-                f"{window} positions; shorten `rollout.prompt` to {window - max_new_tokens} tokens or lower "
+                f"a prompt has {max(lengths)} tokens; with {max_new_tokens} for the action, at most "
+                f"{window - max_new_tokens} fit the model's {window} positions: shorten `rollout.prompt` or lower "
                 "`rollout.max_action_tokens`"
             )
 
     def _decode_batches(self, prompts: list[list[int]], max_new_tokens: int) -> Iterator[list[int]]:
-        """Row numbers by batch; equal prompts are neighbours, so that a batch boundary rarely parts them."""
+        """Row numbers of each batch, shortest prompt first, equal prompts side by side."""
         order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), prompts[row]))
         while order:
-            width = len(prompts[order[-1]]) + max_new_tokens
-            count = max(1, self.max_batch_tokens // width)
+            count = max(1, self.max_batch_tokens // (len(prompts[order[-1]]) + max_new_tokens))
             yield order[-count:]
             del order[-count:]
 
     def _prefill(self, prompts: list[list[int]], room: int) -> Cache:
-        """Reads all but the last token of every prompt; row b of the cache is that context, padded on the left.
+        """Read all but the last token of every prompt, which is the first one to decode: no logits are needed here.
 
-        The last token is the first one decoded: no prefill position ever needs its logits.
+        Cache row b is that context of prompt b, padded on the left, with `room` free places on the right.
         """
-        contexts = sorted({tuple(prompt[:-1]) for prompt in prompts}, key=len)
-        prefix = shared_prefix(contexts)
-        prefix_cache = self._read([prefix], None) if prefix else None
-        lengths = [len(context) - len(prefix) for context in contexts]
-        states = [
-            self._read([context[len(prefix) :] for context in contexts[rows]], prefix_cache)
-            for rows in buckets(lengths)
-        ]
-        index = {context: row for row, context in enumerate(contexts)}
-        return self._gather(states, [index[tuple(prompt[:-1])] for prompt in prompts], [len(p) - 1 for p in prompts], room)
+        device = self.model.device
+        contexts = [tuple(prompt[:-1]) for prompt in prompts]
+        unique = list(dict.fromkeys(contexts))  # ascending in length, as the prompts are
+        kind = "cpu" if device.type == "cpu" else "other"
+        shared = shared_prefix_length(unique)
+        shared = shared if shared * (len(unique) - 1) > CALL_COST[kind] else 0
+        prefix = self._read([unique[0][:shared]], None) if shared else None
 
-    def _read(self, sequences, prefix):
-        """Keys and values of every layer, [rows, heads, tokens, size], after the sequences; right padded.
+        width = max(1, len(unique[-1]))
+        columns = torch.arange(width + room, device=device) - width
+        parts: list[list[LayerStates]] = []
+        for bucket in buckets([len(context) - shared for context in unique], READ_TOKENS[kind], CALL_COST[kind]):
+            states = self._read([context[shared:] for context in unique[bucket]], prefix)
+            index = {context: row for row, context in enumerate(unique[bucket])}
+            members = [context for context in contexts if context in index]
+            source = torch.tensor([index[context] for context in members], device=device)
+            lengths = torch.tensor([len(context) for context in members], device=device)
+            parts.append(align_right(states, source, columns + lengths[:, None]))
+        layers = zip(*parts, strict=True)
+        return Cache(layers=[RoomyLayer(*map(torch.cat, zip(*layer, strict=True)), width) for layer in layers])
 
-        Padding on the right is invisible to causal attention: no mask is needed.
-        """
-        width = max(1, max(map(len, sequences)))
-        padded = [[*sequence, *[self.pad_token_id] * (width - len(sequence))] for sequence in sequences]
-        if prefix is None:
-            cache, start = DynamicCache(), 0
-        else:
-            cache = DynamicCache(
-                [(k.expand(len(padded), -1, -1, -1), v.expand(len(padded), -1, -1, -1)) for k, v in prefix]
-            )
-            start = cache.get_seq_length()
+    def _read(self, sequences: Sequence[Sequence[int]], prefix: list[LayerStates] | None) -> list[LayerStates]:
+        """Keys and values after each sequence, behind the prefix; padded on the right, where causal attention
+        does not look: no mask is needed."""
+        rows, width = len(sequences), max(1, *map(len, sequences))
+        ids = [[*sequence, *[self.pad_token_id] * (width - len(sequence))] for sequence in sequences]
+        cache = DynamicCache(prefix and [tuple(t.expand(rows, -1, -1, -1) for t in layer) for layer in prefix])
+        start = cache.get_seq_length()
         device = self.model.device
         self.model(
-            input_ids=torch.tensor(padded, device=device),
+            input_ids=torch.tensor(ids, device=device),
             position_ids=torch.arange(start, start + width, device=device)[None],
             past_key_values=cache,
             use_cache=True,
@@ -137,35 +146,14 @@ class NativeSampler:
         )
         return [(layer.keys, layer.values) for layer in cache.layers]
 
-    def _gather(self, states, source: list[int], lengths: list[int], room: int) -> Cache:
-        """One cache row per prompt: copies each row's source, its padding moved from the right to the left."""
-        device = self.model.device
-        width = max(1, max(lengths))
-        positions = torch.arange(width + room, device=device) - (width - torch.tensor(lengths, device=device)[:, None])
-        positions = positions.clamp(0, width - 1)[:, None, :]
-        rows = torch.tensor(source, device=device)[:, None, None]
-
-        def merge(parts):
-            heads = torch.arange(parts[0].shape[1], device=device)[:, None]
-            padded = [nn.functional.pad(part, (0, 0, 0, width - part.shape[2])) for part in parts]
-            return torch.cat(padded)[rows, heads, positions]
-
-        return Cache(
-            layers=[
-                RoomyLayer(merge([part[layer][0] for part in states]), merge([part[layer][1] for part in states]), width)
-                for layer in range(len(states[0]))
-            ]
-        )
-
-    def _decode(
-        self, prompts: list[list[int]], cache: Cache, temperature: float, uniforms: Tensor
-    ) -> list[Generation]:
+    def _decode(self, prompts: list[list[int]], cache: Cache, temperature: float, uniforms: Tensor) -> list[Generation]:
         count, steps = uniforms.shape
         device = uniforms.device
         width = cache.get_seq_length()
-        lengths = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
-        mask = torch.arange(width + steps, device=device) >= width - lengths[:, None]
-        stop_tokens = torch.tensor(sorted(self.stop_token_ids), device=device)
+        positions = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
+        mask = torch.arange(width + steps, device=device) >= width - positions[:, None]
+        padded = not bool(mask.all())
+        stop_tokens = torch.tensor(sorted(self.stop_token_ids), dtype=torch.long, device=device)
         current = torch.tensor([prompt[-1] for prompt in prompts], device=device)
         tokens = torch.full((count, steps), self.pad_token_id, device=device)
         logprobs, entropies = torch.zeros(2, count, steps, device=device)
@@ -174,88 +162,99 @@ class NativeSampler:
         for step in range(steps):
             logits = self.model(
                 input_ids=current[:, None],
-                attention_mask=mask[:, : width + step + 1],
-                position_ids=(lengths + step)[:, None],
+                attention_mask=mask[:, : width + step + 1] if padded else None,
+                position_ids=positions[:, None] + step,
                 past_key_values=cache,
                 use_cache=True,
             ).logits[:, -1]
-            current, logprob, entropy = draw(logits, temperature, uniforms[rows, step])
-            tokens[rows, step], logprobs[rows, step], entropies[rows, step] = current, logprob, entropy
-            finished = finished | torch.isin(current, stop_tokens)
-            remaining = len(rows) - int(finished.sum())
-            if remaining == 0:
+            current, logprobs[rows, step], entropies[rows, step] = draw(logits, temperature, uniforms[rows, step])
+            tokens[rows, step] = current
+            finished |= torch.isin(current, stop_tokens)
+            left = len(rows) - int(finished.sum())
+            if left == 0:
                 break
-            if remaining <= len(rows) // 2:
+            if left <= len(rows) // 2:  # fewer rows repay the copy of their cache
                 keep = (~finished).nonzero().flatten()
                 cache.batch_select_indices(keep)
-                rows, current, lengths, mask, finished = (
-                    tensor[keep] for tensor in (rows, current, lengths, mask, finished)
-                )
-        columns = tokens.tolist(), logprobs.tolist(), entropies.tolist()
-        return [self._trim(*row) for row in zip(*columns, strict=True)]
+                rows, current, positions, mask = rows[keep], current[keep], positions[keep], mask[keep]
+                finished = finished[keep]
+        if not logprobs.isfinite().all():
+            raise FloatingPointError("the model's logits are not finite: its weights have diverged")
+        table = zip(tokens.tolist(), logprobs.tolist(), entropies.tolist(), strict=True)
+        return [self._cut(*row) for row in table]
 
-    def _trim(self, tokens: list[int], logprobs: list[float], entropies: list[float]) -> Generation:
-        """Cuts a row after its first stop token: what was drawn later is an artefact of the batch."""
-        end = next((i + 1 for i, token in enumerate(tokens) if token in self.stop_token_ids), None)
+    def _cut(self, tokens: list[int], logprobs: list[float], entropies: list[float]) -> Generation:
+        """Drop what a row drew after its stop token, while it waited for the others."""
+        end = next((place for place, token in enumerate(tokens, 1) if token in self.stop_token_ids), None)
         return Generation(tokens[:end], logprobs[:end], entropies[:end], stopped=end is not None)
 
 
 class RoomyLayer(DynamicLayer):
-    """Keys and values with room for the whole action: a new token is written in place, nothing is copied to append it."""
+    """A cache layer with its last places set aside: a new token is written there instead of copying everything."""
 
     def __init__(self, keys: Tensor, values: Tensor, used: int) -> None:
         super().__init__()
         self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
-        self._fill((keys, values), used)
+        self._hold(keys, values, used)
 
-    def _fill(self, storage: tuple[Tensor, Tensor], used: int) -> None:
-        self.storage = storage
-        self.keys, self.values = (tensor[:, :, :used] for tensor in storage)
+    def _hold(self, keys: Tensor, values: Tensor, used: int) -> None:
+        self.storage = keys, values
+        self.keys, self.values = keys[:, :, :used], values[:, :, :used]
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        used = self.get_seq_length()
-        end = used + key_states.shape[2]
-        self.storage[0][:, :, used:end] = key_states
-        self.storage[1][:, :, used:end] = value_states
-        self._fill(self.storage, end)
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> LayerStates:
+        used, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
+        for storage, states in zip(self.storage, (key_states, value_states), strict=True):
+            storage[:, :, used:end] = states
+        self._hold(*self.storage, end)
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        self._fill((self.storage[0][indices], self.storage[1][indices]), self.get_seq_length())
+        self._hold(*(storage[indices] for storage in self.storage), self.keys.shape[2])
+
+
+def align_right(states: list[LayerStates], source: Tensor, places: Tensor) -> list[LayerStates]:
+    """Copies with row b, column c taken from row source[b], token places[b, c]; outside the tokens, anything."""
+    heads, tokens = states[0][0].shape[1:3]
+    index = (
+        source[:, None, None],
+        torch.arange(heads, device=source.device)[:, None],
+        places.clamp(0, tokens - 1)[:, None, :],
+    )
+    return [(keys[index], values[index]) for keys, values in states]
 
 
 def draw(logits: Tensor, temperature: float, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Inverse-CDF draw: the first token whose cumulative probability exceeds its uniform number.
 
-    logits [B, V], uniforms [B] -> token ids [B], their log-probs [B] and the entropies [B] in nats.
+    logits [B, V], uniforms [B] -> token ids [B], their log-probs [B] and the entropies [B], in nats.
     """
     logprobs = torch.log_softmax(logits.float() / (temperature or 1.0), dim=-1)
     probabilities = logprobs.exp()
     if temperature == 0:
-        tokens = logprobs.argmax(-1)
+        tokens = logprobs.argmax(-1, keepdim=True)
     else:
         cumulative = probabilities.double().cumsum(-1)
         total = cumulative[:, -1:]
+        # Strictly below the total, so that the search ends at a token of positive probability whatever the rounding.
         target = torch.minimum(uniforms[:, None] * total, total.nextafter(torch.zeros_like(total)))
-        tokens = torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)
-    return tokens, logprobs.gather(-1, tokens[:, None]).squeeze(-1), torch.special.entr(probabilities).sum(-1)
+        tokens = torch.searchsorted(cumulative, target, right=True).clamp_max(logits.shape[-1] - 1)
+    return tokens[:, 0], logprobs.gather(-1, tokens)[:, 0], torch.special.entr(probabilities).sum(-1)
 
 
-def shared_prefix(contexts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """The common beginning of all contexts, or () where reading it apart would cost more than it saves."""
-    first, last = min(contexts), max(contexts)
-    length = next((i for i, pair in enumerate(zip(first, last)) if pair[0] != pair[1]), min(len(first), len(last)))
-    return first[:length] if (len(contexts) - 1) * length > FORWARD_OVERHEAD else ()
+def shared_prefix_length(sequences: Sequence[tuple[int, ...]]) -> int:
+    """Tokens that all sequences begin with: what the first and the last in dictionary order have in common."""
+    pairs = zip(min(sequences), max(sequences), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def buckets(lengths: Sequence[int]) -> Iterable[slice]:
-    """Cuts ascending lengths into slices whose padding costs less than the forward call that would avoid it."""
-    start, waste = 0, 0
+def buckets(lengths: Sequence[int], max_tokens: int, max_padding: int) -> Iterator[slice]:
+    """Cut ascending lengths into slices of at most max_tokens (one row always fits) and max_padding of padding."""
+    start = padding = 0
     for end in range(1, len(lengths)):
-        waste += (end - start) * (lengths[end] - lengths[end - 1])
-        if waste > FORWARD_OVERHEAD:
+        padding += (end - start) * (lengths[end] - lengths[end - 1])
+        if padding > max_padding or (end - start + 1) * lengths[end] > max_tokens:
             yield slice(start, end)
-            start, waste = end, 0
+            start, padding = end, 0
     yield slice(start, len(lengths))
 
 

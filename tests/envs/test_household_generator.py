@@ -115,8 +115,7 @@ def test_the_explorer_believes_the_text() -> None:
     """It opens the closed thing it faces, and treats an object again that somebody cooled after heating."""
     explorer = ExplorerExpert(random.Random(0), "put a hot mug in shelf.")
     away = ["go to fridge 1", "go to microwave 1", "go to shelf 1"]
-    places = [explorer.act("You see a fridge 1, a microwave 1, and a shelf 1.", away).removeprefix("go to ")]
-    assert places[0] in ("fridge 1", "microwave 1", "shelf 1")
+    assert explorer.act("You see a fridge 1, a microwave 1, and a shelf 1.", away) in away
     closed = explorer.act(
         "You arrive at fridge 1. The fridge 1 is closed.", ["examine fridge 1", "open fridge 1", *away]
     )

@@ -29,9 +29,10 @@ def recordings(shared: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def official(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder that contains json_2.1.1: ALFWORLD_DATA, else all of valid_seen and the recorded games, unpacked."""
+    """The folder of the splits: below ALFWORLD_DATA, else all of valid_seen and the recorded games, unpacked."""
     if "ALFWORLD_DATA" in os.environ:
-        yield Path(os.environ["ALFWORLD_DATA"])
+        folder = Path(os.environ["ALFWORLD_DATA"])
+        yield folder / "json_2.1.1" if (folder / "json_2.1.1").is_dir() else folder
         return
     archive = request.getfixturevalue("shared") / "data" / "alfworld" / "json_2.1.1.tar.xz"
     if not archive.is_file():
@@ -40,17 +41,10 @@ def official(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("alfworld")
     with tarfile.open(archive, "r|xz") as members:
         for member in members:
-            name = member.name.removeprefix("./").removeprefix("json_2.1.1/")
-            if name in recorded or name.startswith("valid_seen/"):
-                member.name = f"json_2.1.1/{name}"
+            if member.name in recorded or member.name.startswith("valid_seen/"):
                 members.extract(member, folder, filter="data")
     yield folder
     shutil.rmtree(folder)
-
-
-def game_path(official: Path, game: str) -> str:
-    nested = official / "json_2.1.1" / game
-    return str(nested if nested.exists() else official / game)
 
 
 def differences(env: HouseholdEnv, record: dict[str, Any]) -> list[str]:
@@ -67,7 +61,7 @@ def differences(env: HouseholdEnv, record: dict[str, Any]) -> list[str]:
 def test_every_recorded_step_is_reproduced_exactly(official: Path, recordings: list[dict[str, Any]]) -> None:
     wrong = {}
     for record in recordings:
-        env = HouseholdEnv(game_file=game_path(official, record["game"]))
+        env = HouseholdEnv(game_file=str(official / record["game"]))
         if found := differences(env, record):
             wrong[record["game"], record["phase"]] = found
     assert not wrong
@@ -78,7 +72,7 @@ def test_the_recordings_would_notice_a_changed_word(official: Path, recordings: 
     record = json.loads(json.dumps(recordings[0]))
     record["steps"][0][1] += " "
     record["steps"][1][2].pop()
-    env = HouseholdEnv(game_file=game_path(official, record["game"]))
+    env = HouseholdEnv(game_file=str(official / record["game"]))
     assert differences(env, record) == [record["steps"][0][0], record["steps"][1][0]]
 
 
@@ -125,15 +119,18 @@ def all_tasks(env: HouseholdEnv) -> list[str]:
     return [env.reset(seed=seed)[1]["task"] for seed in range(env.num_tasks or 0)]
 
 
-def test_the_data_path_may_be_any_of_three_folders(official: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SOME_GAMES", str(official))
+def test_the_data_path_may_be_any_of_three_folders(
+    official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json_2.1.1").symlink_to(official)
+    monkeypatch.setenv("SOME_GAMES", str(tmp_path))
     expected = HouseholdEnv("val", data_path=str(official)).reset(seed=0)
-    for path in ("$SOME_GAMES", official / "json_2.1.1", official / "json_2.1.1" / "valid_seen"):
+    for path in ("$SOME_GAMES", tmp_path / "json_2.1.1", tmp_path / "json_2.1.1" / "valid_seen"):
         assert HouseholdEnv("val", data_path=str(path)).reset(seed=0) == expected
 
 
 def test_a_group_shares_the_parsed_game(official: Path, recordings: list[dict[str, Any]]) -> None:
-    path = game_path(official, recordings[0]["game"])
+    path = str(official / recordings[0]["game"])
     members = [HouseholdEnv(game_file=path) for _ in range(2)]
     for member in members:
         member.reset(seed=0)
@@ -144,16 +141,14 @@ def test_a_group_shares_the_parsed_game(official: Path, recordings: list[dict[st
 def test_official_games_refuse_what_does_not_apply(
     official: Path, recordings: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    path = game_path(official, recordings[0]["game"])
+    path = str(official / recordings[0]["game"])
     task = load_game(path).goal.task
     others = [name for name in ("pick", "look") if name != task][:1]
     for message, arguments in {
         rf"game_file=.* is a '{task}' game, but tasks=": {"game_file": path, "tasks": others},
         "receptacles=3, objects=8 shape generated houses": {"game_file": path, "receptacles": 3},
         "num_tasks=2: expected between 1 and 1": {"game_file": path, "num_tasks": 2},
-        "is the valid_seen folder, but split='train' plays train": {
-            "data_path": str(official / "json_2.1.1" / "valid_seen")
-        },
+        "is the valid_seen folder, but split='train' plays train": {"data_path": str(official / "valid_seen")},
     }.items():
         with pytest.raises(ValueError, match=message):
             HouseholdEnv(**arguments)

@@ -1,0 +1,77 @@
+"""Task order and the cutting of updates."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paw_lightning.datamodule import RolloutDataModule, split_evenly
+from paw_lightning.tokenization import Row
+from tests.test_module import make_rollout, transition
+
+
+class Source:
+    """A source that only knows how many tasks there are."""
+
+    def __init__(self, count: int | None) -> None:
+        self.count = count
+
+    def num_tasks(self, split: str) -> int | None:
+        return self.count
+
+
+def data(count: int | None, **settings) -> RolloutDataModule:
+    module = RolloutDataModule(**settings)
+    module.source = Source(count)
+    return module
+
+
+def test_endless_tasks_are_never_repeated() -> None:
+    module = data(None, groups=3)
+    assert [module.train_tasks(i) for i in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+
+
+def test_finite_tasks_come_in_shuffled_passes() -> None:
+    """5 tasks, 2 at a time: iterations 0..4 are two passes, each holding every task once."""
+    module = data(5, groups=2)
+    tasks = [task for i in range(5) for task in module.train_tasks(i)]
+    assert sorted(tasks[:5]) == sorted(tasks[5:]) == [0, 1, 2, 3, 4]
+    assert tasks[:5] != tasks[5:] or tasks[:5] != sorted(tasks[:5])
+    assert module.train_tasks(3) == data(5, groups=2).train_tasks(3), "a resumed run goes on in the same order"
+    assert tasks != [task for i in range(5) for task in data(5, groups=2, seed=1).train_tasks(i)]
+
+
+def test_evaluation_plays_each_task_once() -> None:
+    assert data(None, validation_tasks=4).evaluation_seeds("val") == [0, 1, 2, 3]
+    assert data(3, test_tasks=10).evaluation_seeds("test") == [0, 1, 2]
+    assert len(data(None, validation_tasks=10, evaluation_batch=4).val_dataloader()) == 3
+
+
+def test_minibatches_partition_the_update() -> None:
+    rollout = make_rollout()
+    parts = data(None, minibatches=2).minibatch_rows(rollout)
+    ids = sorted(id(row.transition) for rows in parts for row in rows)
+    assert ids == sorted(id(t) for t in rollout.transitions)
+
+
+def test_too_few_transitions_for_the_steps_is_an_error_that_names_the_key() -> None:
+    with pytest.raises(ValueError, match=r"6 transitions for 7 optimizer steps.*data\.minibatches"):
+        data(None, minibatches=7).minibatch_rows(make_rollout())
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=40), st.integers(1, 10))
+def test_split_evenly_keeps_every_row_once_in_exactly_so_many_parts(lengths: list[int], parts: int) -> None:
+    rows = [Row(transition(length, [60], [], 0.0), 1.0, 0.0, 0.0) for length in lengths]
+    pieces = split_evenly(rows, parts, lambda row: row.length)
+    assert len(pieces) == parts and all(pieces)
+    weighted = [id(row) for piece in pieces for row in piece if row.policy_weight]
+    assert sorted(weighted) == sorted(map(id, rows))
+
+
+def test_split_evenly_balances_tokens() -> None:
+    """Lengths 2..11 (prompt + 1), 65 tokens in 2 parts: 2..8 are 35, the rest 9+10+11 are 30."""
+    rows = [Row(transition(length, [60], [], 0.0), 1.0, 0.0, 0.0) for length in range(10, 0, -1)]
+    first, second = split_evenly(rows, 2, lambda row: row.length)
+    assert [row.length for row in first] == [2, 3, 4, 5, 6, 7, 8]
+    assert [row.length for row in second] == [9, 10, 11]
