@@ -179,6 +179,15 @@ def gae(rewards: Tensor, values: Tensor, *, gamma: float = 1.0, gae_lambda: floa
     return result, result + values.detach()
 
 
+@dataclass(frozen=True)
+class NoReward:
+    """A = 0: the policy loss vanishes and only the world model (and a KL term) trains, a control without reward."""
+
+    def __call__(self, group: RolloutGroup) -> list[float]:
+        """One zero per transition."""
+        return [0.0 for _ in group.transitions]
+
+
 def discounted_returns(rewards: Sequence[float], gamma: float) -> list[float]:
     """G_t = r_t + gamma G_{t+1}, one per turn."""
     returns, following = [], 0.0

@@ -19,6 +19,7 @@ SECTIONS = {
     "rollout": callbacks.EnvironmentLoop,
     "entropy_selection": callbacks.EntropySelection,
     "reward_balance": callbacks.RewardBalance,
+    "target_control": callbacks.TargetControl,
     "rollout_samples": callbacks.RolloutSamples,
     "policy_export": callbacks.PolicyExport,
     "success_report": callbacks.SuccessReport,

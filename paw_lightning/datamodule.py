@@ -124,14 +124,14 @@ class RolloutDataModule(L.LightningDataModule):
         wm_weights = wm_token_weights(
             group_of,
             [t.wm_selected for t in transitions],
-            [len(t.observation_ids) for t in transitions],
+            [len(t.target_ids) for t in transitions],
             coefficients,
         )
         order = torch.randperm(len(transitions), generator=generator(self.seed, "rows", rollout.iteration)).tolist()
         if len(transitions) < self.minibatches:
             raise ValueError(
-                f"the rollout has {len(transitions)} transitions for {self.minibatches} optimizer steps; wanted at least "
-                "one each: lower data.minibatches or raise data.groups"
+                f"the rollout has {len(transitions)} transitions for {self.minibatches} optimizer steps; wanted at "
+                "least one each: lower data.minibatches or raise data.groups"
             )
         parts = []
         for part in range(self.minibatches):

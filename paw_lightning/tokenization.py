@@ -215,16 +215,11 @@ class Row:
     wm_coefficient: float
 
     @property
-    def target_ids(self) -> list[int]:
-        """World-model targets; an unselected transition's observation is not even appended."""
-        return self.transition.observation_ids if self.transition.wm_selected else []
-
-    @property
     def length(self) -> int:
         """Tokens of the row without padding."""
         t = self.transition
         context = len(t.prompt_ids) + len(t.action_ids)
-        return context + len(t.bridge_ids) + len(self.target_ids) if self.target_ids else context
+        return context + len(t.bridge_ids) + len(t.target_ids) if t.target_ids else context
 
 
 def collate(rows: Sequence[Row], pad_token_id: int, *, on_policy: bool) -> Minibatch:
@@ -245,7 +240,7 @@ def collate(rows: Sequence[Row], pad_token_id: int, *, on_policy: bool) -> Minib
         "lambda": [],
     }
     for i, row in enumerate(rows):
-        t, targets = row.transition, row.target_ids
+        t, targets = row.transition, row.transition.target_ids
         assert t.old_logprobs is not None, "scoring writes old_logprobs before collate"
         start, stop = len(t.prompt_ids), len(t.prompt_ids) + len(t.action_ids)
         ids = t.prompt_ids + t.action_ids + (t.bridge_ids + targets if targets else [])

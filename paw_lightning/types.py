@@ -55,6 +55,17 @@ class Transition:
     wm_selected: bool = False
     """The transition is in S_alpha: its observation is appended and predicted."""
 
+    # Written by TargetControl.
+    control_ids: list[int] | None = None
+    """Token ids that take the observation's place as targets; None where the true observation is predicted."""
+
+    @property
+    def target_ids(self) -> list[int]:
+        """What the world model predicts; empty for an unselected transition: its observation is not even appended."""
+        if not self.wm_selected:
+            return []
+        return self.observation_ids if self.control_ids is None else self.control_ids
+
 
 @dataclass
 class Episode:

@@ -31,13 +31,15 @@ def arguments(settings: dict[str, Any]) -> list[str]:
     return [f"--{key}={'null' if value is None else value}" for key, value in settings.items()]
 
 
-def fit(directory: Path, model: str, configs: tuple[Path, ...] = (), **settings: Any) -> PaWCLI:
-    """Run `fit` with the toy world's settings (or with config files), `__` in a name standing for a dot."""
+def fit(
+    directory: Path, model: str, configs: tuple[Path, ...] = (), *, command: str = "fit", **settings: Any
+) -> PaWCLI:
+    """Run a command with the toy world's settings (or with config files), `__` in a name standing for a dot."""
     overrides = {name.replace("__", "."): value for name, value in settings.items()}
     base = {} if configs else TOY
     logger = {"trainer.logger.init_args.save_dir": directory, "model.path": model}
     files = [f"--config={path}" for path in configs]
-    return main(["fit", *files, *arguments({**base, **logger, **overrides})])
+    return main([command, *files, *arguments({**base, **logger, **overrides})])
 
 
 def weights(cli: PaWCLI) -> dict[str, torch.Tensor]:

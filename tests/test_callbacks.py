@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from paw_lightning.callbacks import EntropySelection, RewardBalance
+from paw_lightning.callbacks import EntropySelection, RewardBalance, TargetControl
 from paw_lightning.callbacks.environment_loop import rollout_metrics
 from paw_lightning.callbacks.rollout_samples import render
+from paw_lightning.module import PaWModule
 from paw_lightning.types import Rollout
 from tests import runs
 from tests.test_module import make_rollout
@@ -62,6 +64,36 @@ def test_nothing_selected_needs_no_largest_return() -> None:
     for t in rollout.transitions:
         t.wm_selected = False
     RewardBalance().on_rollout_end(None, None, rollout)
+
+
+def controlled(rollout: Rollout, targets: str, module) -> list[list[int]]:
+    """The update's targets under a control; datamodule.seed is all it needs of a trainer."""
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(seed=1))
+    TargetControl(targets).on_rollout_end(trainer, module, rollout)
+    return [t.target_ids for t in rollout.transitions]
+
+
+def test_shuffled_targets_are_the_same_observations_elsewhere(tiny_model_dir: str) -> None:
+    module, rollout = PaWModule(tiny_model_dir), make_rollout()
+    true = [t.target_ids for t in rollout.transitions]
+    shuffled = controlled(rollout, "shuffled", module)
+    assert shuffled != true and sorted(shuffled) == sorted(true)
+    assert [bool(ids) for ids in shuffled] == [t.wm_selected for t in rollout.transitions]
+    assert controlled(make_rollout(), "shuffled", module) == shuffled, "a resumed run shuffles alike"
+
+
+def test_random_targets_have_the_same_lengths_and_no_control_tokens(tiny_model_dir: str) -> None:
+    module, rollout = PaWModule(tiny_model_dir), make_rollout()
+    true = [t.target_ids for t in rollout.transitions]
+    drawn = controlled(rollout, "random_tokens", module)
+    assert drawn != true and list(map(len, drawn)) == list(map(len, true))
+    assert not set(module.tokenizer.all_special_ids) & {i for ids in drawn for i in ids}
+
+
+def test_true_targets_are_left_alone(tiny_model_dir: str) -> None:
+    rollout = make_rollout()
+    true = [t.target_ids for t in rollout.transitions]
+    assert controlled(rollout, "true", PaWModule(tiny_model_dir)) == true
 
 
 def test_rollout_metrics_by_hand() -> None:

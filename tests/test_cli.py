@@ -83,6 +83,9 @@ def test_alpha_zero_switches_every_world_model_setting_off(tiny_model_dir: str, 
         {"rollout__temperature": 0.5},
         {"rollout__prompt__history_length": 0},
         {"rollout__max_observation_tokens": 5},
+        {"rollout__advantage": "paw_lightning.advantages.NoReward"},
+        {"target_control__targets": "shuffled"},
+        {"target_control__targets": "random_tokens"},
         {"seed_everything": 3},
     ],
     ids=lambda change: ",".join(f"{k}={v}" for k, v in change.items()),
@@ -159,6 +162,24 @@ def test_failing_environment_is_counted_and_the_run_goes_on(tiny_model_dir: str,
 def test_environment_that_always_fails_stops_the_run_with_its_cause(tiny_model_dir: str, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="ConnectionError: the world fell over"):
         runs.fit(tmp_path, tiny_model_dir, rollout__environment__fail_on=0, data__groups=1)
+
+
+@pytest.mark.parametrize(("command", "prefix"), [("validate", "val"), ("test", "test")])
+def test_evaluation_of_a_checkpoint(command: str, prefix: str, tiny_model_dir: str, tmp_path: Path) -> None:
+    trained = runs.fit(tmp_path / "a", tiny_model_dir)
+    checkpoint = runs.log_dir(trained) / "checkpoints" / "last.ckpt"
+    settings = {"command": command, "data__test_tasks": 4, "ckpt_path": checkpoint}
+    cli = runs.fit(tmp_path / "b", tiny_model_dir, **settings)
+    measured = float(cli.trainer.callback_metrics[f"{prefix}/success_rate"])
+    if command == "validate":
+        assert measured == float(trained.trainer.callback_metrics["val/success_rate"]), "same tasks, same weights"
+    assert measured in (0.0, 0.25, 0.5, 0.75, 1.0), "four tasks were played"
+
+
+def test_several_devices_are_refused_until_they_are_right(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("lightning.Trainer.world_size", property(lambda self: 2))
+    with pytest.raises(NotImplementedError, match=r"trainer\.devices"):
+        runs.fit(tmp_path, tiny_model_dir)
 
 
 def test_alpha_of_the_class_is_checked_too() -> None:

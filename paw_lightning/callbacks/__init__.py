@@ -9,6 +9,7 @@ from paw_lightning.callbacks.progress import IterationProgressBar
 from paw_lightning.callbacks.reward_balance import RewardBalance
 from paw_lightning.callbacks.rollout_samples import RolloutSamples
 from paw_lightning.callbacks.success_report import SuccessReport
+from paw_lightning.callbacks.target_control import TargetControl
 
 __all__ = [
     "EntropySelection",
@@ -20,4 +21,5 @@ __all__ = [
     "RolloutCallback",
     "RolloutSamples",
     "SuccessReport",
+    "TargetControl",
 ]

@@ -72,6 +72,12 @@ class EnvironmentLoop(L.Callback):
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, RolloutDataModule) or not isinstance(pl_module, PaWModule):
             raise TypeError("EnvironmentLoop needs a PaWModule and a RolloutDataModule")
+        if trainer.world_size > 1:
+            # Every rank would play the same episodes: right, and useless.
+            raise NotImplementedError(
+                f"{trainer.world_size} processes were asked for; rollouts are not yet spread over ranks: set "
+                "trainer.devices and trainer.num_nodes to 1"
+            )
         self.trainer, self.module, self.seed = trainer, pl_module, data.seed
         pl_module.temperature = self.temperature
         data.source = self

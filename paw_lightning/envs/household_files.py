@@ -26,7 +26,14 @@ SPLIT_FOLDERS = {"train": "train", "val": "valid_seen", "test": "valid_unseen"}
 
 
 def expand(path: str | os.PathLike[str]) -> str:
-    """Replace ``~`` and environment variables."""
+    """Replace ``~`` and environment variables.
+
+    Raises:
+        ValueError: a variable is not set.
+    """
+    for name in re.findall(r"\$\{?(\w+)", os.fspath(path)):
+        if name not in os.environ:
+            raise ValueError(f"data_path or game_file is {path!r}, but the environment variable {name} is not set")
     return os.path.expanduser(os.path.expandvars(path))
 
 

@@ -23,7 +23,7 @@ def linear_logprob(
 
     cap(z) = softcap * tanh(z / softcap), or z without a softcap. Both results carry gradients to hidden, weight
     and bias: d log p_y / dz = onehot(y) - p and dH / dz = -p (log p + H). The logits are made chunk by chunk,
-    once forward and once again backward, so that memory does not grow with N x V.
+    once forward and, for tokens with a gradient, once again backward: memory does not grow with N x V.
 
     Args:
         hidden: float [N, H]; N may be 0.
@@ -56,12 +56,11 @@ class _LinearLogprob(torch.autograd.Function):
         ctx.temperature, ctx.softcap, ctx.chunk_rows = temperature, softcap, chunk_rows
         ctx.matmul_dtype = _matmul_dtype(hidden)
         projection = weight.to(ctx.matmul_dtype)  # not saved: a sharded weight may be freed until backward
-        logprobs = hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
-        entropies, normalizers = torch.empty_like(logprobs), torch.empty_like(logprobs)
-        for rows in _chunks(len(hidden), ctx.chunk_rows):
-            z = _logits(ctx, hidden[rows], projection, bias)
-            logprobs[rows], entropies[rows], normalizers[rows] = _statistics(z, targets[rows])
-            del z  # before the next chunk's
+        chunks = [
+            _statistics(_logits(ctx, h, projection, bias), t)
+            for h, t in zip(hidden.split(chunk_rows), targets.split(chunk_rows), strict=True)
+        ]
+        logprobs, entropies, normalizers = (torch.cat(parts) for parts in zip(*chunks, strict=True))
         ctx.save_for_backward(hidden, weight, bias, targets, normalizers, entropies)
         return logprobs, entropies
 
@@ -72,14 +71,18 @@ class _LinearLogprob(torch.autograd.Function):
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         if grad_logprobs is None:
             grad_logprobs = torch.zeros_like(normalizers)
+        trained = grad_logprobs != 0  # the clipped loss leaves most tokens without a gradient: skip them
+        if grad_entropies is not None:
+            trained |= grad_entropies != 0
         projection = weight.to(ctx.matmul_dtype)
-        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        grad_hidden = torch.zeros_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=normalizers.dtype) if needs_weight else None
         grad_bias = torch.zeros_like(bias, dtype=normalizers.dtype) if needs_bias else None
-        for rows in _chunks(len(hidden), ctx.chunk_rows):
+        for rows in trained.nonzero().squeeze(1).split(ctx.chunk_rows):
+            h = hidden[rows].to(ctx.matmul_dtype)
             dz = _logit_gradient(
                 ctx,
-                _logits(ctx, hidden[rows], projection, bias),
+                _logits(ctx, h, projection, bias),
                 targets[rows],
                 normalizers[rows],
                 entropies[rows],
@@ -90,10 +93,10 @@ class _LinearLogprob(torch.autograd.Function):
                 grad_bias += dz.sum(0)
             dz = dz.to(ctx.matmul_dtype)
             if needs_hidden:
-                grad_hidden[rows] = dz @ projection
+                grad_hidden[rows] = (dz @ projection).to(hidden.dtype)
             if needs_weight:
-                _add_product(grad_weight, dz.T, hidden[rows].to(ctx.matmul_dtype))
-            del dz
+                _add_product(grad_weight, dz.T, h)
+            del dz  # before the next chunk's
         grad_weight = grad_weight.to(weight.dtype) if needs_weight else None
         grad_bias = grad_bias.to(bias.dtype) if needs_bias else None
         return grad_hidden, grad_weight, grad_bias, None, None, None, None
@@ -156,7 +159,3 @@ def _matmul_dtype(hidden: Tensor) -> torch.dtype:
     """What a linear layer would compute in: autocast's dtype where that is on, else the input's."""
     device = hidden.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-
-
-def _chunks(count: int, size: int) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, count, size)]

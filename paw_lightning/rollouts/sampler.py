@@ -6,16 +6,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-# Prompt tokens read in one forward call, and the padding that costs as much as one more call. On CPU (measured)
-# larger reads fall out of the processor's caches; an accelerator wants few, large calls (estimates).
-READ_TOKENS = {"cpu": 2_048, "other": 16_384}
-CALL_COST = {"cpu": 64, "other": 2_048}
+# Prompt tokens to read in one forward call, and how many more of them cost as much as another call. Measured on CPU,
+# where larger reads fall out of the processor's caches; estimated for accelerators, which want few and large calls.
+READ_TOKENS, CALL_COST = {"cpu": 2_048, "accelerator": 16_384}, {"cpu": 128, "accelerator": 2_048}
 
 LayerStates = tuple[Tensor, Tensor]
 """Keys and values of one layer, each [rows, heads, tokens, head size]."""
@@ -60,7 +60,7 @@ class NativeSampler:
     ) -> list[Generation]:
         """Draw token i of row b as F^-1(uniforms[b, i]), F the cumulative distribution of softmax(logits / T).
 
-        `uniforms`, float [B, max_new_tokens] in [0, 1), is the only randomness: an action depends on no other row.
+        `uniforms`, float [B, max_new_tokens] in [0, 1), is the only randomness: rounding aside, no row sees another.
         T = 0 is greedy, and log-probs and entropies are then those of T = 1. Raises ValueError for an empty or too
         long prompt or a bad setting, FloatingPointError for logits that are not finite.
         """
@@ -104,37 +104,42 @@ class NativeSampler:
             del order[-count:]
 
     def _prefill(self, prompts: list[list[int]], room: int) -> Cache:
-        """Read all but the last token of every prompt, which is the first one to decode: no logits are needed here.
+        """Read all but the last token of every prompt: that one is decoded first, so no logits are needed here.
 
         Cache row b is that context of prompt b, padded on the left, with `room` free places on the right.
         """
         device = self.model.device
+        kind = "cpu" if device.type == "cpu" else "accelerator"
         contexts = [tuple(prompt[:-1]) for prompt in prompts]
         unique = list(dict.fromkeys(contexts))  # ascending in length, as the prompts are
-        kind = "cpu" if device.type == "cpu" else "other"
+        number = {context: place for place, context in enumerate(unique)}
+        source = torch.tensor([number[context] for context in contexts], device=device)
+        lengths = torch.tensor([len(context) for context in contexts], device=device)
+
         shared = shared_prefix_length(unique)
         shared = shared if shared * (len(unique) - 1) > CALL_COST[kind] else 0
         prefix = self._read([unique[0][:shared]], None) if shared else None
-
         width = max(1, len(unique[-1]))
         columns = torch.arange(width + room, device=device) - width
         parts: list[list[LayerStates]] = []
         for bucket in buckets([len(context) - shared for context in unique], READ_TOKENS[kind], CALL_COST[kind]):
             states = self._read([context[shared:] for context in unique[bucket]], prefix)
-            index = {context: row for row, context in enumerate(unique[bucket])}
-            members = [context for context in contexts if context in index]
-            source = torch.tensor([index[context] for context in members], device=device)
-            lengths = torch.tensor([len(context) for context in members], device=device)
-            parts.append(align_right(states, source, columns + lengths[:, None]))
-        layers = zip(*parts, strict=True)
-        return Cache(layers=[RoomyLayer(*map(torch.cat, zip(*layer, strict=True)), width) for layer in layers])
+            inside = (source >= bucket.start) & (source < bucket.stop)
+            parts.append(align_right(states, source[inside] - bucket.start, columns + lengths[inside, None]))
+        layers: list[Any] = [
+            RoomyLayer((torch.cat([keys for keys, _ in part]), torch.cat([values for _, values in part])), width)
+            for part in zip(*parts, strict=True)
+        ]
+        return Cache(layers=layers)
 
     def _read(self, sequences: Sequence[Sequence[int]], prefix: list[LayerStates] | None) -> list[LayerStates]:
-        """Keys and values after each sequence, behind the prefix; padded on the right, where causal attention
-        does not look: no mask is needed."""
+        """Return the keys and values after each sequence, the prefix in front.
+
+        Padding goes to the right, where causal attention does not look: no mask is needed.
+        """
         rows, width = len(sequences), max(1, *map(len, sequences))
         ids = [[*sequence, *[self.pad_token_id] * (width - len(sequence))] for sequence in sequences]
-        cache = DynamicCache(prefix and [tuple(t.expand(rows, -1, -1, -1) for t in layer) for layer in prefix])
+        cache: Any = DynamicCache(prefix and [tuple(t.expand(rows, -1, -1, -1) for t in layer) for layer in prefix])
         start = cache.get_seq_length()
         device = self.model.device
         self.model(
@@ -192,28 +197,28 @@ class NativeSampler:
 class RoomyLayer(DynamicLayer):
     """A cache layer with its last places set aside: a new token is written there instead of copying everything."""
 
-    def __init__(self, keys: Tensor, values: Tensor, used: int) -> None:
+    def __init__(self, storage: LayerStates, used: int) -> None:
         super().__init__()
-        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
-        self._hold(keys, values, used)
+        self.dtype, self.device, self.is_initialized = storage[0].dtype, storage[0].device, True
+        self._hold(storage, used)
 
-    def _hold(self, keys: Tensor, values: Tensor, used: int) -> None:
-        self.storage = keys, values
-        self.keys, self.values = keys[:, :, :used], values[:, :, :used]
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> LayerStates:
-        used, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
-        for storage, states in zip(self.storage, (key_states, value_states), strict=True):
-            storage[:, :, used:end] = states
-        self._hold(*self.storage, end)
+    def _hold(self, storage: LayerStates, used: int) -> LayerStates:
+        self.storage, self.used = storage, used
+        self.keys, self.values = storage[0][:, :, :used], storage[1][:, :, :used]
         return self.keys, self.values
 
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> LayerStates:
+        end = self.used + key_states.shape[2]
+        self.storage[0][:, :, self.used : end] = key_states
+        self.storage[1][:, :, self.used : end] = value_states
+        return self._hold(self.storage, end)
+
     def batch_select_indices(self, indices: Tensor) -> None:
-        self._hold(*(storage[indices] for storage in self.storage), self.keys.shape[2])
+        self._hold((self.storage[0][indices], self.storage[1][indices]), self.used)
 
 
 def align_right(states: list[LayerStates], source: Tensor, places: Tensor) -> list[LayerStates]:
-    """Copies with row b, column c taken from row source[b], token places[b, c]; outside the tokens, anything."""
+    """Copy row source[b], token places[b, c] to row b, column c; where there is no such token, anything."""
     heads, tokens = states[0][0].shape[1:3]
     index = (
         source[:, None, None],

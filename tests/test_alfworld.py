@@ -1,0 +1,122 @@
+"""The configurations for the official ALFWorld games; what needs the games skips without ALFWORLD_DATA."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, Qwen2Config
+
+from paw_lightning.envs.household import HouseholdEnv
+from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder, Turn
+from tests import runs
+from tests.conftest import ROOT, byte_tokenizer
+
+PAPER, SMALL = (ROOT / "configs" / "alfworld" / f"{name}.yaml" for name in ("paper", "small"))
+QWEN_TEMPLATE = (
+    "{% if messages[0]['role'] != 'system' %}<|start|>system\nYou are a helpful assistant.<|end|>\n{% endif %}"
+    "{% for message in messages %}<|start|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+ONE_ITERATION = {
+    "trainer__accelerator": "cpu",
+    "trainer__max_epochs": 1,
+    "trainer__check_val_every_n_epoch": 1,
+    "trainer__num_sanity_val_steps": 0,
+    "trainer__accumulate_grad_batches": 2,
+    "data__groups": 2,
+    "data__group_size": 2,
+    "data__minibatches": 2,
+    "data__validation_tasks": 2,
+    "rollout__max_steps": 3,
+    "rollout__max_action_tokens": 8,
+    "rollout__prompt__max_tokens": 6000,  # of a tokenizer that spends one token on every byte
+    "policy_export__folder": None,
+}
+
+
+@pytest.fixture
+def games() -> None:
+    if "ALFWORLD_DATA" not in os.environ:
+        pytest.skip("NO ALFWORLD GAMES: set ALFWORLD_DATA to the folder with json_2.1.1")
+
+
+@pytest.fixture(scope="module")
+def small_qwen(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Qwen2.5's architecture (grouped queries, biases, tied weights, a default system message), shrunk and random."""
+    directory = tmp_path_factory.mktemp("small-qwen")
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = QWEN_TEMPLATE
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=32_768,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.mark.parametrize("config", [PAPER, SMALL], ids=["paper", "small"])
+def test_one_iteration_on_two_official_games(config: Path, games: None, small_qwen: str, tmp_path: Path) -> None:
+    curves = runs.curves(runs.fit(tmp_path, small_qwen, (config,), **ONE_ITERATION))
+    assert list(curves["rollout/dropped_groups"].values()) == [0.0]
+    assert list(curves["rollout/episode_length"].values()) == [3.0]
+    assert list(curves["rollout/overlong_observations"].values()) == [0.0]
+    assert list(curves["wm/coefficient"].values()) == [1.0]
+
+
+@pytest.mark.parametrize("config", [PAPER, SMALL], ids=["paper", "small"])
+def test_missing_games_are_named(
+    config: Path, small_qwen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ALFWORLD_DATA", raising=False)
+    with pytest.raises(ValueError, match=r"data_path .*the environment variable ALFWORLD_DATA is not set"):
+        runs.fit(tmp_path, small_qwen, (config,), **ONE_ITERATION)
+
+
+def test_the_paper_s_prompt() -> None:
+    """The task, two past turns, the view, the actions, and what to answer with, in this order and nothing older."""
+    prompt = Prompt(**yaml.safe_load(PAPER.read_text())["rollout"]["prompt"])
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = QWEN_TEMPLATE
+    turns = [Turn(f"view {i}", f"deed {i}") for i in (1, 2, 3)]
+    ids = PromptBuilder(prompt, ChatFormat(tokenizer)).build("a task", "view 4", turns, "view 1", ["help", "look"])
+    text = tokenizer.decode(ids)
+    parts = [
+        "system",
+        "user",
+        "a task",
+        "step 4",
+        "[Observation 2] view 2\n[Action 2] deed 2\n",
+        "[Observation 3] view 3",
+    ]
+    parts += ["[Action 3] deed 3\n\n[Observation 4] view 4\n", "\n'look'\n", "<think>", "<action>", "assistant\n"]
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+    assert "view 1" not in text and "help" not in text.split("[Observation 2]")[1]
+
+
+def test_the_small_prompt_shows_every_place_and_command(games: None) -> None:
+    """A small model cannot act on what it does not see: the longest game fits with its whole history."""
+    rollout = yaml.safe_load(SMALL.read_text())["rollout"]
+    prompt = Prompt(**rollout["prompt"])
+    assert prompt.history_length >= rollout["max_steps"] - 1
+    env = HouseholdEnv("train", **rollout["environment"]["init_args"])
+    observation, info = env.reset(seed=0)
+    turns = [Turn(observation, f"go to place {i}") for i in range(rollout["max_steps"] - 1)]
+    builder = PromptBuilder(prompt, ChatFormat(byte_tokenizer()))
+    text = builder._render(info["task"], "now", turns, len(turns), observation, [])
+    assert text.startswith(observation) and text.endswith(f"now\nTask: {info['task']}")
+    assert all(turn.action in text for turn in turns)
