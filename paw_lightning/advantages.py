@@ -19,6 +19,7 @@ from paw_lightning.types import Episode, RolloutGroup
 
 Level = Literal["trajectory", "row"]
 EPSILON = 1e-6
+KEY = "rollout.advantage.init_args"  # where the configuration holds these settings
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,13 @@ class GiGPO:
     def __post_init__(self) -> None:
         _check(self.level, self.invalid_action_penalty)
         if not self.omega >= 0:
-            raise ValueError(f"GiGPO: omega is {self.omega}; wanted a weight of at least 0")
+            raise ValueError(f"{KEY}.omega is {self.omega}; wanted a weight of at least 0")
         if not 0 <= self.gamma <= 1:
-            raise ValueError(f"GiGPO: gamma is {self.gamma}; wanted a discount in [0, 1]")
+            raise ValueError(f"{KEY}.gamma is {self.gamma}; wanted a discount in [0, 1]")
         if self.normalization not in ("mean_std_norm", "mean_norm"):
-            raise ValueError(f"GiGPO: normalization is {self.normalization!r}; wanted 'mean_std_norm' or 'mean_norm'")
+            raise ValueError(f"{KEY}.normalization is {self.normalization!r}; wanted 'mean_std_norm' or 'mean_norm'")
         if not 0 < self.similarity <= 1:
-            raise ValueError(f"GiGPO: similarity is {self.similarity}; wanted a ratio in (0, 1]")
+            raise ValueError(f"{KEY}.similarity is {self.similarity}; wanted a ratio in (0, 1]")
 
     def __call__(self, group: RolloutGroup) -> list[float]:
         """One advantage per transition, in the order of `group.transitions`."""
@@ -145,7 +146,9 @@ class GAE:
     def __post_init__(self) -> None:
         _check(self.level, self.invalid_action_penalty)
         if not (0 <= self.gamma <= 1 and 0 <= self.gae_lambda <= 1):
-            raise ValueError(f"GAE: gamma is {self.gamma} and gae_lambda {self.gae_lambda}; wanted both in [0, 1]")
+            raise ValueError(
+                f"{KEY}.gamma and .gae_lambda are {self.gamma} and {self.gae_lambda}; wanted both in [0, 1]"
+            )
 
     def __call__(self, episode: Episode, values: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """(Advantages, value targets) per turn, float [A] each, from the critic's values [A] of its tokens."""
@@ -216,10 +219,10 @@ def _resembles(anchor: str, first: str, similarity: float) -> bool:
 
 def _check(level: str, invalid_action_penalty: float) -> None:
     if level not in ("trajectory", "row"):
-        raise ValueError(f"advantages: level is {level!r}; wanted 'trajectory' or 'row'")
+        raise ValueError(f"{KEY}.level is {level!r}; wanted 'trajectory' or 'row'")
     if not invalid_action_penalty >= 0:
         raise ValueError(
-            f"advantages: invalid_action_penalty is {invalid_action_penalty}; wanted at least 0, as it is subtracted"
+            f"{KEY}.invalid_action_penalty is {invalid_action_penalty}; wanted at least 0, as it is subtracted"
         )
 
 

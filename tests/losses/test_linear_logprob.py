@@ -106,6 +106,23 @@ def test_frozen_inputs_get_no_gradient(trained):
     assert [tensor.grad is not None for tensor in inputs] == [i == trained for i in range(3)]
 
 
+def test_tokens_without_a_gradient_are_left_out():
+    hidden, weight, _, targets = example(9)
+    weights = torch.tensor([0.0, 1.0, 0.0, 0.0, -2.0, 0.0, 0.5, 3.0, 0.0], dtype=torch.float64)
+    logprobs, _ = linear_logprob(hidden, weight, targets, chunk_bytes=CHUNK_OF_THREE)
+    got = torch.autograd.grad((weights * logprobs).sum(), (hidden, weight), retain_graph=True)
+    expected = torch.autograd.grad((weights * naive(hidden, weight, targets)[0]).sum(), (hidden, weight))
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+    assert not any(grad.any() for grad in torch.autograd.grad((0 * logprobs).sum(), (hidden, weight)))
+
+
+def test_a_broken_gradient_is_passed_on():
+    hidden, weight, _, targets = example(3)
+    logprobs, _ = linear_logprob(hidden, weight, targets)
+    (logprobs * torch.tensor([0.0, float("nan"), 0.0])).sum().backward()
+    assert hidden.grad.isnan().any(1).tolist() == [False, True, False]
+
+
 def test_without_gradients():
     hidden, weight, _, targets = example()
     with torch.no_grad():
