@@ -72,8 +72,8 @@ class PaWCLI(LightningCLI):
             logger.init_args.version = folder.name
 
 
-def main(args: list[str] | None = None) -> PaWCLI:
-    """Run one command line."""
+def run(args: list[str] | None = None) -> PaWCLI:
+    """Run one command line (by default the process's) and return what it built."""
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning's own use of torch
     return PaWCLI(
@@ -90,5 +90,6 @@ def main(args: list[str] | None = None) -> PaWCLI:
     )
 
 
-if __name__ == "__main__":
-    main()
+def main() -> None:
+    """The console script; what it returned would become the exit status."""
+    run()

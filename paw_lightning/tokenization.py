@@ -20,8 +20,8 @@ class Prompt:
     """How a decision context is written (config key ``rollout.prompt``).
 
     Templates are ``str.format`` strings over ``task``, ``initial_observation``, ``observation``, ``history``,
-    ``admissible_commands`` and ``step`` (1 at the first turn); ``history_turn`` is over ``observation`` (what was seen
-    before the action), ``action`` and ``step``.
+    ``admissible_commands`` and ``step`` (1 at the first turn); ``history_turn`` is over ``task``, ``observation`` (what
+    was seen before the action), ``action`` and ``step``.
     """
 
     template: str = "{initial_observation}\n{history}{observation}\nTask: {task}"
@@ -39,7 +39,7 @@ class Prompt:
         known = {"task", "initial_observation", "observation", "history", "admissible_commands", "step"}
         _check_fields("template", self.template, known)
         _check_fields("first_template", self.first_template, known)
-        _check_fields("history_turn", self.history_turn, {"observation", "action", "step"})
+        _check_fields("history_turn", self.history_turn, {"task", "observation", "action", "step"})
         if self.history_length < 0:
             raise ValueError(f"rollout.prompt.history_length is {self.history_length}; wanted 0 or more")
         if self.max_tokens < 1:
@@ -166,7 +166,7 @@ class PromptBuilder:
     ) -> str:
         first = played + 1 - len(shown)
         history = "".join(
-            self.prompt.history_turn.format(observation=turn.observation, action=turn.action, step=first + i)
+            self.prompt.history_turn.format(task=task, observation=turn.observation, action=turn.action, step=first + i)
             for i, turn in enumerate(shown)
         )
         template = self.prompt.template if played else self.prompt.first_template

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from paw_lightning.cli import PaWCLI, main
+from paw_lightning.cli import PaWCLI, run
 
 TOY = {
     "trainer.accelerator": "cpu",
@@ -39,7 +39,7 @@ def fit(
     base = {} if configs else TOY
     logger = {"trainer.logger.init_args.save_dir": directory, "model.path": model}
     files = [f"--config={path}" for path in configs]
-    return main([command, *files, *arguments({**base, **logger, **overrides})])
+    return run([command, *files, *arguments({**base, **logger, **overrides})])
 
 
 def weights(cli: PaWCLI) -> dict[str, torch.Tensor]:

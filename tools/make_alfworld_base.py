@@ -11,6 +11,7 @@ and how answers sound, but wastes about half of its turns. The same seed on the 
 from __future__ import annotations
 
 import argparse
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 import yaml
-from household_demonstrations import Example, episodes, examples
+from household_demonstrations import Example, Step, examples, play
 from make_base_policy import ASSISTANT, CHAT_TEMPLATE, END, PAD, USER, Recipe, batches, build_model, say, train
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
@@ -34,17 +35,18 @@ WORLD = ROOT / "configs" / "alfworld" / "small.yaml"
 PIECES = r"(?:\n>)? ?(?:go to|[A-Za-z]+ [0-9]+|[A-Za-z]+)|, (?:and )?a(?= )"
 """What may become one token: a name with its number, a word, the joints of a list. Short rows are most of the speed."""
 
+EPISODES_PER_GAME = 4
 RECIPE = Recipe(
     noise=0.5,
     insight=0.5,
-    houses=40_000,
-    turns_per_house=4,
+    others=2,
+    turns_per_house=8,
     vocabulary=1280,
     width=96,
     feedforward=256,
     layers=3,
     heads=4,
-    steps=1600,
+    steps=1000,
     batch=96,
 )
 
@@ -87,32 +89,44 @@ def train_tokenizer(vocabulary: int, seed: int) -> PreTrainedTokenizerFast:
     )
 
 
-def game_texts(seed: int) -> Iterator[str]:
-    """Places, tasks, commands and answers of every training game."""
+def episodes(games: int, per_game: int, seed: int, recipe: Recipe) -> Iterator[list[Step]]:
+    """Play the first training games several times each, every time with other detours."""
     env = make_environment("train")
-    for steps in episodes(env, env.num_tasks or 1, seed, noise=0.5, insight=0.5, turns=20):
+    for number in range(games * per_game):
+        rng = random.Random(f"{seed} {number}")
+        try:
+            yield play(
+                env,
+                number // per_game,
+                rng,
+                noise=recipe.noise,
+                insight=recipe.insight,
+                others=recipe.others,
+                turns=world()["max_steps"],
+            )
+        except RuntimeError:  # a detour left the player with an object that fits nowhere
+            continue
+
+
+def game_texts(seed: int) -> Iterator[str]:
+    """Places, tasks, commands and answers of training games."""
+    for steps in episodes(1000, 2, seed, RECIPE):
         yield f"{steps[0].initial}\nTask: {steps[0].task}"
         for step in steps:
-            yield f"\n> {step.action}\n{step.answer}"
-            yield step.action
+            for action in step.others:
+                yield f"\n> {action}\n{step.answer}"
+                yield action
 
 
 def demonstrations(recipe: Recipe, builder: PromptBuilder, seed: int) -> list[Example]:
-    """The training set: each training game about ten times, every time with other detours."""
-    played = episodes(
-        make_environment("train"),
-        recipe.houses,
-        seed,
-        noise=recipe.noise,
-        insight=recipe.insight,
-        turns=world()["max_steps"],
-    )
+    """The training set."""
+    games = make_environment("train").num_tasks or 1
 
     def progress(number: int) -> None:
-        if number % 10_000 == 0:
-            say(f"played {number}/{recipe.houses} episodes")
+        if number % 2_000 == 0:
+            say(f"played {number}/{games * EPISODES_PER_GAME} episodes")
 
-    return examples(played, builder, recipe.turns_per_house, seed, progress)
+    return examples(episodes(games, EPISODES_PER_GAME, seed, recipe), builder, recipe.turns_per_house, seed, progress)
 
 
 def success_rate(model: Qwen2ForCausalLM, builder: PromptBuilder, temperature: float, split: str = "val") -> float:
@@ -155,7 +169,8 @@ def main() -> None:
     tokenizer.save_pretrained(options.output)
     say(f"wrote {options.output} after {time.perf_counter() - started:.0f} s")
     for temperature in (1.0, 0.4):
-        say(f"success on valid_seen at temperature {temperature}: {success_rate(model.eval(), builder, temperature):.1%}")
+        share = success_rate(model.eval(), builder, temperature)
+        say(f"success on valid_seen at temperature {temperature}: {share:.1%}")
 
 
 if __name__ == "__main__":

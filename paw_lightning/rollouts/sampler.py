@@ -64,6 +64,8 @@ class NativeSampler:
         T = 0 is greedy, and log-probs and entropies are then those of T = 1. Raises ValueError for an empty or too
         long prompt or a bad setting, FloatingPointError for logits that are not finite.
         """
+        if not prompts:
+            return []
         self._check(prompts, temperature, max_new_tokens, uniforms)
         uniforms = uniforms.to(self.model.device)
         generations: dict[int, Generation] = {}
@@ -88,7 +90,7 @@ class NativeSampler:
         if 0 in lengths:
             raise ValueError(f"prompt {lengths.index(0)} is empty; a prompt needs at least one token")
         window = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if window is not None and max(lengths, default=0) > window - max_new_tokens:
+        if window is not None and max(lengths) > window - max_new_tokens:
             raise ValueError(
                 f"a prompt has {max(lengths)} tokens; with {max_new_tokens} for the action, at most "
                 f"{window - max_new_tokens} fit the model's {window} positions: shorten `rollout.prompt` or lower "
@@ -238,11 +240,9 @@ def draw(logits: Tensor, temperature: float, uniforms: Tensor) -> tuple[Tensor, 
     if temperature == 0:
         tokens = logprobs.argmax(-1, keepdim=True)
     else:
-        cumulative = probabilities.double().cumsum(-1)
-        total = cumulative[:, -1:]
-        # Strictly below the total, so that the search ends at a token of positive probability whatever the rounding.
-        target = torch.minimum(uniforms[:, None] * total, total.nextafter(torch.zeros_like(total)))
-        tokens = torch.searchsorted(cumulative, target, right=True).clamp_max(logits.shape[-1] - 1)
+        cumulative = probabilities.double().cumsum(-1)  # in float32 the rarest tokens would add nothing
+        target = uniforms[:, None] * cumulative[:, -1:]
+        tokens = torch.searchsorted(cumulative, target, right=True).clamp_max(logits.shape[-1] - 1)  # for NaN only
     return tokens[:, 0], logprobs.gather(-1, tokens)[:, 0], torch.special.entr(probabilities).sum(-1)
 
 

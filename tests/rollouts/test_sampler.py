@@ -1,5 +1,7 @@
 """The sampler, against plain forward passes without a cache, transformers' greedy search and draws worked by hand."""
 
+import copy
+import itertools
 import random
 
 import pytest
@@ -27,7 +29,7 @@ SIZES = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": WINDOW,
-    "initializer_range": 0.3,  # far from uniform predictions, which would hide a wrong context
+    "initializer_range": 0.2,  # far from uniform predictions, which would hide a wrong context
 }
 CONFIGS: dict[str, PreTrainedConfig] = {
     "qwen2": Qwen2Config(**SIZES),
@@ -36,15 +38,16 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "llama": LlamaConfig(**SIZES),
     "qwen3": Qwen3Config(**SIZES, head_dim=8),
     "gpt2": GPT2Config(
-        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=WINDOW, initializer_range=0.3
+        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=WINDOW, initializer_range=0.2
     ),
 }
 
 
-def make_model(name="qwen2", **overrides):
+def make_model(name="qwen2", dtype=torch.float32, **overrides):
+    config = copy.deepcopy(CONFIGS[name])  # from_config writes to it
+    config.update(overrides)
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(CONFIGS[name], **overrides)
-    return model.eval()
+    return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +70,7 @@ def random_prompts(*lengths, beginning=()):
 def ragged():
     """One-token, short and long prompts, twins, twins but for the last token, one the beginning of another."""
     prompts = random_prompts(1, 9, 30, 4, 17, 2, 22, 30)
-    return [*prompts, prompts[4], prompts[2][:-1] + [5], prompts[2][:11], prompts[0]]
+    return [*prompts, prompts[4], [*prompts[2][:-1], 5], prompts[2][:11], prompts[0]]
 
 
 def uniforms_for(prompts, steps=NEW_TOKENS, seed=0):
@@ -151,13 +154,13 @@ def test_uniforms_are_the_only_randomness(model):
     assert tokens_of(sample(model, prompts, uniforms=uniforms_for(prompts, seed=1))) != tokens_of(first)
 
 
-def forwarded_shapes(model, prompts):
+def forwarded_shapes(model, prompts, **settings):
     """[rows, tokens] of every forward call of a rollout."""
     shapes = []
     hook = model.register_forward_pre_hook(
         lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
-    sample(model, prompts)
+    sample(model, prompts, **settings)
     hook.remove()
     return shapes
 
@@ -174,6 +177,16 @@ def test_common_prefix_is_read_once(model):
 def test_short_and_long_prompts_are_read_apart(model):
     shapes = forwarded_shapes(model, random_prompts(*[5] * 10, 50))
     assert shapes == [(10, 4), (1, 49)] + [(11, 1)] * NEW_TOKENS
+
+
+def test_finished_rows_leave_the_batch(model):
+    prompts = random_prompts(*[5] * 32)
+    shapes = forwarded_shapes(model, prompts, stops=range(0, VOCABULARY, 3), uniforms=uniforms_for(prompts, 40))
+    rows = [rows for rows, tokens in shapes if tokens == 1]
+    assert rows[0] == 32
+    assert all(later == earlier or later <= earlier // 2 for earlier, later in itertools.pairwise(rows))
+    assert rows[-1] < 8
+    assert len(rows) < 40  # and the loop ends with the last of them
 
 
 def test_greedy_is_the_greedy_search_of_transformers(model):
@@ -226,13 +239,16 @@ def test_stop_token_at_the_limit_counts_as_stopped(model):
         ([0.0, 0.0, 1.0], 0.0, 2),  # an impossible token is not drawn at the lower end
         ([0.5, 0.5, 0.0, 0.0], 1 - 2**-24, 1),  # nor at the upper end
         ([0.3, 0.7, 0.0, 0.0], 1 - 2**-53, 1),
+        ([0.7, 0.1, 0.2, 0.0], 1 - 2**-53, 2),
+        ([1.0, 1e-9, 0.0], 1 - 2e-9, 0),
+        ([1.0, 1e-9, 0.0], 1 - 5e-10, 1),  # rarer than float32 resolves next to 1, and still drawn
     ],
 )
 def test_draw_by_hand(probabilities, uniform, token):
     p = torch.tensor([probabilities], dtype=torch.float64)
     tokens, logprobs, entropies = draw(p.log(), 1.0, torch.tensor([uniform], dtype=torch.float64))
     assert tokens.tolist() == [token]
-    assert logprobs.item() == pytest.approx(p[0, token].log().item(), abs=1e-6)
+    assert logprobs.item() == pytest.approx(p[0, token].log().item(), abs=1e-5)
     assert entropies.item() == pytest.approx(-torch.special.xlogy(p, p).sum().item(), abs=1e-6)
 
 

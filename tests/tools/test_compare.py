@@ -1,0 +1,409 @@
+"""The comparison tool: its statistics by hand, its processes with stand-ins, and all of it on the toy world."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.runs import TOY, arguments
+
+sys.path.insert(0, str(ROOT / "tools"))  # tools are scripts: each finds its neighbours in its own folder
+
+import compare
+import compare_report as report
+import compare_runs
+import compare_statistics as statistics
+
+# ---- statistics
+
+
+def test_final_value_is_the_mean_of_the_last_points() -> None:
+    curve = {4: 0.5, 0: 0.1, 2: 0.3}
+    assert statistics.final_value(curve) == 0.5
+    assert statistics.final_value(curve, 2) == pytest.approx(0.4)
+
+
+def test_area_is_the_mean_height() -> None:
+    # 0 to 2: mean height 0.5, area 1; 2 to 6: height 1, area 4; together 5 over a width of 6
+    assert statistics.area_under_curve({0: 0.0, 6: 1.0, 2: 1.0}) == pytest.approx(5 / 6)
+    assert statistics.area_under_curve({3: 0.7}) == 0.7
+
+
+def test_bootstrap_interval_by_hand() -> None:
+    # Means of two draws from {0, 1} are 0, 1/2, 1 with 1/4, 1/2, 1/4: the outer 2.5 % are 0 and 1.
+    assert statistics.bootstrap_interval([0.0, 1.0]) == (0.0, 1.0)
+    # Six draws hit the single 1 k times, k ~ B(6, 1/6): P(0) = 0.33; P(k <= 2) = 0.938 and P(k <= 3) = 0.991.
+    assert statistics.bootstrap_interval([0.0, 0.0, 1.0, 0.0, 0.0, 0.0]) == (0.0, pytest.approx(0.5))
+    # Three draws are all the smallest in 1/27 > 2.5 % of cases.
+    assert statistics.bootstrap_interval([0.2, 0.9, 0.4]) == pytest.approx((0.2, 0.9))
+    assert statistics.bootstrap_interval([0.4]) is None
+
+
+def test_bootstrap_interval_is_reproducible() -> None:
+    values = [0.31, 0.57, 0.12, 0.44, 0.73, 0.29, 0.66]
+    assert statistics.bootstrap_interval(values) == statistics.bootstrap_interval(values)
+
+
+def test_differences_are_paired_by_common_seeds() -> None:
+    arm, base = {4: 1.0, 2: 0.7, 1: 0.5}, {1: 0.4, 2: 0.9, 3: 0.0}
+    assert statistics.paired_differences(arm, base) == pytest.approx([0.1, -0.2])
+
+
+def test_probability_of_improvement_over_all_pairs() -> None:
+    # (1, 1) is a tie, (1, 0), (2, 1) and (2, 0) are improvements: 3.5 of 4
+    assert statistics.probability_of_improvement([1.0, 2.0], [1.0, 0.0]) == 0.875
+    assert statistics.probability_of_improvement([], [1.0]) is None
+
+
+def test_chance_of_one_sign() -> None:
+    # three differences: +++ and --- out of eight; six: 2 of 64
+    assert statistics.chance_of_one_sign(3) == 0.25
+    assert statistics.chance_of_one_sign(6) == 1 / 32
+
+
+# ---- curves
+
+
+def test_points_are_counted_in_iterations() -> None:
+    """Two optimizer steps per iteration, validation after every second one, "before" at step 0."""
+    scalars = {
+        "epoch": [(1, 0.0), (3, 1.0), (3, 1.0), (5, 2.0), (7, 3.0), (7, 3.0)],
+        "val/success_rate": [(0, 0.1), (3, 0.5), (7, 0.9)],
+        "val/return": [(3, 0.5), (7, 0.9)],
+        "rollout/return": [(1, 0.2), (3, 0.3), (5, 0.4), (7, 0.5)],
+    }
+    assert report.metric_points(scalars, "val/success_rate") == {0: 0.1, 2: 0.5, 4: 0.9}
+    assert report.metric_points(scalars, "val/return") == {2: 0.5, 4: 0.9}
+    assert report.metric_points(scalars, "rollout/return") == {1: 0.2, 2: 0.3, 3: 0.4, 4: 0.5}
+    assert report.metric_points(scalars, "val/typo") == {}
+
+
+def test_before_and_first_iteration_may_share_step_0() -> None:
+    epochs = [(0, 0.0), (1, 1.0)]
+    both = {"epoch": epochs, "val/success_rate": [(0, 0.1), (0, 0.4), (1, 0.5)], "val/return": [(0, 0.4), (1, 0.5)]}
+    assert report.metric_points(both, "val/success_rate") == {0: 0.1, 1: 0.4, 2: 0.5}
+    no_sanity_check = {**both, "val/success_rate": [(0, 0.4), (1, 0.5)]}
+    assert report.metric_points(no_sanity_check, "val/success_rate") == {1: 0.4, 2: 0.5}
+    rarely_validated = {**both, "val/success_rate": [(0, 0.1), (1, 0.5)], "val/return": [(1, 0.5)]}
+    assert report.metric_points(rarely_validated, "val/success_rate") == {0: 0.1, 2: 0.5}
+
+
+def test_resumed_run_writes_over_its_old_points() -> None:
+    """Killed after iteration 2 with the checkpoint of iteration 1: the sanity check at step 2 is no point."""
+    scalars = {
+        "epoch": [(1, 0.0), (3, 1.0), (3, 1.0), (5, 2.0)],
+        "val/success_rate": [(0, 0.1), (1, 0.2), (3, 0.6), (2, 0.2), (3, 0.3), (5, 0.4)],
+        "val/return": [(1, 0.2), (3, 0.6), (3, 0.3), (5, 0.4)],
+        "time/rollout_s": [(1, 5.0), (3, 6.0), (3, 7.0), (5, 8.0)],
+        "time/update_s": [(1, 1.0), (3, 1.0), (3, 1.0), (5, 1.0)],
+    }
+    assert report.metric_points(scalars, "val/success_rate") == {0: 0.1, 1: 0.2, 2: 0.3, 3: 0.4}
+    assert report.training_seconds(scalars) == 5 + 7 + 8 + 3
+
+
+# ---- report
+
+
+def results_of(**arms: dict[int, dict[int, float]]) -> report.Results:
+    results = report.Results("val/success_rate", next(iter(arms)))
+    for name, curves in arms.items():
+        results.add_arm(name, f"--config={name}.yaml")
+        results.arms[name] = {seed: report.Curve(points, 60.0 + seed) for seed, points in curves.items()}
+    return results
+
+
+def test_row_of_an_arm() -> None:
+    base = {1: {0: 0.1, 2: 0.4}, 2: {0: 0.1, 2: 0.6}, 3: {0: 0.1, 2: 0.2}}
+    paw = {1: {0: 0.1, 2: 0.5}, 2: {0: 0.1, 2: 0.9}}
+    first, row = report.summarise(results_of(grpo=base, paw=paw))
+    assert (first.arm, first.difference, first.probability_of_improvement) == ("grpo", None, None)
+    assert (row.seeds, row.before, row.last, row.pairs) == ([1, 2], 0.1, pytest.approx(0.7), 2)
+    assert row.difference == pytest.approx(0.2), "0.1 and 0.3"
+    assert row.difference_interval == pytest.approx((0.1, 0.3))
+    assert row.probability_of_improvement == pytest.approx(5 / 6), "of six pairs, only 0.5 against 0.6 is none"
+    assert row.area == pytest.approx(0.4), "(0.3 + 0.5) / 2"
+    assert row.training_seconds == 61.5
+
+
+@pytest.mark.parametrize(
+    ("differences", "expected"),
+    [
+        ([], "has no seed in common with grpo"),
+        ([0.3], "one seed has no interval, so nothing is claimed"),
+        ([0.3, -0.1, 0.2], "no difference from grpo detectable (+0.133, 95 % interval -0.100 to +0.300, 3 seeds)."),
+        ([0.0, 0.0], "no difference from grpo detectable"),
+        ([0.3, 0.1, 0.2], "ends 0.200 above grpo (+0.200, 95 % interval +0.100 to +0.300, 3 seeds). A hint, not a"),
+        ([0.3, 0.1, 0.2], "in 25% of comparisons"),
+        ([-0.3] * 6, "ends 0.300 below grpo (-0.300, 95 % interval -0.300 to -0.300, 6 seeds)."),
+    ],
+)
+def test_verdict_claims_what_the_interval_supports(differences: list[float], expected: str) -> None:
+    base = {seed: {1: 0.5} for seed in range(1, 7)}
+    arm = {seed: {1: 0.5 + difference} for seed, difference in enumerate(differences, start=1)}
+    [sentence] = report.verdicts(results := results_of(grpo=base, paw=arm), report.summarise(results))
+    assert expected in sentence
+    assert ("A hint" in sentence) == (len(differences) == 3 and "above" in sentence)
+
+
+def test_report_warns_of_what_cannot_be_compared() -> None:
+    results = results_of(grpo={1: {4: 0.1}}, paw={1: {2: 0.1}})
+    results.codes = {"a", "b"}
+    results.unfinished = ["paw, seed 2 (interrupted)"]
+    text = report.markdown(results, report.summarise(results))
+    assert "do not end at the same iteration: 2 (paw, seed 1); 4 (grpo, seed 1)" in text
+    assert "code was changed between runs" in text
+    assert "Not finished, and not counted: paw, seed 2 (interrupted)." in text
+
+
+def test_run_that_was_never_validated_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "read_scalars", lambda _: {"val/success_rate": [(0, 0.1)], "epoch": [(1, 0.0)]})
+    results = results_of(grpo={})
+    results.add_run("grpo", 1, tmp_path, {"state": "done", "codes": []}, tmp_path / "log.txt")
+    assert (
+        "has no val/success_rate of a trained policy; its curves are epoch, val/success" in results.failures[0].reason
+    )
+
+
+def test_page_needs_nothing_else_and_escapes_logs(tmp_path: Path) -> None:
+    results = results_of(grpo={1: {1: 0.5}, 2: {1: 0.7}})
+    results.failures.append(report.Failure("grpo, seed 3", "ended with exit code 1", "<script>alert(1)</script>"))
+    report.write(results, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "0.600 [0.500, 0.700]" in page
+    assert "1, 2 (failed: 3)" in page
+    assert "<script" not in page
+    assert "http" not in page
+    assert "src='data:image/png;base64,iVBOR" in page
+
+
+# ---- file and folder
+
+
+def write_comparison(path: Path, **changes: object) -> Path:
+    (path.parent / "a.yaml").write_text("data: {groups: 8}\n")
+    content = {
+        "metric": "val/success_rate",
+        "base": "grpo",
+        "seeds": [1, 2],
+        "arms": {
+            "grpo": {"configs": [str(path.parent / "a.yaml")]},
+            "paw": {"configs": [str(path.parent / "a.yaml")], "arguments": ["--entropy_selection.alpha=0.75"]},
+        },
+    }
+    path.write_text(yaml.safe_dump({**content, **changes}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metrics": "x"}, "has metrics; wanted arms, base"),
+        ({"base": "ppo"}, "base is 'ppo'; wanted one of the arms: grpo, paw"),
+        ({"seeds": [1, 1]}, "seeds is [1, 1]; wanted a list of different integers"),
+        ({"last_points": 0}, "last_points is 0; wanted an integer of at least 1"),
+        ({"common": "--a=1"}, "common is '--a=1'; wanted a list of --key=value"),
+        ({"common": ["--a 1"]}, "common has '--a 1'; wanted --key=value"),
+        ({"arms": {"grpo": {}}}, "arms.grpo lacks configs"),
+        ({"arms": {"grpo": {"configs": ["no.yaml"]}}}, "arms.grpo.configs has no.yaml; wanted a file"),
+        ({"arms": {"grpo": {"configs": []}, "../paw": {"configs": []}}}, "arms has '../paw'; wanted a name of letters"),
+    ],
+)
+def test_bad_comparison_is_named(changes: dict, message: str, tmp_path: Path, capsys) -> None:
+    path = write_comparison(tmp_path / "c.yaml", **changes)
+    assert compare.main([str(path), "--output", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder
+
+
+def test_changed_comparison_is_refused_and_the_change_named(tmp_path: Path, output: Path) -> None:
+    path = write_comparison(tmp_path / "c.yaml")
+    compare.claim_folder(output, compare.read_comparison(path))
+    compare.check_folder(output, compare.read_comparison(path))
+    (tmp_path / "a.yaml").write_text("data: {groups: 16}\n")
+    with pytest.raises(ValueError, match=r"arms\.grpo\.configs\.0\.data\.groups: 8 there, 16 now"):
+        compare.check_folder(output, compare.read_comparison(path))
+    assert "groups: 8" in (output / "grpo" / "config_0.yaml").read_text(), "runs read what was compared at first"
+    write_comparison(path, metric="val/return")
+    with pytest.raises(ValueError, match="metric: 'val/success_rate' there, 'val/return' now"):
+        compare.check_folder(output, compare.read_comparison(path))
+
+
+def test_seeds_and_arms_may_be_added_but_not_dropped(tmp_path: Path) -> None:
+    path = write_comparison(tmp_path / "c.yaml")
+    small = compare.read_comparison(path).resolved()
+    arms = yaml.safe_load(path.read_text())["arms"]
+    large = compare.read_comparison(write_comparison(path, seeds=[3, 2, 1], arms={**arms, "new": arms["paw"]}))
+    assert compare.differences(small, large.resolved()) == []
+    changes = "\n".join(compare.differences(large.resolved(), small))
+    assert "arms.new.arguments.0: '--entropy_selection.alpha=0.75' there, absent now" in changes
+    assert "seeds.2: 1 there, absent now" in changes
+
+
+def test_foreign_folder_is_refused(tmp_path: Path, output: Path, capsys) -> None:
+    (output / "thesis.tex").touch()
+    path = write_comparison(tmp_path / "c.yaml")
+    assert compare.main([str(path), "--output", str(output)]) == 2
+    assert "holds something else than a comparison" in capsys.readouterr().err
+    assert {path.name for path in output.iterdir()} <= {"thesis.tex", ".lock"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "compare").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_comparisons_are_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert len(compare.read_comparison(path).resolved()["arms"]) > 1
+
+
+# ---- processes, with a stand-in for training
+
+STAND_IN = """
+import pathlib, signal, sys, time
+options = dict(argument.lstrip("-").split("=", 1) for argument in sys.argv[1:])
+logger = "trainer.logger.init_args."
+folder = pathlib.Path(options[logger + "save_dir"], options[logger + "name"], options[logger + "version"])
+def stop(*_):
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last.ckpt").touch()
+    sys.exit(0)
+signal.signal(signal.SIGINT, stop)
+print("fit:  50%|", flush=True)
+with open(folder.parent.parent / "order.txt", "a") as order:
+    order.write("start\\n")
+if options["behaviour"] == "wait" and "ckpt_path" not in options:
+    time.sleep(60)
+with open(folder.parent.parent / "order.txt", "a") as order:
+    order.write("end\\n")
+sys.exit("no such key" if options["behaviour"] == "crash" else 0)
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stand_in.py").write_text(STAND_IN)
+    monkeypatch.setattr(compare_runs, "LAUNCHER", [sys.executable, str(tmp_path / "stand_in.py")])
+    monkeypatch.setattr(compare_runs, "POLL_SECONDS", 0.02)
+
+
+def runs_of(output: Path, *behaviours: str) -> list[compare_runs.Run]:
+    return [
+        compare_runs.Run(output, f"arm{number}", 1, (), (f"--behaviour={behaviour}",))
+        for number, behaviour in enumerate(behaviours)
+    ]
+
+
+def execute(runs: list[compare_runs.Run], jobs: int) -> bool:
+    with compare_runs.locked(runs[0].output) as lock:
+        return compare_runs.execute(runs, jobs, lock)
+
+
+def states(runs: list[compare_runs.Run]) -> list[str]:
+    return [run.outcome()["state"] for run in runs]
+
+
+def wait_until(condition, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert condition()
+
+
+def count(output: Path, word: str) -> int:
+    order = output / "order.txt"
+    return order.read_text().split().count(word) if order.exists() else 0
+
+
+def test_crash_does_not_stop_the_others(output: Path, stand_in: None) -> None:
+    runs = runs_of(output, "crash", "work", "work")
+    assert not execute(runs, jobs=1)
+    assert states(runs) == ["failed", "done", "done"]
+    assert "no such key" in report.tail(runs[0].log)
+    assert (output / "order.txt").read_text().split() == ["start", "end"] * 3, "one job at a time"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_stops_gracefully_and_the_same_command_goes_on(number: int, output: Path, stand_in: None) -> None:
+    runs = runs_of(output, "wait", "wait", "work")
+
+    def interrupt() -> None:
+        wait_until(lambda: count(output, "start") == 2)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert execute(runs, jobs=2)
+    thread.join()
+    assert states(runs) == ["interrupted", "interrupted", "not started"], "they ended with 0, yet they are not done"
+    assert not execute(runs, jobs=2)
+    assert states(runs) == ["done"] * 3
+    assert f"--ckpt_path={runs[0].checkpoint}" in runs[0].log.read_text()
+
+
+def test_runs_that_outlive_a_killed_comparison_keep_the_folder(output: Path, stand_in: None) -> None:
+    [run] = runs_of(output, "wait")
+    with compare_runs.locked(output) as lock:
+        child = compare_runs.Child(run, lock)
+    wait_until(lambda: count(output, "start") == 1)
+    assert run.progress() == 0.5
+    with pytest.raises(ValueError, match="is at work"), compare_runs.locked(output):
+        pass
+    child.interrupt(1)
+    wait_until(child.ended)
+    with compare_runs.locked(output):
+        pass
+
+
+# ---- all of it
+
+
+def test_end_to_end(tiny_model_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """Three real runs: two arms that work, and one with a key that does not exist."""
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "a.yaml").write_text("seed_everything: 0\n")
+    settings = {**TOY, "model.path": tiny_model_dir, "trainer.num_sanity_val_steps": -1, "policy_export.folder": "null"}
+    config = {"configs": [str(tmp_path / "a.yaml")]}
+    arms = {
+        "paw": {**config, "arguments": ["--entropy_selection.alpha=0.75"]},
+        "grpo": {**config, "arguments": ["--entropy_selection.alpha=0"]},
+        "broken": {**config, "arguments": ["--entropy_selection.alfa=0.75"]},
+    }
+    path = write_comparison(tmp_path / "c.yaml", seeds=[1], arms=arms, common=arguments(settings))
+    output = tmp_path / "out"
+    command = [str(path), "--output", str(output), "--jobs", "2"]
+
+    assert compare.main(command) == 1, "one arm failed"
+    content = json.loads((output / "report.json").read_text())
+    rows = {row["arm"]: row for row in content["arms"]}
+    assert [rows[name]["seeds"] for name in ("grpo", "paw", "broken")] == [[1], [1], []]
+    assert list(content["curves"]["paw"]["1"]["points"]) == ["0", "1", "2"], "before, and after both iterations"
+    assert rows["paw"]["last"] == content["curves"]["paw"]["1"]["points"]["2"]
+    assert rows["paw"]["training_seconds"] > 0
+    [failure] = content["failures"]
+    assert failure["run"] == "broken, seed 1"
+    assert "unrecognized arguments: --entropy_selection.alfa=0.75" in failure["log"]
+    text, page = ((output / name).read_text() for name in ("report.md", "report.html"))
+    assert f"| paw | 1 | {rows['paw']['before']:.3f} | {rows['paw']['last']:.3f} [-] |" in text
+    assert "| broken | none (failed: 1) | - | - | - | - | - | - |" in text
+    assert "unrecognized arguments" in page and f"{rows['paw']['last']:.3f} [-]" in page
+    assert "one seed has no interval" in text
+
+    capsys.readouterr()
+    monkeypatch.setattr(compare_runs, "LAUNCHER", [sys.executable, "-c", "raise SystemExit(3)"])
+    assert compare.main(command) == 1
+    assert "broken, seed 1 ended with exit code 3" in capsys.readouterr().out, "what failed is tried again"
+    assert json.loads((output / "report.json").read_text())["curves"] == content["curves"], "what is done is not"
+    assert compare.main([*command, "--report-only"]) == 1

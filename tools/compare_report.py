@@ -1,0 +1,367 @@
+"""The report of a comparison: what the runs' curves say, as Markdown, JSON, PNG, and one HTML page with all of it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import compare_statistics as statistics
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
+"""Okabe and Ito's: told apart by every eye."""
+LOG_LINES = 12
+VALIDATION_WITNESS = "val/return"
+"""Logged by every validation between iterations, but not by the one before training, which logs its success alone."""
+TRAINING_SECONDS = ("time/rollout_s", "time/update_s")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The metric of one finished run."""
+
+    points: dict[int, float]
+    """{finished iterations: value}; 0 is before training."""
+    training_seconds: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run without a result."""
+
+    run: str
+    reason: str
+    log: str
+
+
+@dataclass
+class Results:
+    """Everything that the report is made from."""
+
+    metric: str
+    base: str
+    last_points: int = 1
+    commands: dict[str, str] = field(default_factory=dict)
+    arms: dict[str, dict[int, Curve]] = field(default_factory=dict)
+    """{arm: {seed: curve}}: finished runs alone."""
+    failures: list[Failure] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)
+    codes: set[str] = field(default_factory=set)
+    """The states of the package's code that the runs were made with."""
+
+    def add_arm(self, name: str, command: str) -> None:
+        """Make a row for the arm, whatever becomes of its runs."""
+        self.commands[name], self.arms[name] = command, {}
+
+    def add_run(self, arm: str, seed: int, folder: Path, outcome: Mapping[str, Any], log: Path) -> None:
+        """Sort one run in."""
+        run, state = f"{arm}, seed {seed}", outcome["state"]
+        if state == "failed":
+            self.failures.append(Failure(run, f"ended with exit code {outcome['exit_code']}", tail(log)))
+        elif state != "done":
+            self.unfinished.append(f"{run} ({state})")
+        else:
+            scalars = read_scalars(folder)
+            points = metric_points(scalars, self.metric)
+            if not any(points):  # iteration 0 is before training
+                reason = f"has no {self.metric} of a trained policy; its curves are {', '.join(sorted(scalars))}"
+                self.failures.append(Failure(run, reason, tail(log)))
+                return
+            self.arms[arm][seed] = Curve(points, training_seconds(scalars))
+            self.codes |= set(outcome["codes"])
+
+
+Scalars = dict[str, list[tuple[int, float]]]
+
+
+def read_scalars(folder: Path) -> Scalars:
+    """All scalars of a run, in the order in which they were written: {tag: [(step, value)]}."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def metric_points(scalars: Scalars, metric: str) -> dict[int, float]:
+    """{finished iterations: value}; what a resumed run wrote again replaces what it had written before.
+
+    Steps count optimizer steps from 0, so that "before training" and the end of an iteration of one step share step 0:
+    the extra point there is the former. At a later step the extra point is that of a resumed run's sanity check.
+    """
+    written = scalars.get(metric, [])
+    iterations = {step: round(epoch) + 1 for step, epoch in scalars.get("epoch", [])}
+    witness = scalars.get(VALIDATION_WITNESS, []) if metric.startswith("val/") else written
+    regular = Counter(step for step, _ in witness)
+    points = {iterations[step]: value for step, value in written if regular[step] and step in iterations}
+    if written and written[0][0] == 0 and Counter(step for step, _ in written)[0] > regular[0]:
+        points[0] = written[0][1]
+    return dict(sorted(points.items()))
+
+
+def training_seconds(scalars: Scalars) -> float:
+    """Wall seconds of all rollouts and updates; an iteration that was done twice counts once."""
+    return sum(sum(dict(scalars.get(tag, [])).values()) for tag in TRAINING_SECONDS)
+
+
+def tail(log: Path) -> str:
+    """The last lines of a log; a redrawn progress bar is not one."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    return "\n".join([line for line in text.replace("\r", "\n").split("\n") if line.strip()][-LOG_LINES:])
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """One row of the table; None where there is nothing to say."""
+
+    arm: str
+    seeds: list[int]
+    before: float | None
+    last: float | None
+    interval: tuple[float, float] | None
+    pairs: int
+    difference: float | None
+    difference_interval: tuple[float, float] | None
+    probability_of_improvement: float | None
+    area: float | None
+    training_seconds: float | None
+
+
+def summarise(results: Results) -> list[ArmSummary]:
+    """The table's rows, the base arm first."""
+    names = sorted(results.arms, key=lambda name: name != results.base)
+    return [_summarise_arm(results, name) for name in names]
+
+
+def _summarise_arm(results: Results, name: str) -> ArmSummary:
+    curves = results.arms[name]
+    finals, base_finals = (
+        {seed: statistics.final_value(c.points, results.last_points) for seed, c in results.arms[arm].items()}
+        for arm in (name, results.base)
+    )
+    differences = statistics.paired_differences(finals, base_finals) if name != results.base else []
+    values = list(finals.values())
+    probability = statistics.probability_of_improvement(values, list(base_finals.values()))
+    return ArmSummary(
+        arm=name,
+        seeds=sorted(curves),
+        before=_mean([c.points[0] for c in curves.values() if 0 in c.points]),
+        last=_mean(values),
+        interval=statistics.bootstrap_interval(values),
+        pairs=len(differences),
+        difference=_mean(differences),
+        difference_interval=statistics.bootstrap_interval(differences),
+        probability_of_improvement=probability if name != results.base else None,
+        area=_mean([statistics.area_under_curve(c.points) for c in curves.values()]),
+        training_seconds=median([c.training_seconds for c in curves.values()]) if curves else None,
+    )
+
+
+def _mean(values: list[float]) -> float | None:
+    return mean(values) if values else None
+
+
+def verdict(row: ArmSummary, base: str, metric: str) -> str:
+    """What the interval of one arm supports, and no more."""
+    if not row.pairs:
+        return f"{row.arm}: has no seed in common with {base}, so nothing can be said."
+    if row.difference_interval is None or row.difference is None:
+        return f"{row.arm}: one seed has no interval, so nothing is claimed about a difference from {base}."
+    low, high = row.difference_interval
+    evidence = f"{row.difference:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}, {row.pairs} seeds"
+    if low <= 0 <= high:
+        return f"{row.arm}: no difference from {base} detectable ({evidence})."
+    direction = "above" if row.difference > 0 else "below"
+    claim = f"{row.arm}: {metric} ends {abs(row.difference):.3f} {direction} {base} ({evidence})."
+    chance = statistics.chance_of_one_sign(row.pairs)
+    if chance <= 1 - statistics.CONFIDENCE:
+        return claim
+    return (
+        f"{claim} A hint, not a result: {row.pairs} differences between equal arms all have one sign, and so such an "
+        f"interval, in {chance:.0%} of comparisons; six bring that below 5 %."
+    )
+
+
+def notes(results: Results, rows: list[ArmSummary]) -> list[str]:
+    """How to read the table, and what is missing from it."""
+    end = "the last point" if results.last_points == 1 else f"the mean of the last {results.last_points} points"
+    lines = [
+        f"{results.metric} counts at its end: {end} of a run's curve. Square brackets hold 95 % percentile bootstrap "
+        f"intervals over seeds ({statistics.RESAMPLES} resamples); the difference is paired by seed.",
+        "The area is the curve's mean height over iterations. Training is the median over seeds of the wall time of "
+        "rollouts and updates, while other runs may have shared the machine.",
+    ]
+    if any(len(row.seeds) < 2 for row in rows):
+        lines.append('"-" stands for what is undefined; one seed has no interval.')
+    elif any(len(row.seeds) < 6 for row in rows):
+        lines.append("With so few seeds the bootstrap cannot see values beyond those it has: the intervals are narrow.")
+    if results.unfinished:
+        lines.append(f"Not finished, and not counted: {'; '.join(results.unfinished)}.")
+    return lines + _warnings(results)
+
+
+def _warnings(results: Results) -> list[str]:
+    ends: dict[int, list[str]] = {}
+    for name, curves in results.arms.items():
+        for seed, curve in curves.items():
+            ends.setdefault(max(curve.points), []).append(f"{name}, seed {seed}")
+    lines = []
+    if len(ends) > 1:
+        listed = "; ".join(f"{iteration} ({', '.join(runs)})" for iteration, runs in sorted(ends.items()))
+        lines.append(f"Warning: the curves do not end at the same iteration: {listed}.")
+    if len(results.codes) > 1:
+        lines.append("Warning: the package's code was changed between runs; they may not be comparable.")
+    return lines
+
+
+def table(results: Results, rows: list[ArmSummary]) -> list[list[str]]:
+    """Header and rows, as text."""
+    base = results.base
+    header = ["arm", "seeds", "before", f"{results.metric} at the end", f"difference from {base}"]
+    header += [f"P(arm > {base})", "area", "training"]
+    cells = [
+        [
+            row.arm,
+            ", ".join(map(str, row.seeds)) or "none",
+            _number(row.before),
+            _with_interval(_number(row.last), row.interval),
+            "base" if row.arm == base else _with_interval(_number(row.difference, "+"), row.difference_interval, "+"),
+            _number(row.probability_of_improvement, digits=2),
+            _number(row.area),
+            "-" if row.training_seconds is None else f"{row.training_seconds:.0f} s",
+        ]
+        for row in rows
+    ]
+    for line, row in zip(cells, rows, strict=True):
+        failed = [f.run.rpartition(" ")[2] for f in results.failures if f.run.rpartition(",")[0] == row.arm]
+        line[1] += f" (failed: {', '.join(failed)})" if failed else ""
+    return [header, *cells]
+
+
+def _number(value: float | None, sign: str = "", digits: int = 3) -> str:
+    return "-" if value is None else f"{value:{sign}.{digits}f}"
+
+
+def _with_interval(value: str, interval: tuple[float, float] | None, sign: str = "") -> str:
+    if interval is None:
+        return value if value == "-" else f"{value} [-]"
+    return f"{value} [{_number(interval[0], sign)}, {_number(interval[1], sign)}]"
+
+
+def verdicts(results: Results, rows: list[ArmSummary]) -> list[str]:
+    """One sentence for each arm but the base."""
+    return [verdict(row, results.base, results.metric) for row in rows if row.arm != results.base]
+
+
+def markdown(results: Results, rows: list[ArmSummary]) -> str:
+    """Table, verdicts, notes, failures."""
+    header, *cells = table(results, rows)
+    lines = [header, ["---"] * len(header), *cells]
+    parts = ["\n".join(f"| {' | '.join(line)} |" for line in lines)]
+    parts.append("\n".join(f"- {line}" for line in verdicts(results, rows)))
+    parts += notes(results, rows)
+    parts += [f"**{f.run} {f.reason}**\n\n```\n{f.log}\n```" for f in results.failures]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def plot(results: Results, path: Path) -> None:
+    """Every run as a thin line, the mean of an arm's seeds as a thick one."""
+    from matplotlib.figure import Figure  # slow to import, and not needed to train
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for number, (name, curves) in enumerate(results.arms.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        for curve in curves.values():
+            axes.plot(list(curve.points), list(curve.points.values()), color=colour, alpha=0.35, linewidth=1)
+        points = mean_curve([curve.points for curve in curves.values()])
+        if points:
+            label = f"{name} (mean of {len(curves)})" if len(curves) > 1 else name
+            axes.plot(list(points), list(points.values()), color=colour, linewidth=2.5, marker="o", label=label)
+    axes.set(xlabel="iteration", ylabel=results.metric)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.lines:
+        axes.legend(frameon=False)
+    figure.savefig(path)
+
+
+def mean_curve(curves: list[dict[int, float]]) -> dict[int, float]:
+    """Mean over the iterations that all curves have."""
+    common = set(curves[0]).intersection(*curves[1:]) if curves else set()
+    return {iteration: mean(curve[iteration] for curve in curves) for iteration in sorted(common)}
+
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
+.wide { overflow-x: auto }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; width: 100% }
+th, td { padding: 0.4rem 0.7rem; text-align: right; border-bottom: 1px solid #d8dee4; vertical-align: top }
+td { white-space: nowrap }
+th { font-weight: 600; border-bottom: 2px solid #1b1f24; vertical-align: bottom }
+th:first-child, td:first-child { text-align: left; padding-left: 0 }
+th:nth-child(2), td:nth-child(2) { text-align: left; white-space: normal }
+img { width: 100%; margin: 1.5rem 0 }
+.notes { color: #57606a; font-size: 0.9rem }
+.failed { color: #b3261e }
+pre, code { font: 0.8rem/1.5 ui-monospace, monospace }
+pre { background: #f6f8fa; padding: 0.8rem; overflow-x: auto }
+"""
+
+
+def page(results: Results, rows: list[ArmSummary], png: bytes) -> str:
+    """The whole report as one HTML page that needs nothing else."""
+    header, *cells = table(results, rows)
+    lines = [_table_row(header, "th"), *(_table_row(line, "td") for line in cells)]
+    title = f"{html.escape(results.metric)}: {html.escape(', '.join(results.arms))}"
+    failures = [
+        f"<h2 class='failed'>{html.escape(f'{f.run} {f.reason}')}</h2><pre>{html.escape(f.log)}</pre>"
+        for f in results.failures
+    ]
+    commands = [f"<li>{html.escape(n)}: <code>{html.escape(c)}</code></li>" for n, c in results.commands.items()]
+    parts = [
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>",
+        "<meta name='viewport' content='width=device-width'><link rel='icon' href='data:,'>",
+        f"<style>{STYLE}</style></head><body><h1>{title}</h1>",
+        f"<div class='wide'><table>{''.join(lines)}</table></div>",
+        f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in verdicts(results, rows))}</ul>",
+        f"<img alt='learning curves' src='data:image/png;base64,{base64.b64encode(png).decode()}'>",
+        *(f"<p class='notes'>{html.escape(line)}</p>" for line in notes(results, rows)),
+        *failures,
+        f"<section><h2>Arms</h2><ul>{''.join(commands)}</ul></section></body></html>",
+    ]
+    return "\n".join(parts)
+
+
+def _table_row(cells: list[str], tag: str) -> str:
+    return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+
+def write(results: Results, output: Path) -> str:
+    """Write report.md, report.json, curves.png and report.html; returns the Markdown."""
+    rows = summarise(results)
+    text = markdown(results, rows)
+    plot(results, output / "curves.png")
+    (output / "report.md").write_text(text)
+    (output / "report.html").write_text(page(results, rows, (output / "curves.png").read_bytes()))
+    content = {
+        "metric": results.metric,
+        "base": results.base,
+        "last_points": results.last_points,
+        "arms": [asdict(row) for row in rows],
+        "verdicts": verdicts(results, rows),
+        "notes": notes(results, rows),
+        "curves": {n: {seed: asdict(c) for seed, c in curves.items()} for n, curves in results.arms.items()},
+        "failures": [asdict(failure) for failure in results.failures],
+        "unfinished": results.unfinished,
+    }
+    (output / "report.json").write_text(json.dumps(content, indent=1))
+    return text

@@ -1,0 +1,224 @@
+"""Runs of a comparison: processes with one thread each, several at a time, that can be stopped and gone on with."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tqdm import tqdm
+
+LAUNCHER = [sys.executable, "-m", "paw_lightning", "fit"]
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+POLL_SECONDS = 0.2
+LOG_INTERVAL = 10.0
+"""Seconds between two lines of progress where it is not on a terminal."""
+LOG_TAIL = 4096
+"""Bytes at the end of a log in which its newest progress is looked for."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm with one seed."""
+
+    output: Path
+    """Absolute: Lightning goes on writing `last.ckpt` itself only while its folder's name stays the same."""
+    arm: str
+    seed: int
+    configs: tuple[Path, ...]
+    arguments: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Curves, checkpoints, log and outcome of the run."""
+        return self.output / self.arm / f"seed_{self.seed}"
+
+    @property
+    def log(self) -> Path:
+        """What the run printed, over all its starts."""
+        return self.folder / "log.txt"
+
+    @property
+    def checkpoint(self) -> Path:
+        """What it goes on from."""
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    def command(self) -> list[str]:
+        """The command line; it goes on from the last checkpoint where there is one."""
+        logger = {"save_dir": self.output, "name": self.arm, "version": self.folder.name}
+        return [
+            *LAUNCHER,
+            *(f"--config={path}" for path in self.configs),
+            *self.arguments,
+            f"--seed_everything={self.seed}",
+            *(f"--trainer.logger.init_args.{key}={value}" for key, value in logger.items()),
+            *([f"--ckpt_path={self.checkpoint}"] if self.checkpoint.exists() else []),
+        ]
+
+    def outcome(self) -> dict[str, Any]:
+        """How the run ended; its state is "done", "failed", "interrupted", "running", or "not started"."""
+        path = self.folder / "outcome.json"
+        return json.loads(path.read_text()) if path.exists() else {"state": "not started"}
+
+    def write_outcome(self, state: str, **details: Any) -> None:
+        """Replace the outcome, at once or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        draft = self.folder / "outcome.draft"
+        draft.write_text(json.dumps({"state": state, **details}))
+        draft.replace(self.folder / "outcome.json")
+
+    def progress(self) -> float:
+        """Finished share, read off the progress bar in the log."""
+        with self.log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL))
+            shown = re.findall(rb"fit: +(\d+)%", file.read())
+        return int(shown[-1]) / 100 if shown else 0.0
+
+
+class Child:
+    """A run's process."""
+
+    def __init__(self, run: Run, lock: int) -> None:
+        self.run, self.signals_sent, self.started = run, 0, time.monotonic()
+        earlier = run.outcome().get("codes", []) if run.checkpoint.exists() else []
+        self.codes = sorted({*earlier, code_digest()})
+        run.write_outcome("running", codes=self.codes)
+        command = run.command()
+        with run.log.open("a") as log:
+            log.write(f"$ {' '.join(command)}\n")
+            log.flush()
+            # A session of its own: the terminal's Ctrl-C reaches it once, through us, and not a second time as
+            # "stop at once". It holds the folder's lock as well, should this process be killed.
+            self.process = subprocess.Popen(
+                command,
+                env={**os.environ, **ONE_THREAD},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=[lock],
+            )
+
+    def interrupt(self, signals: int) -> None:
+        """Hand on the signals that it has not got yet."""
+        for _ in range(signals - self.signals_sent):
+            self.process.send_signal(signal.SIGINT)
+        self.signals_sent = signals
+
+    def ended(self) -> bool:
+        """Whether it has ended; writes the outcome.
+
+        A run that was interrupted ends with 0 too, after its iteration: only what we did not interrupt is done.
+        """
+        exit_code = self.process.poll()
+        if exit_code is None:
+            return False
+        state = "interrupted" if self.signals_sent else "failed" if exit_code else "done"
+        seconds = round(time.monotonic() - self.started, 1)
+        self.run.write_outcome(state, exit_code=exit_code, seconds=seconds, codes=self.codes)
+        return True
+
+
+def code_digest() -> str:
+    """Names the state of the package's code that a run starts with."""
+    spec = importlib.util.find_spec("paw_lightning")
+    assert spec is not None and spec.submodule_search_locations
+    files = sorted(Path(spec.submodule_search_locations[0]).rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+
+
+class Signals:
+    """Counts SIGINT and SIGTERM instead of dying of them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> Signals:
+        self.previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+def execute(runs: Sequence[Run], jobs: int, lock: int) -> bool:
+    """Bring every run to its end, `jobs` at a time; returns whether that was interrupted."""
+    waiting, active, ended = deque(runs), list[Child](), 0
+    bar = Bar(len(runs))
+    with Signals() as signals:
+        try:
+            while active or (waiting and not signals.count):
+                while waiting and len(active) < jobs and not signals.count:
+                    active.append(Child(waiting.popleft(), lock))
+                for child in active:
+                    child.interrupt(signals.count)
+                for child in [child for child in active if child.ended()]:
+                    active.remove(child)
+                    ended += 1
+                    bar.say(f"{child.run.arm}, seed {child.run.seed}: {child.run.outcome()['state']}")
+                bar.show(ended, active, signals.count)
+                time.sleep(POLL_SECONDS if active else 0)
+        finally:
+            for child in active:  # there are some only when something went wrong here
+                child.interrupt(1)
+            bar.close()
+    return bool(signals.count)
+
+
+class Bar:
+    """Progress over all runs, with the time left."""
+
+    def __init__(self, total: int) -> None:
+        layout = "{desc}: {percentage:3.0f}%|{bar:20}| {n:.1f}/{total} runs, {elapsed}<{remaining}{postfix}"
+        self.bar = tqdm(total=total, desc="compare", bar_format=layout, smoothing=0, file=sys.stderr, disable=not total)
+        self.drawn = time.monotonic()
+
+    def show(self, ended: int, active: Sequence[Child], signals: int) -> None:
+        """Redraw; runs at work count with the share they have done."""
+        self.bar.n = ended + sum(child.run.progress() for child in active)
+        phase = "stopping after this iteration, Ctrl-C again stops at once" if signals else f"{len(active)} at work"
+        self.bar.set_postfix_str(phase, refresh=False)
+        if sys.stderr.isatty() or time.monotonic() - self.drawn > LOG_INTERVAL:
+            self.drawn = time.monotonic()
+            self.bar.refresh()
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        self.bar.write(line, file=sys.stderr)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self.bar.close()
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[int]:
+    """Keep others out of the folder; yields the lock, which every process that inherits it holds too."""
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{output} is at work: another tools/compare.py has it, or runs are left of one that was killed; "
+                "wait for them or end them"
+            ) from None
+        yield file.fileno()

@@ -1,0 +1,79 @@
+"""Transcripts of a noisy player in generated houses, as text."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from paw_lightning.envs.household import HouseholdEnv
+from paw_lightning.envs.household_expert import ExplorerExpert
+from paw_lightning.envs.household_game import TASKS
+
+WORLD = Path(__file__).resolve().parent.parent / "configs" / "household" / "paw.yaml"
+FIRST_HOUSE = 10_000_000
+"""Number of the first house played here: far from any that training reaches."""
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """One episode."""
+
+    task: str
+    turns: list[tuple[str, str, str]]
+    """(observation, action, answer) in time order."""
+
+
+def world() -> dict[str, Any]:
+    """The quickstart's `rollout` section: environment, prompt, and limits."""
+    return yaml.safe_load(WORLD.read_text())["rollout"]
+
+
+def make_environment(split: str, **changes: Any) -> HouseholdEnv:
+    """The quickstart's environment, with changes."""
+    return HouseholdEnv(split, **{**world()["environment"]["init_args"], **changes})
+
+
+def play(env: HouseholdEnv, house: int, rng: random.Random, *, noise: float, insight: float, turns: int) -> Transcript:
+    """Play one house for at most `turns` turns.
+
+    Each action is, with probability `noise`, any that the house would react to; else an expert's, who in a share
+    `insight` of the episodes knows where everything is and in the others has to search.
+    """
+    observation, info = env.reset(seed=house)
+    explorer, knowing = ExplorerExpert(rng, info["task"]), rng.random() < insight
+    played = []
+    for _ in range(turns):
+        admissible = info["admissible_commands"]
+        action = explorer.act(observation, admissible)
+        if knowing:
+            action = env.expert_plan()[0]
+        if rng.random() < noise:
+            action = rng.choice([command for command in admissible if command != "help"])
+        answer, _, terminated, _, following = env.step(action)
+        played.append((observation, action, answer))
+        if terminated:
+            break
+        observation, info = answer, {**info, **following}
+    return Transcript(info["task"], played)
+
+
+def play_houses(seed: int, *, noise: float, insight: float) -> Iterator[Transcript]:
+    """Endless transcripts, every house another one."""
+    env, turns, house = make_environment("train"), world()["max_steps"], FIRST_HOUSE
+    while True:
+        yield play(env, house, random.Random(f"{seed} {house}"), noise=noise, insight=insight, turns=turns)
+        house += 1
+
+
+def household_texts(seed: int) -> Iterator[str]:
+    """Observations, commands and tasks of larger houses with every task type, for a tokenizer."""
+    env = make_environment("train", tasks=TASKS, receptacles=12, objects=16)
+    for house in range(2 * FIRST_HOUSE, 2 * FIRST_HOUSE + 600):
+        transcript = play(env, house, random.Random(f"{seed} {house}"), noise=0.5, insight=0.5, turns=20)
+        for observation, action, answer in transcript.turns:
+            yield f"{observation}\nTask: {transcript.task}\n> {action}\n{answer}"
