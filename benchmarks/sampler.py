@@ -11,7 +11,8 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -77,7 +78,7 @@ def generate_with_transformers(model: Qwen2ForCausalLM, prompts: Prompts) -> Non
     ).tolist()
 
 
-def interleaved(calls: list[Callable[[], object]], repeats: int) -> tuple[list[list[float]], list[list[float]]]:
+def interleaved(calls: Sequence[Callable[[], object]], repeats: int) -> tuple[list[list[float]], list[list[float]]]:
     """Wall-clock and processor seconds of each call, in turns: whatever else the machine does falls on all alike."""
     wall: list[list[float]] = [[] for _ in calls]
     processor: list[list[float]] = [[] for _ in calls]
@@ -111,11 +112,10 @@ def main() -> None:
         sampler = NativeSampler(model, stop_token_ids=[], pad_token_id=PAD)
         uniforms = torch.rand(ROWS, NEW_TOKENS)
         for workload, prompts in workloads(shortest, longest).items():
-            calls: list[Callable[[], object]] = [
-                lambda model=model, prompts=prompts: generate_with_transformers(model, prompts),
-                lambda sampler=sampler, prompts=prompts, uniforms=uniforms: sampler.generate(
-                    prompts, temperature=1.0, max_new_tokens=NEW_TOKENS, uniforms=uniforms
-                ),
+            settings = {"temperature": 1.0, "max_new_tokens": NEW_TOKENS, "uniforms": uniforms}
+            calls = [
+                partial(generate_with_transformers, model, prompts),
+                partial(sampler.generate, prompts, **settings),
             ]
             wall, processor = interleaved(calls, options.repeats)
             theirs, ours = map(statistics.median, wall)

@@ -28,8 +28,9 @@ SECTIONS = {
 }
 CHECKPOINT_DEFAULTS = {
     # Two writers: the one that monitors a metric only runs after validation, the other after every iteration.
-    "last_checkpoint.save_top_k": 0,
-    "last_checkpoint.save_last": True,
+    # The second is a "top 1" without a metric: Lightning writes a `save_last` of its own only beside a top-k save.
+    "last_checkpoint.filename": "last",
+    "last_checkpoint.enable_version_counter": False,
     "last_checkpoint.save_on_train_epoch_end": True,
     "best_checkpoint.monitor": "val/success_rate",
     "best_checkpoint.mode": "max",

@@ -62,6 +62,27 @@ class SignalDuringRollout(L.Callback):
             os.kill(os.getpid(), self.number)
 
 
+def test_a_run_that_dies_leaves_its_last_whole_iteration(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
+    """Killed in the middle of iteration 2 (of 0..3), without any chance to save."""
+    unbroken = runs.fit(tmp_path / "unbroken", tiny_model_dir, trainer__max_epochs=4)
+
+    class PowerCut(Exception):
+        pass
+
+    def cut(self, trainer, *args) -> None:
+        if trainer.current_epoch == 2:
+            raise PowerCut
+
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        patch.setattr(GracefulStop, "on_train_batch_end", cut)
+        runs.fit(tmp_path / "dead", tiny_model_dir, trainer__max_epochs=4)
+    [checkpoint] = (tmp_path / "dead").rglob("last.ckpt")
+    resumed = runs.fit(tmp_path / "resumed", tiny_model_dir, trainer__max_epochs=4, ckpt_path=checkpoint)
+    assert resumed.trainer.current_epoch == 4
+    assert min(runs.curves(resumed)["rollout/return"]) == 5, "iteration 2, steps 4 and 5, was played again"
+    assert_same_end(unbroken, resumed)
+
+
 def test_resume_in_place_continues_the_run(tiny_model_dir: str, tmp_path: Path) -> None:
     first = runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=1)
     checkpoint = runs.log_dir(first) / "checkpoints" / "last.ckpt"

@@ -60,6 +60,7 @@ def update_without_reward(directory: str, targets: str, folder: Path) -> str:
             f"--model.path={directory}",
             "--rollout.advantage=paw_lightning.advantages.NoReward",
             f"--target_control.targets={targets}",
+            "--model.policy_loss.kl_coefficient=0",  # it would pull the policy back and hide a rise
             f"--trainer.max_epochs={UPDATES}",
             "--trainer.limit_val_batches=0",
             "--trainer.num_sanity_val_steps=0",

@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
 """Okabe and Ito's: told apart by every eye."""
+FEW_SEEDS = 10
 LOG_LINES = 12
 VALIDATION_WITNESS = "val/return"
 """Logged by every validation between iterations, but not by the one before training, which logs its success alone."""
@@ -36,9 +37,14 @@ class Curve:
 class Failure:
     """A run without a result."""
 
-    run: str
+    arm: str
+    seed: int
     reason: str
     log: str
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"{self.arm}, seed {self.seed} {self.reason}"
 
 
 @dataclass
@@ -62,17 +68,17 @@ class Results:
 
     def add_run(self, arm: str, seed: int, folder: Path, outcome: Mapping[str, Any], log: Path) -> None:
         """Sort one run in."""
-        run, state = f"{arm}, seed {seed}", outcome["state"]
+        state = outcome["state"]
         if state == "failed":
-            self.failures.append(Failure(run, f"ended with exit code {outcome['exit_code']}", tail(log)))
+            self.failures.append(Failure(arm, seed, f"ended with exit code {outcome['exit_code']}", tail(log)))
         elif state != "done":
-            self.unfinished.append(f"{run} ({state})")
+            self.unfinished.append(f"{arm}, seed {seed} ({state})")
         else:
             scalars = read_scalars(folder)
             points = metric_points(scalars, self.metric)
             if not any(points):  # iteration 0 is before training
                 reason = f"has no {self.metric} of a trained policy; its curves are {', '.join(sorted(scalars))}"
-                self.failures.append(Failure(run, reason, tail(log)))
+                self.failures.append(Failure(arm, seed, reason, tail(log)))
                 return
             self.arms[arm][seed] = Curve(points, training_seconds(scalars))
             self.codes |= set(outcome["codes"])
@@ -127,6 +133,8 @@ class ArmSummary:
     pairs: int
     difference: float | None
     difference_interval: tuple[float, float] | None
+    chance: float | None
+    """How often equal arms differ as much."""
     probability_of_improvement: float | None
     area: float | None
     training_seconds: float | None
@@ -156,6 +164,7 @@ def _summarise_arm(results: Results, name: str) -> ArmSummary:
         pairs=len(differences),
         difference=_mean(differences),
         difference_interval=statistics.bootstrap_interval(differences),
+        chance=statistics.chance_of_difference(differences),
         probability_of_improvement=probability if name != results.base else None,
         area=_mean([statistics.area_under_curve(c.points) for c in curves.values()]),
         training_seconds=median([c.training_seconds for c in curves.values()]) if curves else None,
@@ -170,21 +179,17 @@ def verdict(row: ArmSummary, base: str, metric: str) -> str:
     """What the interval of one arm supports, and no more."""
     if not row.pairs:
         return f"{row.arm}: has no seed in common with {base}, so nothing can be said."
-    if row.difference_interval is None or row.difference is None:
+    if row.difference_interval is None or row.difference is None or row.chance is None:
         return f"{row.arm}: one seed has no interval, so nothing is claimed about a difference from {base}."
     low, high = row.difference_interval
-    evidence = f"{row.difference:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}, {row.pairs} seeds"
+    evidence = f"95 % interval {low:+.3f} to {high:+.3f}, {row.pairs} seeds"
     if low <= 0 <= high:
-        return f"{row.arm}: no difference from {base} detectable ({evidence})."
+        return f"{row.arm}: no difference from {base} detectable ({row.difference:+.3f}, {evidence})."
     direction = "above" if row.difference > 0 else "below"
     claim = f"{row.arm}: {metric} ends {abs(row.difference):.3f} {direction} {base} ({evidence})."
-    chance = statistics.chance_of_one_sign(row.pairs)
-    if chance <= 1 - statistics.CONFIDENCE:
+    if row.chance <= 1 - statistics.CONFIDENCE:
         return claim
-    return (
-        f"{claim} A hint, not a result: {row.pairs} differences between equal arms all have one sign, and so such an "
-        f"interval, in {chance:.0%} of comparisons; six bring that below 5 %."
-    )
+    return f"{claim} A hint, not a result: equal arms differ as much in {100 * row.chance:.0f} % of such comparisons."
 
 
 def notes(results: Results, rows: list[ArmSummary]) -> list[str]:
@@ -193,13 +198,15 @@ def notes(results: Results, rows: list[ArmSummary]) -> list[str]:
     lines = [
         f"{results.metric} counts at its end: {end} of a run's curve. Square brackets hold 95 % percentile bootstrap "
         f"intervals over seeds ({statistics.RESAMPLES} resamples); the difference is paired by seed.",
+        f"A difference counts as a result when its interval excludes 0 and equal arms differ as much in at most "
+        f"{100 * (1 - statistics.CONFIDENCE):.0f} % of comparisons (sign-flip test over seeds).",
         "The area is the curve's mean height over iterations. Training is the median over seeds of the wall time of "
         "rollouts and updates, while other runs may have shared the machine.",
     ]
     if any(len(row.seeds) < 2 for row in rows):
         lines.append('"-" stands for what is undefined; one seed has no interval.')
-    elif any(len(row.seeds) < 6 for row in rows):
-        lines.append("With so few seeds the bootstrap cannot see values beyond those it has: the intervals are narrow.")
+    if any(1 < len(row.seeds) < FEW_SEEDS for row in rows):
+        lines.append("The bootstrap interval of few seeds is too narrow: it knows no values but theirs.")
     if results.unfinished:
         lines.append(f"Not finished, and not counted: {'; '.join(results.unfinished)}.")
     return lines + _warnings(results)
@@ -238,7 +245,7 @@ def table(results: Results, rows: list[ArmSummary]) -> list[list[str]]:
         for row in rows
     ]
     for line, row in zip(cells, rows, strict=True):
-        failed = [f.run.rpartition(" ")[2] for f in results.failures if f.run.rpartition(",")[0] == row.arm]
+        failed = [str(failure.seed) for failure in results.failures if failure.arm == row.arm]
         line[1] += f" (failed: {', '.join(failed)})" if failed else ""
     return [header, *cells]
 
@@ -265,7 +272,7 @@ def markdown(results: Results, rows: list[ArmSummary]) -> str:
     parts = ["\n".join(f"| {' | '.join(line)} |" for line in lines)]
     parts.append("\n".join(f"- {line}" for line in verdicts(results, rows)))
     parts += notes(results, rows)
-    parts += [f"**{f.run} {f.reason}**\n\n```\n{f.log}\n```" for f in results.failures]
+    parts += [f"**{f}**\n\n```\n{f.log}\n```" for f in results.failures]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -308,10 +315,10 @@ th, td { padding: 0.4rem 0.7rem; text-align: right; border-bottom: 1px solid #d8
 td { white-space: nowrap }
 th { font-weight: 600; border-bottom: 2px solid #1b1f24; vertical-align: bottom }
 th:first-child, td:first-child { text-align: left; padding-left: 0 }
-th:nth-child(2), td:nth-child(2) { text-align: left; white-space: normal }
+th:nth-child(2), td:nth-child(2) { text-align: left; white-space: normal; min-width: 7rem }
 img { width: 100%; margin: 1.5rem 0 }
 .notes { color: #57606a; font-size: 0.9rem }
-.failed { color: #b3261e }
+summary { color: #b3261e; cursor: pointer }
 pre, code { font: 0.8rem/1.5 ui-monospace, monospace }
 pre { background: #f6f8fa; padding: 0.8rem; overflow-x: auto }
 """
@@ -323,7 +330,7 @@ def page(results: Results, rows: list[ArmSummary], png: bytes) -> str:
     lines = [_table_row(header, "th"), *(_table_row(line, "td") for line in cells)]
     title = f"{html.escape(results.metric)}: {html.escape(', '.join(results.arms))}"
     failures = [
-        f"<h2 class='failed'>{html.escape(f'{f.run} {f.reason}')}</h2><pre>{html.escape(f.log)}</pre>"
+        f"<details><summary>{html.escape(str(f))}</summary><pre>{html.escape(f.log)}</pre></details>"
         for f in results.failures
     ]
     commands = [f"<li>{html.escape(n)}: <code>{html.escape(c)}</code></li>" for n, c in results.commands.items()]
@@ -335,7 +342,7 @@ def page(results: Results, rows: list[ArmSummary], png: bytes) -> str:
         f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in verdicts(results, rows))}</ul>",
         f"<img alt='learning curves' src='data:image/png;base64,{base64.b64encode(png).decode()}'>",
         *(f"<p class='notes'>{html.escape(line)}</p>" for line in notes(results, rows)),
-        *failures,
+        *(["<h2>Failed</h2>", *failures] if failures else []),
         f"<section><h2>Arms</h2><ul>{''.join(commands)}</ul></section></body></html>",
     ]
     return "\n".join(parts)

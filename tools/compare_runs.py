@@ -76,7 +76,6 @@ class Run:
 
     def write_outcome(self, state: str, **details: Any) -> None:
         """Replace the outcome, at once or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         draft = self.folder / "outcome.draft"
         draft.write_text(json.dumps({"state": state, **details}))
         draft.replace(self.folder / "outcome.json")
@@ -96,8 +95,8 @@ class Child:
         self.run, self.signals_sent, self.started = run, 0, time.monotonic()
         earlier = run.outcome().get("codes", []) if run.checkpoint.exists() else []
         self.codes = sorted({*earlier, code_digest()})
-        run.write_outcome("running", codes=self.codes)
         command = run.command()
+        run.folder.mkdir(parents=True, exist_ok=True)
         with run.log.open("a") as log:
             log.write(f"$ {' '.join(command)}\n")
             log.flush()
@@ -112,6 +111,7 @@ class Child:
                 start_new_session=True,
                 pass_fds=[lock],
             )
+        run.write_outcome("running", process=self.process.pid, codes=self.codes)
 
     def interrupt(self, signals: int) -> None:
         """Hand on the signals that it has not got yet."""
@@ -161,7 +161,7 @@ class Signals:
 
 def execute(runs: Sequence[Run], jobs: int, lock: int) -> bool:
     """Bring every run to its end, `jobs` at a time; returns whether that was interrupted."""
-    waiting, active, ended = deque(runs), list[Child](), 0
+    waiting, active, finished = deque(runs), list[Child](), 0
     bar = Bar(len(runs))
     with Signals() as signals:
         try:
@@ -172,9 +172,10 @@ def execute(runs: Sequence[Run], jobs: int, lock: int) -> bool:
                     child.interrupt(signals.count)
                 for child in [child for child in active if child.ended()]:
                     active.remove(child)
-                    ended += 1
-                    bar.say(f"{child.run.arm}, seed {child.run.seed}: {child.run.outcome()['state']}")
-                bar.show(ended, active, signals.count)
+                    state = child.run.outcome()["state"]
+                    finished += state != "interrupted"
+                    bar.say(f"{child.run.arm}, seed {child.run.seed}: {state}")
+                bar.show(finished, active, signals.count)
                 time.sleep(POLL_SECONDS if active else 0)
         finally:
             for child in active:  # there are some only when something went wrong here
@@ -191,9 +192,9 @@ class Bar:
         self.bar = tqdm(total=total, desc="compare", bar_format=layout, smoothing=0, file=sys.stderr, disable=not total)
         self.drawn = time.monotonic()
 
-    def show(self, ended: int, active: Sequence[Child], signals: int) -> None:
+    def show(self, finished: int, active: Sequence[Child], signals: int) -> None:
         """Redraw; runs at work count with the share they have done."""
-        self.bar.n = ended + sum(child.run.progress() for child in active)
+        self.bar.n = finished + sum(child.run.progress() for child in active)
         phase = "stopping after this iteration, Ctrl-C again stops at once" if signals else f"{len(active)} at work"
         self.bar.set_postfix_str(phase, refresh=False)
         if sys.stderr.isatty() or time.monotonic() - self.drawn > LOG_INTERVAL:
@@ -217,8 +218,10 @@ def locked(output: Path) -> Iterator[int]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            outcomes = [json.loads(path.read_text()) for path in output.glob("*/seed_*/outcome.json")]
+            processes = ", ".join(str(o["process"]) for o in outcomes if o["state"] == "running")
             raise ValueError(
-                f"{output} is at work: another tools/compare.py has it, or runs are left of one that was killed; "
-                "wait for them or end them"
+                f"{output} is at work: another tools/compare.py has it, or runs go on that one left behind when it was "
+                f"killed; wait for them or interrupt them (runs: {processes or 'none yet'})"
             ) from None
         yield file.fileno()

@@ -25,8 +25,8 @@ class SuccessReport(L.Callback):
     def on_sanity_check_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the value before training, and give the curve its first point."""
         value = trainer.callback_metrics.get(METRIC)
-        if value is None:
-            return
+        if value is None or self.before is not None:
+            return  # a resumed run has its first point
         self.before = float(value)
         if trainer.logger is not None:
             trainer.logger.log_metrics({METRIC: self.before}, step=trainer.global_step)

@@ -64,10 +64,17 @@ def test_probability_of_improvement_over_all_pairs() -> None:
     assert statistics.probability_of_improvement([], [1.0]) is None
 
 
-def test_chance_of_one_sign() -> None:
-    # three differences: +++ and --- out of eight; six: 2 of 64
-    assert statistics.chance_of_one_sign(3) == 0.25
-    assert statistics.chance_of_one_sign(6) == 1 / 32
+def test_chance_of_difference_by_hand() -> None:
+    # Of the 8 signs of three differences only +++ and --- sum to 0.6 or more; of 64, two.
+    assert statistics.chance_of_difference([0.3, 0.1, 0.2]) == 0.25
+    assert statistics.chance_of_difference([-0.3] * 6) == 1 / 32
+    # |+-3 +-1| is 4, 2, 2, 4 and every one reaches the observed 2.
+    assert statistics.chance_of_difference([3.0, -1.0]) == 1
+    assert statistics.chance_of_difference([0.0, 0.0]) == 1
+    assert statistics.chance_of_difference([0.3]) is None
+    # 20 pairs are sampled: a sum of at least 16 of 20 equal steps is 18 or more agreeing signs on either side,
+    # 2 (1 + 20 + 190) / 2^20 = 0.0004.
+    assert statistics.chance_of_difference([1.0] * 18 + [-1.0] * 2) == pytest.approx(0.0004, abs=0.0006)
 
 
 # ---- curves
@@ -141,9 +148,9 @@ def test_row_of_an_arm() -> None:
         ([0.3], "one seed has no interval, so nothing is claimed"),
         ([0.3, -0.1, 0.2], "no difference from grpo detectable (+0.133, 95 % interval -0.100 to +0.300, 3 seeds)."),
         ([0.0, 0.0], "no difference from grpo detectable"),
-        ([0.3, 0.1, 0.2], "ends 0.200 above grpo (+0.200, 95 % interval +0.100 to +0.300, 3 seeds). A hint, not a"),
-        ([0.3, 0.1, 0.2], "in 25% of comparisons"),
-        ([-0.3] * 6, "ends 0.300 below grpo (-0.300, 95 % interval -0.300 to -0.300, 6 seeds)."),
+        ([0.3, 0.1, 0.2], "ends 0.200 above grpo (95 % interval +0.100 to +0.300, 3 seeds). A hint, not a result"),
+        ([0.3, 0.1, 0.2], "equal arms differ as much in 25 % of such comparisons"),
+        ([-0.3] * 6, "ends 0.300 below grpo (95 % interval -0.300 to -0.300, 6 seeds)."),
     ],
 )
 def test_verdict_claims_what_the_interval_supports(differences: list[float], expected: str) -> None:
@@ -175,7 +182,7 @@ def test_run_that_was_never_validated_is_a_failure(tmp_path: Path, monkeypatch: 
 
 def test_page_needs_nothing_else_and_escapes_logs(tmp_path: Path) -> None:
     results = results_of(grpo={1: {1: 0.5}, 2: {1: 0.7}})
-    results.failures.append(report.Failure("grpo, seed 3", "ended with exit code 1", "<script>alert(1)</script>"))
+    results.failures.append(report.Failure("grpo", 3, "ended with exit code 1", "<script>alert(1)</script>"))
     report.write(results, tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "0.600 [0.500, 0.700]" in page
@@ -359,7 +366,7 @@ def test_runs_that_outlive_a_killed_comparison_keep_the_folder(output: Path, sta
         child = compare_runs.Child(run, lock)
     wait_until(lambda: count(output, "start") == 1)
     assert run.progress() == 0.5
-    with pytest.raises(ValueError, match="is at work"), compare_runs.locked(output):
+    with pytest.raises(ValueError, match=rf"is at work.*runs: {child.process.pid}\)"), compare_runs.locked(output):
         pass
     child.interrupt(1)
     wait_until(child.ended)
@@ -393,7 +400,7 @@ def test_end_to_end(tiny_model_dir: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert rows["paw"]["last"] == content["curves"]["paw"]["1"]["points"]["2"]
     assert rows["paw"]["training_seconds"] > 0
     [failure] = content["failures"]
-    assert failure["run"] == "broken, seed 1"
+    assert (failure["arm"], failure["seed"]) == ("broken", 1)
     assert "unrecognized arguments: --entropy_selection.alfa=0.75" in failure["log"]
     text, page = ((output / name).read_text() for name in ("report.md", "report.html"))
     assert f"| paw | 1 | {rows['paw']['before']:.3f} | {rows['paw']['last']:.3f} [-] |" in text
