@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from paw_lightning.losses.linear_logprob import linear_logprob
 
@@ -29,8 +30,12 @@ def load_tokenizer(path: str) -> Any:
 
     Raises ValueError naming ``model.path`` when there is none.
     """
+    directory = resolve_model_path(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve_model_path(path))
+        # AutoTokenizer gives every Qwen2 model Qwen's own word boundaries, whatever its tokenizer.json says.
+        declared = get_tokenizer_config(directory).get("tokenizer_class")
+        generic = declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
+        tokenizer = (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(directory)
     except (OSError, ValueError) as error:
         raise _no_model(path, "tokenizer", error) from error
     if tokenizer.pad_token_id is None:

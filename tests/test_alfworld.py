@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from tokenizers import Regex, pre_tokenizers
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from paw_lightning.envs.household import HouseholdEnv
+from paw_lightning.models import load_language_model, load_tokenizer
 from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder, Turn
 from tests import runs
 from tests.conftest import ROOT, byte_tokenizer
+
+sys.path.insert(0, str(ROOT / "tools"))  # tools are scripts: each finds its neighbours in its own folder
+
+from make_alfworld_base import Tree, mean_losses
 
 PAPER, SMALL = (ROOT / "configs" / "alfworld" / f"{name}.yaml" for name in ("paper", "small"))
 QWEN_TEMPLATE = (
@@ -120,3 +127,35 @@ def test_the_small_prompt_shows_every_place_and_command(games: None) -> None:
     text = builder._render(info["task"], "now", turns, len(turns), observation, [])
     assert text.startswith(observation) and text.endswith(f"now\nTask: {info['task']}")
     assert all(turn.action in text for turn in turns)
+
+
+def test_a_tree_gives_each_sequence_the_loss_it_has_alone(small_qwen: str) -> None:
+    """What sequences share is stored once, and none sees another's end."""
+    model = load_language_model(small_qwen).eval()
+    sequences = [([3, 4, 5], [6, 7]), ([3, 4, 5], [6, 8]), ([3, 4, 9, 5], [6, 7])]
+    tree = Tree()
+    for context, target in sequences:
+        tree.add(context, target, action=0.5)
+    tree.add([3, 4], [11, 12], observation=1.0)
+    action, observation = mean_losses(model, [tree])
+    assert len(tree.ids) == 3 + 1 + 1 + 1 + 4 + 2
+    assert action.item() == pytest.approx(sum(_nll(model, *pair) for pair in sequences) / 3, rel=1e-5)
+    assert observation.item() == pytest.approx(_nll(model, [3, 4], [11, 12]), rel=1e-5)
+
+
+def _nll(model: torch.nn.Module, context: list[int], target: list[int]) -> float:
+    """Mean cross-entropy of the target tokens, nats."""
+    logprobs = model(torch.tensor([context + target])).logits[0].log_softmax(-1)
+    places = range(len(context) - 1, len(context) + len(target) - 1)
+    return -sum(logprobs[place, token].item() for place, token in zip(places, target, strict=True)) / len(target)
+
+
+def test_a_tokenizer_keeps_its_word_boundaries(small_qwen: str, tmp_path: Path) -> None:
+    """Hugging Face's AutoTokenizer would give a Qwen2 model Qwen's."""
+    tokenizer = load_tokenizer(small_qwen)
+    boundaries = pre_tokenizers.Split(Regex("mug 1"), behavior="isolated")
+    tokenizer.backend_tokenizer.pre_tokenizer = boundaries
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text((Path(small_qwen) / "config.json").read_text())
+    loaded = load_tokenizer(str(tmp_path)).backend_tokenizer.pre_tokenizer
+    assert loaded.pre_tokenize_str("a mug 1.") == boundaries.pre_tokenize_str("a mug 1.")

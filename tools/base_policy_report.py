@@ -88,27 +88,27 @@ success_at_temperature_0.4: {base[0.4]["success_rate"]:.4f}
 
 # tiny-household
 
-A Qwen2-architecture language model of {parameters:,} parameters that plays the generated household world badly: the start
-of the quickstart, standing where an instruction-tuned model stands in a real run. It has seen nothing but text of that
-world and is of no other use.
+A Qwen2-architecture language model of {parameters:,} parameters that plays the generated household world badly: the
+start of the quickstart, standing where an instruction-tuned model stands in a real run. It has seen nothing but text of
+that world and is of no other use.
 
-**How it was made.** `python tools/make_base_policy.py`: {recipe.steps} steps of {recipe.batch} transcripts, each of a house
-never seen before or again. In a share {recipe.noise} of its turns the player did anything that the house would react to, in
-the others what an expert would do (one who has to search; in a share {recipe.insight} of the episodes one who knows where
-everything is). Loss on the actions, and with weight {recipe.observation_weight} on observations shuffled across episodes:
-it knows how answers sound, not which action brings which answer.
+**How it was made.** `python tools/make_base_policy.py`: {recipe.steps} steps of {recipe.batch} transcripts, each of a
+house never seen before or again. In a share {recipe.noise} of its turns the player did anything that the house would
+react to, in the others what an expert would do (one who has to search; in a share {recipe.insight} of the episodes one
+who knows where everything is). Loss on the actions, and with weight {recipe.observation_weight} on observations
+shuffled across episodes: it knows how answers sound, not which action brings which answer.
 
 **What it does.** {HOUSES} unseen houses (tasks {", ".join(settings["tasks"])}; {settings["receptacles"]} receptacles,
 {settings["objects"]} objects, {world()["max_steps"]} turns), standard error {error:.1%}. At temperature 1
-{base[1.0]["well_formed_rate"]:.1%} of its actions are well-formed and {base[1.0]["admissible_rate"]:.1%} are commands that the
-house reacts to.
+{base[1.0]["well_formed_rate"]:.1%} of its actions are well-formed and {base[1.0]["admissible_rate"]:.1%} are commands
+that the house reacts to.
 
 | policy | success, temperature 1 | temperature 0.4 |
 |---|---|---|
 {chr(10).join(rows)}
 
-The last rows are the check that its weakness is real: {UPDATES} iterations of the quickstart without any reward, only the
-world-model loss, on the true next observations and on observations shuffled across the update.
+The last rows are the check that its weakness is real: {UPDATES} iterations of the quickstart without any reward, only
+the world-model loss, on the true next observations and on observations shuffled across the update.
 `python tools/base_policy_report.py` measures all of this and writes this file.
 """
     (directory / "README.md").write_text(text)
