@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import transformers
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from paw_lightning import callbacks
@@ -60,17 +63,24 @@ class PaWCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Let a resumed run write on where the checkpoint's run wrote, so that it stays one curve."""
+        if self.subcommand != "fit":
+            return
         config = self.config[self.subcommand]
-        logger = config.trainer.logger
-        if (
-            not (config.get("ckpt_path") and hasattr(logger, "init_args"))
-            or logger.init_args.get("version") is not None
-        ):
+        options = getattr(config.trainer.logger, "init_args", None)
+        if options is None or not config.get("ckpt_path") or options.get("version") is not None:
             return
         folder = Path(config.ckpt_path).resolve().parent.parent
-        home = Path(logger.init_args.save_dir, logger.init_args.name or "").resolve()
+        home = Path(options.get("save_dir") or ".", options.get("name") or "").resolve()
         if folder.parent == home:
-            logger.init_args.version = folder.name
+            options.version = folder.name
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
+        """Let Lightning's own flags switch our default callbacks off instead of refusing them."""
+        if config.get("enable_checkpointing") is False:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint)]
+        if config.get("enable_progress_bar") is False:
+            config["callbacks"] = [c for c in config.get("callbacks") or [] if not isinstance(c, ProgressBar)]
+        return super()._instantiate_trainer(config, callbacks)
 
 
 def run(args: list[str] | None = None) -> PaWCLI:
@@ -93,4 +103,5 @@ def run(args: list[str] | None = None) -> PaWCLI:
 
 def main() -> None:
     """The console script; what it returned would become the exit status."""
+    sys.path.insert(0, os.getcwd())  # so that a config can name a class of a file beside it, as `python -m` can
     run()

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from paw_lightning.seeding import generator
 from paw_lightning.tokenization import Row, collate
@@ -72,6 +73,24 @@ class RolloutDataModule(L.LightningDataModule):
         self.seed = seed
         self.source: RolloutSource | None = None
         """Who plays; EnvironmentLoop writes it."""
+
+    def state_dict(self) -> dict[str, int]:
+        """What the order of tasks and rows hangs on."""
+        return {
+            "seed": self.seed,
+            "groups": self.groups,
+            "group_size": self.group_size,
+            "minibatches": self.minibatches,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Warn when a resumed run is set up to go on otherwise than it began."""
+        for name, value in self.state_dict().items():
+            if state_dict.get(name, value) != value:
+                rank_zero_warn(
+                    f"data.{name} is {value}, and was {state_dict[name]} in the checkpoint: the resumed run is not the "
+                    "one that was stopped"
+                )
 
     def train_dataloader(self) -> RolloutStream:
         """A sized stream that plays when its first mini-batch is asked for."""

@@ -56,15 +56,24 @@ def load_language_model(
     """
     directory, torch_dtype = resolve_model_path(path), getattr(torch, dtype)
     try:
+        config = without_dropout(AutoConfig.from_pretrained(directory))
         if weights == "random":
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory), dtype=torch_dtype)
+            model = AutoModelForCausalLM.from_config(config, dtype=torch_dtype)
         else:
-            model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch_dtype)
+            model = AutoModelForCausalLM.from_pretrained(directory, config=config, dtype=torch_dtype)
     except (OSError, ValueError) as error:
         raise _no_model(path, "causal language model", error) from error
     if activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.train()
+
+
+def without_dropout(config: Any) -> Any:
+    """Set every dropout rate to 0: the policy that trains has to be the one that sampled."""
+    for name, value in vars(config).items():
+        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
+            setattr(config, name, 0.0)
+    return config
 
 
 def _no_model(path: str, what: str, error: Exception) -> ValueError:
@@ -141,6 +150,26 @@ class PolicyWorldModel(nn.Module):
         return HeadOutputs(logprobs, entropies, self.world_model_head(hidden, lm_head, input_ids, observation_mask))
 
 
+@torch.no_grad()
+def check_heads(model: PolicyWorldModel) -> None:
+    """Refuse a model whose logits are more than the LM head times the last hidden state.
+
+    The heads read the hidden states themselves; a model that scales or caps its logits afterwards would be trained on
+    another distribution than it samples from. Raises ValueError naming ``model.path``.
+    """
+    device = next(model.parameters()).device
+    input_ids = torch.arange(8, device=device)[None]
+    mask = torch.ones_like(input_ids, dtype=torch.bool)
+    read = model(input_ids, mask, torch.zeros_like(mask), 1.0).action_logprobs
+    logprobs = torch.log_softmax(model.language_model(input_ids=input_ids, use_cache=False).logits[0, :-1].float(), -1)
+    gap = (read - logprobs.gather(1, input_ids[0, 1:, None]).squeeze(1)).abs().max().item()
+    if gap > (1e-3 if read.dtype == next(model.parameters()).dtype else 0.1):
+        raise ValueError(
+            f"the model's own log-probs differ by {gap:.2g} nats from those read off its hidden states; wanted a model "
+            "that neither scales nor caps its logits (model.path)"
+        )
+
+
 def frozen_copy(model: PolicyWorldModel) -> PolicyWorldModel:
     """Return a copy that is never trained: the reference policy of the KL term."""
     return copy.deepcopy(model).requires_grad_(False).eval()
@@ -158,15 +187,29 @@ IDENTITY_KEYS = (
 )
 
 
-def identity(language_model: PreTrainedModel, tokenizer: Any, separate_world_model_head: bool) -> dict[str, Any]:
-    """Return what a checkpoint belongs to: the shapes of its model, the tokens of its tokenizer."""
+def identity(
+    language_model: PreTrainedModel, tokenizer: Any, separate_world_model_head: bool, *, with_weights: bool
+) -> dict[str, Any]:
+    """Return what a checkpoint belongs to: the shapes of its model, the tokens of its tokenizer.
+
+    `with_weights` adds the weights as loaded: they are the reference of a KL term.
+    """
     config = language_model.config
     vocabulary = json.dumps(sorted(tokenizer.get_vocab().items())) + str(tokenizer.chat_template)
-    return {
+    result = {
         **{key: getattr(config, key, None) for key in IDENTITY_KEYS},
         "world_model_head": "separate" if separate_world_model_head else "shared",
         "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest()[:16],
     }
+    return result | ({"reference weights": weight_digest(language_model)} if with_weights else {})
+
+
+def weight_digest(model: nn.Module) -> str:
+    """A digest of the first 256 numbers of every parameter: any training changes them."""
+    digest = hashlib.sha256()
+    for parameter in model.parameters():
+        digest.update(parameter.detach().flatten()[:256].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def check_identity(saved: dict[str, Any], current: dict[str, Any]) -> None:

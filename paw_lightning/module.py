@@ -84,6 +84,9 @@ class PaWModule(L.LightningModule):
         self.model = models.PolicyWorldModel(language_model, self.separate_head)
         if self.policy_loss.kl_coefficient:
             self.__dict__["reference"] = models.frozen_copy(self.model)
+        self.identity = models.identity(
+            language_model, self.tokenizer, self.separate_head, with_weights=bool(self.policy_loss.kl_coefficient)
+        )
 
     @property
     def language_model(self) -> PreTrainedModel:
@@ -154,7 +157,8 @@ class PaWModule(L.LightningModule):
         """Log the gradient's norm before clipping."""
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        if not torch.isfinite(norm):
+        scales_itself = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if not torch.isfinite(norm) and not scales_itself:  # a loss scaler finds its scale by such overflows
             raise FloatingPointError(
                 f"the gradient norm is {norm.item()}; wanted a finite number: lower the learning rate "
                 "(model.optimizer) or set trainer.gradient_clip_val"
@@ -170,6 +174,8 @@ class PaWModule(L.LightningModule):
         self._log_episodes("test", batch)
 
     def _log_episodes(self, prefix: str, episodes: list[Episode]) -> None:
+        if not episodes:
+            return  # every task of the batch was lost to its environment; EnvironmentLoop counts them
         columns: dict[str, Callable[[Episode], float]] = {
             "success_rate": lambda e: float(e.won),
             "return": lambda e: e.episode_return,
@@ -181,10 +187,9 @@ class PaWModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record what model and tokenizer the weights belong to."""
-        checkpoint["identity"] = models.identity(self.language_model, self.tokenizer, self.separate_head)
+        checkpoint["identity"] = self.identity
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights of another model or tokenizer, naming the difference."""
         self.configure_model()
-        current = models.identity(self.language_model, self.tokenizer, self.separate_head)
-        models.check_identity(checkpoint.get("identity", {}), current)
+        models.check_identity(checkpoint.get("identity", {}), self.identity)

@@ -47,7 +47,10 @@ class Prompt:
 
 
 def _check_fields(name: str, template: str, known: set[str]) -> None:
-    unknown = {part for _, part, _, _ in string.Formatter().parse(template) if part is not None} - known
+    try:
+        unknown = {part for _, part, _, _ in string.Formatter().parse(template) if part is not None} - known
+    except ValueError as error:
+        raise ValueError(f"rollout.prompt.{name} is not a format string: {error}") from error
     if unknown:
         raise ValueError(f"rollout.prompt.{name} uses unknown fields {sorted(unknown)}; wanted some of {sorted(known)}")
 
@@ -99,6 +102,13 @@ class ChatFormat:
         self.before_ids = self._encode_scaffold(before)
         self.after_ids = self._encode_scaffold(after)
         self.bridge_ids = self._encode_scaffold(bridge)
+        self.roles = self._role_markers(before + after + bridge)
+
+    def _role_markers(self, scaffold: str) -> re.Pattern[str] | None:
+        """Added tokens of the scaffold that the tokenizer does not call special, so would not split in a text."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        markers = [re.escape(token.content) for token in added if not token.special and token.content in scaffold]
+        return re.compile("|".join(markers)) if markers else None
 
     @staticmethod
     def _split(rendered: str, sentinel: str) -> tuple[str, str]:
@@ -116,9 +126,16 @@ class ChatFormat:
     def encode_text(self, text: str) -> list[int]:
         """Token ids of untrusted text: control tokens in it stay ordinary text; unpaired surrogates become "?"."""
         text = text.encode("utf-8", "replace").decode("utf-8")
-        if not text:
-            return []
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        # A look-alike of a role marker is cut after its first character: no piece is a marker any more.
+        cuts = [match.start() + 1 for match in self.roles.finditer(text)] if self.roles else []
+        pieces = [text[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+        encode = self.tokenizer
+        return [
+            i
+            for piece in pieces
+            if piece
+            for i in encode(piece, add_special_tokens=False, split_special_tokens=True).input_ids
+        ]
 
     def bridge_after(self, action_ids: Sequence[int]) -> list[int]:
         """Turn-boundary ids that still have to come between an action as sampled and the next observation."""

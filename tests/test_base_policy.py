@@ -41,8 +41,8 @@ def test_its_training_rows_are_the_prompts_of_a_run() -> None:
     row = packer.transcript(transcript)
     end = chat.tokenizer.eos_token_id
     ends = [i for i, label in enumerate(row.labels) if label == end]
-    assert len(ends) == len(transcript.turns) > 3
-    for number, stop in enumerate(ends):
+    assert len(ends) == len(transcript.turns) > 3, "every action is a target"
+    for number, stop in enumerate(ends[: prompt.history_length + 1]):  # later prompts show less than everything
         turns = [Turn(observation, action) for observation, action, _ in transcript.turns[:number]]
         observation, action, _ = transcript.turns[number]
         ids = builder.build(transcript.task, observation, turns, transcript.turns[0][0], [])

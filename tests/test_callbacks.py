@@ -93,7 +93,7 @@ def test_random_targets_have_the_same_lengths_and_no_control_tokens(tiny_model_d
 def test_true_targets_are_left_alone(tiny_model_dir: str) -> None:
     rollout = make_rollout()
     true = [t.target_ids for t in rollout.transitions]
-    assert controlled(rollout, "true", PaWModule(tiny_model_dir)) == true
+    assert controlled(rollout, "observation", PaWModule(tiny_model_dir)) == true
 
 
 def test_rollout_metrics_by_hand() -> None:

@@ -38,6 +38,7 @@ def collector(sampler=None, prompt: Prompt | None = None, **env) -> Collector:
         sampler or ScriptedSampler(),
         max_steps=5,
         max_action_tokens=6,
+        max_observation_tokens=100,
         stop_token_ids=[END],
     )
 

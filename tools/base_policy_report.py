@@ -27,6 +27,7 @@ from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder
 HOUSES = 200
 UPDATES = 10
 TEMPERATURES = (1.0, 0.4)
+NAMES = {"observation": "true", "shuffled": "shuffled"}
 
 
 def evaluate(directory: str, temperature: float, houses: int = HOUSES) -> dict[str, float]:
@@ -39,6 +40,7 @@ def evaluate(directory: str, temperature: float, houses: int = HOUSES) -> dict[s
         NativeSampler(model, stops, tokenizer.pad_token_id),
         max_steps=settings["max_steps"],
         max_action_tokens=settings["max_action_tokens"],
+        max_observation_tokens=settings["max_observation_tokens"],
         stop_token_ids=stops,
     )
     played = collector.play(range(houses), 1, temperature=temperature, seed=("report",))
@@ -124,8 +126,8 @@ def main() -> None:
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         policies = {"as shipped": str(options.policy)}
-        for targets in ("true", "shuffled"):
-            policies[f"after {UPDATES} updates without reward, {targets} targets"] = update_without_reward(
+        for targets in ("observation", "shuffled"):
+            policies[f"after {UPDATES} updates without reward, {NAMES[targets]} targets"] = update_without_reward(
                 str(options.policy), targets, Path(folder)
             )
         for name, directory in policies.items():

@@ -17,6 +17,8 @@ from paw_lightning.envs.household_game import TASKS
 WORLD = Path(__file__).resolve().parent.parent / "configs" / "household" / "paw.yaml"
 FIRST_HOUSE = 10_000_000
 """Number of the first house played here: far from any that training reaches."""
+HOUSES, TURNS = {"receptacles": 6, "objects": 6}, 12
+"""Houses a little larger than the quickstart's, so that nothing there is new to a policy made from them."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,9 @@ def play(env: HouseholdEnv, house: int, rng: random.Random, *, noise: float, ins
 
 def play_houses(seed: int, *, noise: float, insight: float) -> Iterator[Transcript]:
     """Endless transcripts, every house another one."""
-    env, turns, house = make_environment("train"), world()["max_steps"], FIRST_HOUSE
+    env, house = make_environment("train", **HOUSES), FIRST_HOUSE
     while True:
-        yield play(env, house, random.Random(f"{seed} {house}"), noise=noise, insight=insight, turns=turns)
+        yield play(env, house, random.Random(f"{seed} {house}"), noise=noise, insight=insight, turns=TURNS)
         house += 1
 
 

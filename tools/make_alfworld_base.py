@@ -46,11 +46,17 @@ CHAT_TEMPLATE = (
 RECIPE = Recipe(
     noise=0.4,
     insight=0.5,
+    observation_weight=0.3,
     vocabulary=1024,
+    width=96,
+    feedforward=256,
+    layers=3,
+    heads=4,
     steps=550,
     batch=20,
     learning_rate=4e-3,
     final_learning_rate=2e-4,
+    warmup=50,
 )
 TURNS_PER_EPISODE = 8
 

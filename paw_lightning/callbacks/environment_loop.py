@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Literal
+from contextlib import AbstractContextManager
+from typing import Any, Literal
 
 import lightning as L
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from paw_lightning.advantages import GRPO
+from paw_lightning import models
+from paw_lightning.advantages import GAE, GRPO, NoReward
 from paw_lightning.callbacks.base import rollout_callbacks
 from paw_lightning.datamodule import RolloutDataModule, Split
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.module import PaWModule
 from paw_lightning.rollouts import scoring
-from paw_lightning.rollouts.collector import Collector, PlayedGroups
+from paw_lightning.rollouts.collector import Collector, PlayedGroups, close_quietly, timed
 from paw_lightning.rollouts.sampler import NativeSampler
 from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder
 from paw_lightning.types import Episode, Rollout, RolloutGroup
@@ -52,9 +56,17 @@ class EnvironmentLoop(L.Callback):
         old_logprobs: Literal["sampler", "trainer"] = "sampler",
         scoring_tokens: int = 32_768,
     ) -> None:
-        for name, value in {"max_steps": max_steps, "max_action_tokens": max_action_tokens}.items():
+        counts = {
+            "max_steps": max_steps,
+            "max_action_tokens": max_action_tokens,
+            "max_observation_tokens": max_observation_tokens,
+            "scoring_tokens": scoring_tokens,
+        }
+        for name, value in counts.items():
             if value < 1:
                 raise ValueError(f"rollout.{name} is {value}; wanted at least 1")
+        if isinstance(advantage, GAE):
+            raise ValueError("rollout.advantage is GAE, which needs a critic's values; wanted GRPO, RLOO or GiGPO")
         if not temperature > 0:
             raise ValueError(f"rollout.temperature is {temperature}; wanted above 0: a greedy policy cannot explore")
         if not validation_temperature >= 0:
@@ -64,6 +76,8 @@ class EnvironmentLoop(L.Callback):
         self.max_observation_tokens = max_observation_tokens
         self.temperature, self.validation_temperature = temperature, validation_temperature
         self.old_logprobs, self.scoring_tokens = old_logprobs, scoring_tokens
+        self.rollout_metrics: dict[str, float] | None = None
+        self.dropped_evaluations = 0
         self.collectors: dict[Split, Collector] = {}
         self.environments: dict[Split, TextEnv] = {}
 
@@ -81,7 +95,23 @@ class EnvironmentLoop(L.Callback):
         self.trainer, self.module, self.seed = trainer, pl_module, data.seed
         pl_module.temperature = self.temperature
         data.source = self
+        if data.group_size == 1 and not isinstance(self.advantage, NoReward):
+            rank_zero_warn("data.group_size is 1: an advantage relative to the group is 0, no reward is learnt from")
         self._check_context_window()
+        self._check_stops(data.minibatches)
+        assert pl_module.model is not None
+        models.check_heads(pl_module.model)
+
+    def _check_stops(self, minibatches: int) -> None:
+        """Refuse limits that would stop in the middle of an iteration: no unbroken run passes through that state."""
+        trainer: Any = self.trainer
+        if trainer.max_steps > 0 and trainer.max_steps % minibatches:
+            raise ValueError(
+                f"trainer.max_steps is {trainer.max_steps}; wanted a multiple of data.minibatches ({minibatches}), "
+                "or trainer.max_epochs, which counts whole iterations"
+            )
+        if any(isinstance(callback, Timer) and callback._interval != "epoch" for callback in trainer.callbacks):
+            raise ValueError("trainer.max_time stops in mid-iteration; wanted a Timer callback with `interval: epoch`")
 
     def _check_context_window(self) -> None:
         """Refuse prompts that could outgrow the model before anything is played."""
@@ -101,7 +131,7 @@ class EnvironmentLoop(L.Callback):
         for collector in self.collectors.values():
             collector.close()
         for env in self.environments.values():
-            env.close()
+            close_quietly(env)
         self.collectors.clear()
         self.environments.clear()
 
@@ -116,8 +146,9 @@ class EnvironmentLoop(L.Callback):
         start = time.perf_counter()
         played = self._play("train", task_seeds, group_size, self.temperature, iteration)
         rollout = Rollout(iteration, played.groups, len(played.failures), dict(played.seconds))
-        self._mute_overlong_observations(rollout)
-        with _timer(rollout.seconds, "scoring"):
+        overlong = [t for t in rollout.transitions if t.observation_text and not t.observation_ids]
+        rollout.metrics["rollout/overlong_observations"] = float(len(overlong))
+        with timed(rollout.seconds, "scoring"), self._precision():
             self._score(rollout)
         for group in rollout.groups:
             advantages = self.advantage(group)
@@ -132,6 +163,7 @@ class EnvironmentLoop(L.Callback):
     def evaluate(self, split: Split, task_seeds: list[int]) -> list[Episode]:
         """Play unseen tasks once each; the same seeds give the same episodes at every call with equal weights."""
         played = self._play(split, task_seeds, 1, self.validation_temperature, 0)
+        self.dropped_evaluations += len(played.failures)
         return [episode for group in played.groups for episode in group.episodes]
 
     def _play(
@@ -143,14 +175,12 @@ class EnvironmentLoop(L.Callback):
             for callback in observers:
                 callback.on_rollout_progress(finished, total, split)
 
-        played = self._collector(split).play(
-            task_seeds,
-            group_size,
-            temperature=temperature,
-            seed=(self.seed, split, iteration),
-            progress=progress,
-        )
-        if not played.groups:
+        seed = (self.seed, split, iteration)
+        with self._precision():
+            played = self._collector(split).play(
+                task_seeds, group_size, temperature=temperature, seed=seed, progress=progress
+            )
+        if not played.groups and split == "train":
             raise RuntimeError(f"no {split} group could be played to its end; the last failure: {played.failures[-1]}")
         return played
 
@@ -164,15 +194,14 @@ class EnvironmentLoop(L.Callback):
                 NativeSampler(language_model, stops, tokenizer.pad_token_id),
                 max_steps=self.max_steps,
                 max_action_tokens=self.max_action_tokens,
+                max_observation_tokens=self.max_observation_tokens,
                 stop_token_ids=stops,
             )
         return self.collectors[split]
 
-    def _mute_overlong_observations(self, rollout: Rollout) -> None:
-        overlong = [t for t in rollout.transitions if len(t.observation_ids) > self.max_observation_tokens]
-        for t in overlong:
-            t.observation_ids = []
-        rollout.metrics["rollout/overlong_observations"] = float(len(overlong))
+    def _precision(self) -> AbstractContextManager[None]:
+        """The arithmetic of the training forward: sampler, scoring and trainer have to see one policy."""
+        return self.trainer.precision_plugin.forward_context()
 
     def _score(self, rollout: Rollout) -> None:
         transitions = rollout.transitions
@@ -196,8 +225,21 @@ class EnvironmentLoop(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the iteration's rollout (a stream has no right to log, a hook has)."""
+        if self.rollout_metrics is None:
+            return  # resumed from a checkpoint that was saved between the last step and here
         update = {"time/update_s": self.update_end - self.update_start}
         pl_module.log_dict({**self.rollout_metrics, **update}, on_step=False, on_epoch=True, sync_dist=True)
+        self.rollout_metrics = None
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log how many tasks were lost: the success rate is over the others."""
+        pl_module.log("val/dropped_tasks", float(self.dropped_evaluations), sync_dist=True)
+        self.dropped_evaluations = 0
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log how many tasks were lost: the success rate is over the others."""
+        pl_module.log("test/dropped_tasks", float(self.dropped_evaluations), sync_dist=True)
+        self.dropped_evaluations = 0
 
 
 def rollout_metrics(rollout: Rollout) -> dict[str, float]:
@@ -228,16 +270,3 @@ def stop_token_ids(tokenizer: object, language_model: object) -> list[int]:
 def _mean(values: object) -> float:
     numbers = [float(v) for v in values]  # type: ignore[attr-defined]
     return sum(numbers) / len(numbers) if numbers else 0.0
-
-
-class _timer:
-    """Writes the wall clock of a block into a dictionary."""
-
-    def __init__(self, seconds: dict[str, float], name: str) -> None:
-        self.seconds, self.name = seconds, name
-
-    def __enter__(self) -> None:
-        self.start = time.perf_counter()
-
-    def __exit__(self, *exception: object) -> None:
-        self.seconds[self.name] = time.perf_counter() - self.start

@@ -21,9 +21,12 @@ class PolicyExport(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the directory."""
-        if self.folder is not None and trainer.is_global_zero:
-            assert isinstance(pl_module, PaWModule)
-            export_policy(pl_module, Path(trainer.log_dir or ".") / self.folder)
+        # Without a logger there is no run folder, and a relative path would land in the current directory.
+        homeless = trainer.logger is None and not Path(self.folder or "").is_absolute()
+        if self.folder is None or homeless or trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]
+            return
+        assert isinstance(pl_module, PaWModule)
+        export_policy(pl_module, Path(trainer.log_dir or ".") / self.folder)
 
 
 def export_policy(module: PaWModule, directory: Path) -> None:

@@ -26,11 +26,9 @@ class RolloutSamples(RolloutCallback):
         logger = trainer.logger
         if not isinstance(logger, TensorBoardLogger):
             return
-        for group in rollout.groups[: self.episodes]:
+        for i, group in enumerate(rollout.groups[: self.episodes]):
             episode = max(group.episodes, key=lambda e: e.won)
-            logger.experiment.add_text(
-                f"episodes/{rollout.groups.index(group)}", render(group, episode), rollout.iteration
-            )
+            logger.experiment.add_text(f"episodes/{i}", render(group, episode), rollout.iteration)
 
 
 def render(group: RolloutGroup, episode: Episode) -> str:
@@ -46,9 +44,10 @@ def render(group: RolloutGroup, episode: Episode) -> str:
         marks = [
             f"H {t.action_entropy:.2f}",
             f"A {t.advantage:+.2f}",
-            "predicted" if t.wm_selected else "not predicted",
+            "predicted" if t.target_ids else "not predicted",
             *([] if t.admissible else ["not admissible"]),
             *([] if t.well_formed else ["malformed"]),
         ]
         lines += [f"    > {t.action_text}    ({', '.join(marks)})", f"[{i + 1}] {t.observation_text}"]
-    return "\n".join("    " + part for line in lines for part in line.split("\n"))
+    text = "\n".join("    " + part for line in lines for part in line.split("\n"))
+    return text.encode("utf-8", "replace").decode("utf-8")  # an unpaired surrogate cannot be written to a file

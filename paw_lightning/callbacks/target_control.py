@@ -17,17 +17,17 @@ class TargetControl(RolloutCallback):
     """Replaces what the world model predicts, leaving number, selection and coefficient as they are.
 
     Args:
-        targets: `true`, the next observation; `shuffled`, the observations of the selected transitions dealt out
+        targets: `observation`, the true next one; `shuffled`, the observations of the selected transitions dealt out
             among them anew, so that the tokens of an update stay the same and only their causes are wrong;
             `random_tokens`, as many ordinary tokens as the observation has, drawn uniformly.
     """
 
-    def __init__(self, targets: Literal["true", "shuffled", "random_tokens"] = "true") -> None:
+    def __init__(self, targets: Literal["observation", "shuffled", "random_tokens"] = "observation") -> None:
         self.targets = targets
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:
         """Write control_ids of the selected transitions (EntropySelection has run)."""
-        if self.targets == "true":
+        if self.targets == "observation":
             return
         assert isinstance(pl_module, PaWModule)
         chosen = [t for t in rollout.transitions if t.wm_selected and t.observation_ids]

@@ -76,6 +76,7 @@ class Collector:
         *,
         max_steps: int,
         max_action_tokens: int,
+        max_observation_tokens: int,
         stop_token_ids: Sequence[int],
     ) -> None:
         self.make_env = make_env
@@ -83,6 +84,7 @@ class Collector:
         self.sampler = sampler
         self.max_steps = max_steps
         self.max_action_tokens = max_action_tokens
+        self.max_observation_tokens = max_observation_tokens
         self.stop_token_ids = frozenset(stop_token_ids)
         self._idle: list[TextEnv] = []
 
@@ -101,7 +103,7 @@ class Collector:
         """
         seconds: dict[str, float] = defaultdict(float)
         failed: dict[int, str] = {}
-        with _timed(seconds, "environment"):
+        with timed(seconds, "environment"):
             groups, players = self._start(task_seeds, group_size, seed, failed)
         for turn in range(self.max_steps):
             active = [p for p in players if not p.done and p.group not in failed]
@@ -110,7 +112,9 @@ class Collector:
             self._play_turn(active, turn, temperature, seed, failed, seconds)
             if progress:
                 progress(sum(p.done or p.group in failed for p in players), len(players))
-        self._idle.extend(p.env for p in players if p.group not in failed)
+        for p in players:
+            # What an environment is worth after a failure of its group nobody knows: the next group gets a new one.
+            (close_quietly if p.group in failed else self._idle.append)(p.env)
         for g, message in failed.items():
             logger.warning("dropped the whole group of task %s: %s", task_seeds[g], message)
         kept = [group for g, group in enumerate(groups) if g not in failed]
@@ -119,30 +123,37 @@ class Collector:
     def close(self) -> None:
         """Close every environment."""
         while self._idle:
-            self._idle.pop().close()
+            close_quietly(self._idle.pop())
 
     def _start(
         self, task_seeds: Sequence[int], group_size: int, seed: Sequence[int | str], failed: dict[int, str]
     ) -> tuple[list[RolloutGroup], list[_Player]]:
-        groups, players = [], []
+        groups: list[RolloutGroup] = []
+        players: list[_Player] = []
+        earlier: dict[int, int] = defaultdict(int)  # a task played twice has members 0..k-1, then k..2k-1
         for g, task_seed in enumerate(task_seeds):
             group = RolloutGroup(group_key=str(task_seed), max_return=None, episodes=[])
             groups.append(group)
-            for member in range(group_size):
-                env = self._idle.pop() if self._idle else self.make_env()
+            first = earlier[task_seed]
+            earlier[task_seed] += group_size
+            for member in range(first, first + group_size):
+                env = None
                 try:
+                    env = self._idle.pop() if self._idle else self.make_env()
                     options = {"episode_seed": stable_seed(*seed, task_seed, member)}
                     observation, info = env.reset(seed=task_seed, options=options)
                     _check_observation(observation, False)
+                    admissible = _check_info(info)
                 except Exception as error:  # the environment is foreign code: anything may come
                     failed[g] = _describe(env, "reset", error)
+                    if env is not None:
+                        close_quietly(env)
                     break
                 task = str(info.get("task", ""))
                 group.group_key = str(info.get("group_key", task_seed))
                 group.max_return = info.get("max_reward")
                 episode = Episode(task_seed, member, task)
                 group.episodes.append(episode)
-                admissible = info.get("admissible_commands")
                 players.append(_Player(env, g, episode, observation, admissible, observation))
         return groups, players
 
@@ -156,7 +167,7 @@ class Collector:
         seconds: dict[str, float],
     ) -> None:
         prompts, ready = [], []
-        with _timed(seconds, "tokenization"):
+        with timed(seconds, "tokenization"):
             for p in active:
                 try:
                     prompts.append(
@@ -170,7 +181,7 @@ class Collector:
             ]
         if not ready:
             return
-        with _timed(seconds, "generation"):
+        with timed(seconds, "generation"):
             generations = self.sampler.generate(
                 prompts,
                 temperature=temperature,
@@ -180,12 +191,12 @@ class Collector:
         for p, prompt_ids, generation in zip(ready, prompts, generations, strict=True):
             if p.group in failed:
                 continue
-            with _timed(seconds, "environment"):
+            with timed(seconds, "environment"):
                 try:
                     self._act(p, prompt_ids, generation)
                 except EpisodeError as error:
                     failed[p.group] = str(error)
-        with _timed(seconds, "tokenization"):
+        with timed(seconds, "tokenization"):
             for p in ready:
                 if p.group not in failed:
                     self._encode_observation(p.episode.transitions[-1])
@@ -199,6 +210,7 @@ class Collector:
             observation, reward, terminated, truncated, info = p.env.step(action.text)
             done = bool(terminated or truncated)
             _check_observation(observation, done)
+            admissible = _check_info(info)
             reward = float(reward)
             if reward != reward or reward in (float("inf"), float("-inf")):
                 raise ValueError(f"reward {reward!r}; wanted a finite number")
@@ -222,12 +234,14 @@ class Collector:
             )
         )
         p.turns.append(Turn(p.observation, action.text))
-        p.observation, p.admissible = observation, info.get("admissible_commands")
+        p.observation, p.admissible = observation, admissible
         p.done, p.episode.finished = done, done
         p.episode.won = p.episode.won or bool(info.get("won", False))
 
     def _encode_observation(self, transition: Transition) -> None:
-        transition.observation_ids = self.prompts.chat.encode_text(transition.observation_text)
+        ids = self.prompts.chat.encode_text(transition.observation_text)
+        if len(ids) <= self.max_observation_tokens:
+            transition.observation_ids = ids
 
 
 def _check_observation(observation: Any, terminal: bool) -> None:
@@ -238,13 +252,34 @@ def _check_observation(observation: Any, terminal: bool) -> None:
         raise ValueError("an empty observation in the middle of an episode; wanted text")
 
 
-def _describe(env: TextEnv, call: str, error: Exception) -> str:
-    name = type(env).__name__
+def _check_info(info: Any) -> list[str] | None:
+    """Return the admissible commands after checking what a group's statistics and prompts will be made of."""
+    if not isinstance(info, dict):
+        raise TypeError(f"info of type {type(info).__name__}; wanted a dict")
+    largest = info.get("max_reward")
+    if largest is not None and not isinstance(largest, int | float):
+        raise TypeError(f"info['max_reward'] is {largest!r}; wanted a number")
+    admissible = info.get("admissible_commands")
+    if admissible is not None and not all(isinstance(command, str) for command in admissible):
+        raise TypeError("info['admissible_commands'] holds something that is not a str")
+    return None if admissible is None else list(admissible)
+
+
+def close_quietly(env: TextEnv) -> None:
+    """Close an environment; one that fails at that must not take the run along."""
+    try:
+        env.close()
+    except Exception as error:  # the environment is foreign code: anything may come
+        logger.warning("%s", _describe(env, "close", error))
+
+
+def _describe(env: TextEnv | None, call: str, error: Exception) -> str:
+    name = "the environment" if env is None else type(env).__name__
     return f"{name}.{call} failed with {type(error).__name__}: {error} (rollout.environment)"
 
 
-class _timed:
-    """Adds the wall clock of a block to a counter."""
+class timed:
+    """Adds the wall clock of a block to a dictionary entry."""
 
     def __init__(self, seconds: dict[str, float], name: str) -> None:
         self.seconds, self.name = seconds, name
@@ -253,4 +288,4 @@ class _timed:
         self.start = time.perf_counter()
 
     def __exit__(self, *exception: object) -> None:
-        self.seconds[self.name] += time.perf_counter() - self.start
+        self.seconds[self.name] = self.seconds.get(self.name, 0.0) + time.perf_counter() - self.start
