@@ -80,6 +80,8 @@ def write_card(directory: Path, results: dict[str, dict[float, dict[str, float]]
         for name, rates in results.items()
     ]
     error = math.sqrt(base[1.0]["success_rate"] * (1 - base[1.0]["success_rate"]) / HOUSES)
+    steps = " and then ".join(f"{phase.steps} steps" for phase in recipe.phases)
+    noises = " and then ".join(f"{phase.noise}" for phase in recipe.phases)
     settings = world()["environment"]["init_args"]
     parameters = load_language_model(str(directory)).num_parameters()
     text = f"""---
@@ -94,8 +96,8 @@ A Qwen2-architecture language model of {parameters:,} parameters that plays the 
 start of the quickstart, standing where an instruction-tuned model stands in a real run. It has seen nothing but text of
 that world and is of no other use.
 
-**How it was made.** `python tools/make_base_policy.py`: {recipe.steps} steps of {recipe.batch} transcripts, each of a
-house never seen before or again. In a share {recipe.noise} of its turns the player did anything that the house would
+**How it was made.** `python tools/make_base_policy.py`: {steps} of {recipe.batch} transcripts, each of a house never
+seen in the same phase before or again. In a share {noises} of its turns the player did anything that the house would
 react to, in the others what an expert would do (one who has to search; in a share {recipe.insight} of the episodes one
 who knows where everything is). Loss on the actions, and with weight {recipe.observation_weight} on observations
 shuffled across episodes: it knows how answers sound, not which action brings which answer.

@@ -64,7 +64,7 @@ def play(env: HouseholdEnv, house: int, rng: random.Random, *, noise: float, ins
     return Transcript(info["task"], played)
 
 
-def play_houses(seed: int, *, noise: float, insight: float) -> Iterator[Transcript]:
+def play_houses(seed: int | str, *, noise: float, insight: float) -> Iterator[Transcript]:
     """Endless transcripts, every house another one."""
     env, house = make_environment("train", **HOUSES), FIRST_HOUSE
     while True:

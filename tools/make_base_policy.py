@@ -15,7 +15,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -39,12 +39,23 @@ IGNORED = -100
 
 
 @dataclass(frozen=True)
+class Phase:
+    """One stretch of training with an optimizer of its own."""
+
+    noise: float
+    """Share of the player's actions that are drawn from all that the house would react to."""
+    steps: int
+    learning_rate: float
+    """Peak; it falls to a twentieth of it."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides what the base policy becomes."""
 
-    noise: float = 0.5
-    """Share of the player's actions that are drawn from all that the house would react to. It is there from the first
-    step on: noise added at the end would be forgotten by the first few updates of any kind."""
+    phases: tuple[Phase, ...] = (Phase(0.5, 600, 4e-3), Phase(0.65, 450, 2e-3))
+    """There is noise from the first step on: put in at the end alone, the first few updates of any kind would remove
+    it. There is less at first, because copying names forms sooner the more often a name is the right one."""
     insight: float = 0.3
     """Share of the episodes whose player knows where everything is, so that taking and putting down are frequent."""
     observation_weight: float = 0.3
@@ -54,10 +65,7 @@ class Recipe:
     feedforward: int = 256
     layers: int = 3
     heads: int = 4
-    steps: int = 600
     batch: int = 32
-    learning_rate: float = 4e-3
-    final_learning_rate: float = 2e-4
     warmup: int = 50
 
 
@@ -171,18 +179,19 @@ def mean_loss(model: Qwen2ForCausalLM, rows: list[Row]) -> Tensor:
     return -logprobs.mean()
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up times a cosine down to the final rate."""
-    warm = min(1.0, (step + 1) / recipe.warmup)
-    fall = (1 + math.cos(math.pi * step / recipe.steps)) / 2
-    return warm * (recipe.final_learning_rate + (recipe.learning_rate - recipe.final_learning_rate) * fall)
+def learning_rate(phase: Phase, warmup: int, step: int) -> float:
+    """Linear warm-up times a cosine down to a twentieth of the peak."""
+    warm = min(1.0, (step + 1) / warmup)
+    fall = (1 + math.cos(math.pi * step / phase.steps)) / 2
+    final = phase.learning_rate / 20
+    return warm * (final + (phase.learning_rate - final) * fall)
 
 
-def batches(recipe: Recipe, packer: Packer, seed: int) -> Iterator[tuple[list[Row], list[Row]]]:
+def batches(recipe: Recipe, phase: Phase, packer: Packer, seed: str) -> Iterator[tuple[list[Row], list[Row]]]:
     """Transcripts of houses never seen before, and shuffled answers out of the same episodes."""
     rng = random.Random(f"{seed} batches")
-    played = play_houses(seed, noise=recipe.noise, insight=recipe.insight)
-    for _ in range(recipe.steps):
+    played = play_houses(seed, noise=phase.noise, insight=recipe.insight)
+    for _ in range(phase.steps):
         episodes = [next(played) for _ in range(recipe.batch)]
         answers = [rng.choice(episode.turns)[2] for episode in episodes]
         rng.shuffle(answers)
@@ -198,24 +207,24 @@ def make_optimizers(model: Qwen2ForCausalLM) -> list[torch.optim.Optimizer]:
     return [muon, torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
-def train(model: Qwen2ForCausalLM, recipe: Recipe, packer: Packer, seed: int) -> None:
+def train(model: Qwen2ForCausalLM, recipe: Recipe, phase: Phase, packer: Packer, seed: str) -> None:
     """Cross-entropy on actions, and a smaller one on observations that follow from nothing."""
     optimizers = make_optimizers(model)
     started = time.perf_counter()
     model.train()
-    for step, (transcripts, language) in enumerate(batches(recipe, packer, seed)):
+    for step, (transcripts, language) in enumerate(batches(recipe, phase, packer, seed)):
         for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = learning_rate(recipe, step)
+            optimizer.param_groups[0]["lr"] = learning_rate(phase, recipe.warmup, step)
             optimizer.zero_grad()
         action_loss, observation_loss = mean_loss(model, transcripts), mean_loss(model, language)
         (action_loss + recipe.observation_weight * observation_loss).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
-        if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
+        if (step + 1) % 50 == 0 or step + 1 == phase.steps:
             seconds = time.perf_counter() - started
             losses = f"action loss {action_loss.item():.3f}, observation loss {observation_loss.item():.3f}"
-            print(f"step {step + 1}/{recipe.steps}: {losses}, {seconds:.0f} s", flush=True)
+            print(f"step {step + 1}/{phase.steps}: {losses}, {seconds:.0f} s", flush=True)
 
 
 def main() -> None:
@@ -224,21 +233,21 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT, help="directory to write")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="another number may change the weights' last bits")
-    for field in fields(Recipe):
-        parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
-    options = vars(parser.parse_args())
-    output, seed, threads = (options.pop(name) for name in ("output", "seed", "threads"))
-    recipe = Recipe(**options)
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
+    options = parser.parse_args()
+    recipe = Recipe()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
     started = time.perf_counter()
-    tokenizer = train_tokenizer(recipe.vocabulary, seed)
+    tokenizer = train_tokenizer(recipe.vocabulary, options.seed)
     model = build_model(recipe, tokenizer)
     print(f"{len(tokenizer)} tokens, {model.num_parameters():,} parameters", flush=True)
-    train(model, recipe, Packer(ChatFormat(tokenizer), Prompt(**world()["prompt"])), seed)
-    model.save_pretrained(output)
-    tokenizer.save_pretrained(output)
-    print(f"wrote {output} after {time.perf_counter() - started:.0f} s")
+    packer = Packer(ChatFormat(tokenizer), Prompt(**world()["prompt"]))
+    for number, phase in enumerate(recipe.phases):
+        # The first phase's seed is the plain one; a later phase plays the same houses with other dice.
+        train(model, recipe, phase, packer, f"{options.seed}" + f" phase {number}" * (number > 0))
+    model.save_pretrained(options.output)
+    tokenizer.save_pretrained(options.output)
+    print(f"wrote {options.output} after {time.perf_counter() - started:.0f} s")
 
 
 if __name__ == "__main__":
