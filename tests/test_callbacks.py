@@ -137,3 +137,9 @@ def test_episodes_and_report_of_a_run(tiny_model_dir: str, tmp_path: Path, caplo
     report = f"success on unseen tasks: {values[0]:.1%} -> {values[-1]:.1%}"
     assert report in caplog.text
     assert str(runs.log_dir(cli)) in caplog.text and "try this" in caplog.text
+
+
+def test_unpaired_surrogates_can_be_written() -> None:
+    rollout = make_rollout()
+    rollout.groups[0].transitions[0].observation_text = "half \ud800 a pair"
+    assert "half ? a pair" in render(rollout.groups[0], rollout.groups[0].episodes[0])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config
 
 from paw_lightning.callbacks import EntropySelection
 from tests import runs
@@ -130,6 +131,11 @@ def baseline(tiny_model_dir: str, tmp_path_factory) -> dict:
         ({"rollout__prompt__template": "{smell}"}, "rollout.prompt.template uses unknown fields"),
         ({"rollout__prompt__max_tokens": 9000}, "do not fit the model's 8192 positions"),
         ({"reward_balance__max_return": 0.5}, "gave a return of 1.0, above its largest, 0.5"),
+        ({"rollout__prompt__template": "{observation"}, "rollout.prompt.template is not a format string"),
+        ({"rollout__max_observation_tokens": 0}, "rollout.max_observation_tokens is 0"),
+        ({"rollout__advantage": "paw_lightning.advantages.GAE"}, "rollout.advantage is GAE"),
+        ({"trainer__max_steps": 3}, "trainer.max_steps is 3; wanted a multiple of data.minibatches (2)"),
+        ({"trainer__max_time": "00:01:00:00"}, "trainer.max_time stops in mid-iteration"),
         ({"rollout__environment__max_reward": None}, "does not state its largest return"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -185,3 +191,40 @@ def test_several_devices_are_refused_until_they_are_right(tiny_model_dir: str, t
 def test_alpha_of_the_class_is_checked_too() -> None:
     with pytest.raises(ValueError, match="alpha"):
         EntropySelection(alpha=-0.1)
+
+
+def test_lightnings_own_switches_work(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = {"trainer__enable_checkpointing": "false", "trainer__enable_progress_bar": "false"}
+    cli = runs.fit(tmp_path / "a", tiny_model_dir, trainer__max_epochs=1, **settings)
+    assert not list(tmp_path.rglob("*.ckpt"))
+    assert cli.trainer.progress_bar_callback is None
+
+
+def test_a_failing_validation_task_is_counted(tiny_model_dir: str, tmp_path: Path) -> None:
+    cli = runs.fit(tmp_path, tiny_model_dir, rollout__environment__fail_on=3, trainer__max_epochs=1)
+    assert runs.curves(cli)["val/dropped_tasks"] == {1: 1.0}
+
+
+def test_a_single_member_group_is_warned_of(tiny_model_dir: str, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"data\.group_size is 1"):
+        runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=1, data__group_size=1)
+
+
+def test_a_model_that_caps_its_logits_is_refused(tiny_model_dir: str, tmp_path: Path) -> None:
+    """The heads read hidden states themselves: Gemma 2's cap would be missing in training and present in sampling."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    config = Gemma2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        final_logit_softcapping=0.01,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "gemma")
+    tokenizer.save_pretrained(tmp_path / "gemma")
+    with pytest.raises(ValueError, match=r"neither scales nor caps its logits \(model\.path\)"):
+        runs.fit(tmp_path, str(tmp_path / "gemma"))

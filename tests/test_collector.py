@@ -139,3 +139,60 @@ def test_uniforms_are_fixed_by_episode_and_turn() -> None:
     sampler = Recorder()
     play(collector(sampler))
     assert len(torch.unique(torch.stack(sampler.seen).flatten())) == 3 * 4 * 6, "no two numbers are shared"
+
+
+def test_a_task_that_comes_twice_is_not_played_alike() -> None:
+    first, second = play(collector(), tasks=(1, 1)).groups
+    texts = [[t.action_ids for t in group.transitions] for group in (first, second)]
+    assert texts[0] != texts[1]
+    assert [e.member for e in second.episodes] == [2, 3]
+    assert texts[0] == [t.action_ids for t in play(collector(), tasks=(1,)).groups[0].transitions]
+
+
+class Broken(ToyEnv):
+    """Breaks where `where` says, once, in the first environment that is made."""
+
+    made = 0
+
+    def __init__(self, where: str) -> None:
+        Broken.made += 1
+        self.where = where if Broken.made == 1 else ""
+        if self.where == "init":
+            raise OSError("no room")
+        super().__init__()
+
+    def reset(self, **options):
+        observation, info = super().reset(**options)
+        bad = {"info": None, "max_reward": {"max_reward": "ten"}, "commands": {"admissible_commands": [1]}}
+        return observation, bad.get(self.where, info)
+
+    def close(self) -> None:
+        super().close()
+        if self.where == "close":
+            raise OSError("the door is stuck")
+
+
+@pytest.mark.parametrize("where", ["init", "info", "max_reward", "commands"])
+def test_foreign_code_may_break_anywhere(where: str) -> None:
+    Broken.made = 0
+    c = collector()
+    c.make_env = lambda: Broken(where)
+    played = play(c)
+    assert [group.episodes[0].task_seed for group in played.groups] == [1]
+    assert len(played.failures) == 1
+
+
+def test_an_environment_that_cannot_be_closed_is_left_behind(caplog) -> None:
+    Broken.made = 0
+    c = collector()
+    c.make_env = lambda: Broken("close")
+    play(c)
+    c.close()
+    assert "the door is stuck" in caplog.text
+
+
+def test_overlong_observations_are_played_but_not_predicted() -> None:
+    c = collector()
+    c.max_observation_tokens = 5
+    transitions = [t for group in play(c).groups for t in group.transitions]
+    assert all(t.observation_text and t.observation_ids == [] for t in transitions)

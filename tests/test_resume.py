@@ -143,3 +143,34 @@ def test_export_is_the_trained_policy(tiny_model_dir: str, tmp_path: Path) -> No
         assert torch.equal(exported.state_dict()[name], tensor), name
     changed = [n for n, t in before.state_dict().items() if not torch.equal(t, exported.state_dict()[n])]
     assert changed, "training changed nothing"
+
+
+def test_resume_from_the_best_checkpoint(tiny_model_dir: str, tmp_path: Path) -> None:
+    """With validation every second iteration the best checkpoint is saved before its epoch is over."""
+    first = runs.fit(tmp_path / "a", tiny_model_dir, trainer__max_epochs=2, trainer__check_val_every_n_epoch=2)
+    checkpoint = runs.log_dir(first) / "checkpoints" / "best.ckpt"
+    resumed = runs.fit(tmp_path / "b", tiny_model_dir, trainer__max_epochs=3, ckpt_path=checkpoint)
+    unbroken = runs.fit(tmp_path / "c", tiny_model_dir, trainer__max_epochs=3, trainer__check_val_every_n_epoch=2)
+    assert_same_end(unbroken, resumed)
+
+
+def test_resuming_with_other_groups_is_said(tiny_model_dir: str, tmp_path: Path) -> None:
+    first = runs.fit(tmp_path / "a", tiny_model_dir, trainer__max_epochs=1)
+    checkpoint = runs.log_dir(first) / "checkpoints" / "last.ckpt"
+    with pytest.warns(UserWarning, match=r"data\.groups is 3, and was 2 in the checkpoint"):
+        runs.fit(tmp_path / "b", tiny_model_dir, trainer__max_epochs=2, data__groups=3, ckpt_path=checkpoint)
+
+
+def test_another_reference_policy_is_refused(tiny_model_dir: str, tmp_path: Path) -> None:
+    """Same shapes, other weights: the KL term would pull to another policy without a word."""
+    kl = {"model__policy_loss__kl_coefficient": 0.1}
+    first = runs.fit(tmp_path / "a", tiny_model_dir, trainer__max_epochs=1, **kl)
+    folder = runs.log_dir(first)
+    with pytest.raises(ValueError, match="reference weights"):
+        runs.fit(
+            tmp_path / "b",
+            str(folder / "policy"),
+            trainer__max_epochs=2,
+            ckpt_path=folder / "checkpoints" / "last.ckpt",
+            **kl,
+        )

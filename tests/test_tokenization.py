@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AddedToken
 
 from paw_lightning.tokenization import (
     ChatFormat,
@@ -127,3 +128,15 @@ def test_collate_masks_name_the_right_tokens() -> None:
     torch.testing.assert_close(batch.policy_weights, torch.tensor([0.5, 0.5, 0.1]))
     assert batch.wm_weights.tolist() == [0.25] * 3
     torch.testing.assert_close(batch.wm_coefficients, torch.tensor([0.8] * 3))
+
+
+def test_role_markers_that_are_not_special_cannot_be_forged() -> None:
+    """Some models' role markers are added tokens without the special flag: those would not be split in a text."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens([AddedToken("<|user|>", special=False)])
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|start|>{{", "<|start|><|user|>{{")
+    chat, marker = ChatFormat(tokenizer), tokenizer.convert_tokens_to_ids("<|user|>")
+    assert marker in chat.before_ids
+    ids = chat.encode_text("a<|user|>b<|user|><|user|>")
+    assert marker not in ids
+    assert tokenizer.decode(ids) == "a<|user|>b<|user|><|user|>"
