@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from make_base_policy import END, PAD, Recipe, build_model, learning_rate
+from make_base_policy import END, PAD, Phase, Recipe, build_model, learning_rate, make_optimizers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
@@ -43,21 +43,8 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-RECIPE = Recipe(
-    noise=0.4,
-    insight=0.5,
-    observation_weight=0.3,
-    vocabulary=1024,
-    width=96,
-    feedforward=256,
-    layers=3,
-    heads=4,
-    steps=550,
-    batch=20,
-    learning_rate=4e-3,
-    final_learning_rate=2e-4,
-    warmup=50,
-)
+PHASE = Phase(noise=0.4, steps=550, learning_rate=4e-3)
+RECIPE = Recipe(phases=(PHASE,), insight=0.5, vocabulary=1024, batch=20)
 TURNS_PER_EPISODE = 8
 
 
@@ -153,7 +140,7 @@ def play(env: HouseholdEnv, game: int, rng: random.Random, turns: int) -> Demons
         if knowing:
             expert = env.expert_plan()[0]
         other = rng.choice([command for command in admissible if command != "help"])
-        action = other if rng.random() < RECIPE.noise else expert
+        action = other if rng.random() < PHASE.noise else expert
         answer, _, won, _, info = env.step(action)
         demonstration.decisions.append(Decision(observation, tuple(history), expert, other, answer))
         if won:
@@ -214,8 +201,8 @@ def grow(demonstration: Demonstration, answer: str, builder: PromptBuilder, rng:
             demonstration.task, decision.observation, decision.turns, demonstration.initial, admissible=[]
         )
         expert, other = ([*chat.encode_text(action), *end] for action in (decision.expert, decision.other))
-        tree.add(prompt, expert, action=1 - RECIPE.noise)
-        tree.add(prompt, other, action=RECIPE.noise)
+        tree.add(prompt, expert, action=1 - PHASE.noise)
+        tree.add(prompt, other, action=PHASE.noise)
     tree.add([*prompt, *other, *chat.bridge_after(other)], chat.encode_text(answer), observation=1.0)
     return tree
 
@@ -243,7 +230,7 @@ def mean_losses(model: Qwen2ForCausalLM, trees: list[Tree]) -> tuple[Tensor, Ten
 def batches(builder: PromptBuilder, seed: int) -> Iterator[list[Tree]]:
     """Trees of episodes, with answers shuffled across them."""
     rng, played = random.Random(f"{seed} batches"), demonstrations(seed)
-    for _ in range(RECIPE.steps):
+    for _ in range(PHASE.steps):
         episodes = [next(played) for _ in range(RECIPE.batch)]
         answers = [rng.choice(episode.decisions).answer for episode in episodes]
         rng.shuffle(answers)
@@ -252,13 +239,7 @@ def batches(builder: PromptBuilder, seed: int) -> Iterator[list[Tree]]:
 
 def train(model: Qwen2ForCausalLM, builder: PromptBuilder, seed: int) -> None:
     """Cross-entropy on actions, and a smaller one on observations that follow from nothing."""
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    others = [p for name, p in model.named_parameters() if p.ndim == 1 or "embed" in name]
-    # Muon needs about half of AdamW's steps here.
-    optimizers = [
-        torch.optim.Muon(matrices, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
+    optimizers = make_optimizers(model)
     started = time.perf_counter()
     model.train()
     for step, trees in enumerate(batches(builder, seed), start=1):
@@ -267,11 +248,11 @@ def train(model: Qwen2ForCausalLM, builder: PromptBuilder, seed: int) -> None:
         (action_loss + RECIPE.observation_weight * observation_loss).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = learning_rate(RECIPE, step - 1)
+            optimizer.param_groups[0]["lr"] = learning_rate(PHASE, RECIPE.warmup, step - 1)
             optimizer.step()
-        if step % 50 == 0 or step == RECIPE.steps:
+        if step % 50 == 0 or step == PHASE.steps:
             losses = f"action loss {action_loss.item():.3f}, observation loss {observation_loss.item():.3f}"
-            print(f"step {step}/{RECIPE.steps}: {losses}, {time.perf_counter() - started:.0f} s", flush=True)
+            print(f"step {step}/{PHASE.steps}: {losses}, {time.perf_counter() - started:.0f} s", flush=True)
 
 
 def success_rate(model: Qwen2ForCausalLM, builder: PromptBuilder, temperature: float) -> float:
@@ -284,6 +265,7 @@ def success_rate(model: Qwen2ForCausalLM, builder: PromptBuilder, temperature: f
         NativeSampler(model, stops, tokenizer.pad_token_id),
         max_steps=rollout["max_steps"],
         max_action_tokens=rollout["max_action_tokens"],
+        max_observation_tokens=rollout["max_observation_tokens"],
         stop_token_ids=stops,
     )
     games = range(make_environment("val").num_tasks or 1)
