@@ -103,6 +103,8 @@ def test_no_dead_option(change: dict, tiny_model_dir: str, tmp_path: Path, basel
         # A random policy gives every token about 1/259, so that nothing is clipped at rho 0.2.
         ({"model__world_model_loss__rho": 0.0038}, {"model__world_model_loss__kind": "mae"}),
         # Six random tokens hardly ever contain the end token; of 60 some do, and lengths differ.
+        # Nobody writes the one admissible command by chance.
+        ({"rollout__environment__commands": True}, {"rollout__inadmissible_action_penalty": 0.5}),
         ({"rollout__max_action_tokens": 60}, {"data__normalization": "sequence_mean"}),
     ],
 )

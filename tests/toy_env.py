@@ -11,15 +11,23 @@ class ToyEnv(TextEnv):
     """Wins when most actions have an even length; misbehaves on demand."""
 
     def __init__(
-        self, split: str = "train", fail_on: int | None = None, failure: str = "raise", max_reward: float | None = 1.0
+        self,
+        split: str = "train",
+        fail_on: int | None = None,
+        failure: str = "raise",
+        max_reward: float | None = 1.0,
+        commands: bool = False,
     ) -> None:
         self.split, self.fail_on, self.failure, self.max_reward = split, fail_on, failure, max_reward
+        self.commands = {"admissible_commands": ["be even"]} if commands else {}
         self.closed = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         self.seed, self.turn, self.even = seed, 0, 0
         info = {"task": f"be even in house {seed}", "group_key": f"{self.split}-{seed}"}
-        return f"start of {seed}", info | ({} if self.max_reward is None else {"max_reward": self.max_reward})
+        return f"start of {seed}", info | self.commands | (
+            {} if self.max_reward is None else {"max_reward": self.max_reward}
+        )
 
     def step(self, action: str) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.turn += 1
@@ -31,7 +39,7 @@ class ToyEnv(TextEnv):
                 raise ConnectionError("the world fell over")
             observation = {"empty": "", "number": 7}[self.failure]
             return observation, 0.0, False, False, {}
-        return f"turn {self.turn}: {len(action)} letters", float(won), done, False, {"won": won}
+        return f"turn {self.turn}: {len(action)} letters", float(won), done, False, {"won": won} | self.commands
 
     def close(self) -> None:
         self.closed = True

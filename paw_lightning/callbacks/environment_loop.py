@@ -33,6 +33,9 @@ class EnvironmentLoop(L.Callback):
         environment: class of the environment and its arguments; it is built with the split's name.
         prompt: how a decision context is written.
         advantage: class that turns a group's rewards into one advantage per transition.
+        inadmissible_action_penalty: subtracted from the advantage of a turn whose action the environment does not list
+            as admissible; >= 0, a term of its own outside any normalisation (choice: the paper penalises malformed
+            text only, which is the advantage's own `invalid_action_penalty`).
         max_steps: turns after which an episode is cut off.
         max_action_tokens: longest action, its end-of-turn token included.
         max_observation_tokens: longer observations are played but never predicted (choice: a cut-off target would
@@ -48,6 +51,7 @@ class EnvironmentLoop(L.Callback):
         environment: Callable[[str], TextEnv],
         prompt: Prompt = Prompt(),  # noqa: B008 - frozen
         advantage: Advantage | None = None,
+        inadmissible_action_penalty: float = 0.0,
         max_steps: int = 50,
         max_action_tokens: int = 512,
         max_observation_tokens: int = 512,
@@ -65,6 +69,11 @@ class EnvironmentLoop(L.Callback):
         for name, value in counts.items():
             if value < 1:
                 raise ValueError(f"rollout.{name} is {value}; wanted at least 1")
+        if not inadmissible_action_penalty >= 0:
+            raise ValueError(
+                f"rollout.inadmissible_action_penalty is {inadmissible_action_penalty}; wanted at least 0, as it is "
+                "subtracted"
+            )
         if isinstance(advantage, GAE):
             raise ValueError("rollout.advantage is GAE, which needs a critic's values; wanted GRPO, RLOO or GiGPO")
         if not temperature > 0:
@@ -72,6 +81,7 @@ class EnvironmentLoop(L.Callback):
         if not validation_temperature >= 0:
             raise ValueError(f"rollout.validation_temperature is {validation_temperature}; wanted at least 0")
         self.environment, self.prompt, self.advantage = environment, prompt, advantage or GRPO()
+        self.inadmissible_action_penalty = inadmissible_action_penalty
         self.max_steps, self.max_action_tokens = max_steps, max_action_tokens
         self.max_observation_tokens = max_observation_tokens
         self.temperature, self.validation_temperature = temperature, validation_temperature
@@ -153,7 +163,8 @@ class EnvironmentLoop(L.Callback):
         for group in rollout.groups:
             advantages = self.advantage(group)
             for transition, value in zip(group.transitions, advantages, strict=True):
-                transition.advantage = value
+                penalty = 0.0 if transition.admissible else self.inadmissible_action_penalty
+                transition.advantage = value - penalty
         for callback in rollout_callbacks(self.trainer):
             callback.on_rollout_end(self.trainer, self.module, rollout)
         self._log(rollout, time.perf_counter() - start)
