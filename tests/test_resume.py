@@ -94,7 +94,7 @@ def test_resume_in_place_continues_the_run(tiny_model_dir: str, tmp_path: Path) 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_saves_a_resumable_iteration(number: int, tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
     unbroken = runs.fit(tmp_path / "unbroken", tiny_model_dir, trainer__max_epochs=3)
-    sender = SignalDuringRollout(number, iteration=1)
+    sender, before = SignalDuringRollout(number, iteration=1), signal.getsignal(number)
     original = GracefulStop.on_train_start
 
     def start(self, trainer, pl_module):
@@ -105,7 +105,7 @@ def test_signal_saves_a_resumable_iteration(number: int, tiny_model_dir: str, tm
         patch.setattr(GracefulStop, "on_train_start", start)
         stopped = runs.fit(tmp_path / "stopped", tiny_model_dir, trainer__max_epochs=3)
     assert stopped.trainer.current_epoch == 2, "iterations 0 and 1 were finished, 2 was not begun"
-    assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL), "the handler was given back"
+    assert signal.getsignal(number) == before, "the handler was given back"
     checkpoint = runs.log_dir(stopped) / "checkpoints" / "last.ckpt"
     resumed = runs.fit(tmp_path / "resumed", tiny_model_dir, trainer__max_epochs=3, ckpt_path=checkpoint)
     assert_same_end(unbroken, resumed)
