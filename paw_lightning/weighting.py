@@ -127,9 +127,14 @@ def wm_token_weights(
     ]
 
 
-def _kept(alpha: float, count: int) -> int:
+def check_alpha(alpha: float) -> None:
+    """Raise ValueError for a share outside [0, 1]."""
     if not 0 <= alpha <= 1:
         raise ValueError(f"entropy_selection.alpha is {alpha}; wanted a share in [0, 1]")
+
+
+def _kept(alpha: float, count: int) -> int:
+    check_alpha(alpha)
     return math.ceil(Fraction(str(alpha)) * count)  # the decimal as written: 0.7 * 10 is 7.000000000000001 in binary
 
 

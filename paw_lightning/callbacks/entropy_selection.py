@@ -9,7 +9,7 @@ import lightning as L
 
 from paw_lightning.callbacks.base import RolloutCallback
 from paw_lightning.types import Rollout
-from paw_lightning.weighting import action_entropy, select_top_entropy
+from paw_lightning.weighting import action_entropy, check_alpha, select_top_entropy
 
 
 class EntropySelection(RolloutCallback):
@@ -21,8 +21,7 @@ class EntropySelection(RolloutCallback):
     """
 
     def __init__(self, alpha: float = 0.75, entropy: Literal["full", "sampled"] = "full") -> None:
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"entropy_selection.alpha is {alpha}; wanted a share in [0, 1]")
+        check_alpha(alpha)
         self.alpha, self.entropy = alpha, entropy
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:
