@@ -53,7 +53,7 @@ class Phase:
 class Recipe:
     """Everything that decides what the base policy becomes."""
 
-    phases: tuple[Phase, ...] = (Phase(0.5, 600, 4e-3),)
+    phases: tuple[Phase, ...] = (Phase(0.5, 1800, 4e-3),)
     """There is noise from the first step on: put in at the end alone, the first few updates of any kind would remove
     it. More of it later (a second phase of 450 steps at 0.65) gave a base that learns more slowly."""
     insight: float = 0.3
