@@ -255,6 +255,8 @@ def collate(rows: Sequence[Row], pad_token_id: int, *, on_policy: bool) -> Minib
         "policy": [],
         "wm": [],
         "lambda": [],
+        "values": [],
+        "targets": [],
     }
     for i, row in enumerate(rows):
         t, targets = row.transition, row.transition.target_ids
@@ -264,11 +266,15 @@ def collate(rows: Sequence[Row], pad_token_id: int, *, on_policy: bool) -> Minib
         input_ids[i, : len(ids)] = torch.tensor(ids)
         action_mask[i, start:stop] = True
         observation_mask[i, len(ids) - len(targets) : len(ids)] = True
-        flat["advantages"].append(torch.full((len(t.action_ids),), t.advantage))
+        alike = torch.full((len(t.action_ids),), t.advantage)
+        flat["advantages"].append(alike if t.token_advantages is None else t.token_advantages)
         flat["policy"].append(torch.full((len(t.action_ids),), row.policy_weight))
         flat["old"].append(t.old_logprobs)
         if t.reference_logprobs is not None:
             flat["reference"].append(t.reference_logprobs)
+        if t.old_values is not None and t.value_targets is not None:
+            flat["values"].append(t.old_values)
+            flat["targets"].append(t.value_targets)
         flat["wm"].append(torch.full((len(targets),), row.wm_weight))
         flat["lambda"].append(torch.full((len(targets),), row.wm_coefficient))
     return Minibatch(
@@ -282,4 +288,6 @@ def collate(rows: Sequence[Row], pad_token_id: int, *, on_policy: bool) -> Minib
         wm_weights=torch.cat(flat["wm"]),
         wm_coefficients=torch.cat(flat["lambda"]),
         on_policy=on_policy,
+        old_values=torch.cat(flat["values"]) if flat["values"] else None,
+        value_targets=torch.cat(flat["targets"]) if flat["targets"] else None,
     )

@@ -44,10 +44,16 @@ class Transition:
     """float [A]: log-probs of the behaviour policy that the ratio is taken against, in nats."""
     reference_logprobs: Tensor | None = None
     """float [A]: log-probs under the reference policy, in nats; None when no KL is asked for."""
+    old_values: Tensor | None = None
+    """float [A]: the critic's value before each action token, with the weights that played; None without a critic."""
 
     # Written by EnvironmentLoop.
     advantage: float = 0.0
-    """Advantage of every token of the action."""
+    """Advantage of every token of the action; their mean where each has its own."""
+    token_advantages: Tensor | None = None
+    """float [A]: an advantage for each action token (PPO); None where `advantage` holds for all."""
+    value_targets: Tensor | None = None
+    """float [A]: what the critic should have said, A + V before whitening; None without a critic."""
 
     # Written by EntropySelection.
     action_entropy: float = 0.0
@@ -157,3 +163,7 @@ class Minibatch:
     """float [M]: lambda_g of each target's group, for monitoring."""
     on_policy: bool
     """No optimizer step was made since the rollout: the policy is still the one that sampled."""
+    old_values: Tensor | None = None
+    """float [N]; None without a critic."""
+    value_targets: Tensor | None = None
+    """float [N]; None without a critic."""

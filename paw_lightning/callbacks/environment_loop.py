@@ -8,11 +8,12 @@ from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from paw_lightning import models
-from paw_lightning.advantages import GAE, GRPO, NoReward
+from paw_lightning.advantages import GAE, GRPO, NoReward, explained_variance
 from paw_lightning.callbacks.base import rollout_callbacks
 from paw_lightning.datamodule import RolloutDataModule, Split
 from paw_lightning.envs.base import TextEnv
@@ -21,7 +22,7 @@ from paw_lightning.rollouts import scoring
 from paw_lightning.rollouts.collector import Collector, PlayedGroups, close_quietly, timed
 from paw_lightning.rollouts.sampler import NativeSampler
 from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder
-from paw_lightning.types import Episode, Rollout, RolloutGroup
+from paw_lightning.types import Episode, Rollout, RolloutGroup, Transition
 
 Advantage = Callable[[RolloutGroup], list[float]]
 
@@ -32,7 +33,8 @@ class EnvironmentLoop(L.Callback):
     Args:
         environment: class of the environment and its arguments; it is built with the split's name.
         prompt: how a decision context is written.
-        advantage: class that turns a group's rewards into one advantage per transition.
+        advantage: class that turns a group's rewards into one advantage per transition; GAE makes one per action token
+            and needs `model.critic`.
         inadmissible_action_penalty: subtracted from the advantage of a turn whose action the environment does not list
             as admissible; >= 0, a term of its own outside any normalisation (choice: the paper penalises malformed
             text only, which is the advantage's own `invalid_action_penalty`).
@@ -74,8 +76,11 @@ class EnvironmentLoop(L.Callback):
                 f"rollout.inadmissible_action_penalty is {inadmissible_action_penalty}; wanted at least 0, as it is "
                 "subtracted"
             )
-        if isinstance(advantage, GAE):
-            raise ValueError("rollout.advantage is GAE, which needs a critic's values; wanted GRPO, RLOO or GiGPO")
+        if isinstance(advantage, NoReward) and inadmissible_action_penalty:
+            raise ValueError(
+                f"rollout.inadmissible_action_penalty is {inadmissible_action_penalty} and rollout.advantage is "
+                "NoReward; wanted 0: a penalty is a reward"
+            )
         if not temperature > 0:
             raise ValueError(f"rollout.temperature is {temperature}; wanted above 0: a greedy policy cannot explore")
         if not validation_temperature >= 0:
@@ -105,12 +110,26 @@ class EnvironmentLoop(L.Callback):
         self.trainer, self.module, self.seed = trainer, pl_module, data.seed
         pl_module.temperature = self.temperature
         data.source = self
-        if data.group_size == 1 and not isinstance(self.advantage, NoReward):
+        self._check_critic(pl_module.critic)
+        if data.group_size == 1 and not isinstance(self.advantage, NoReward | GAE):
             rank_zero_warn("data.group_size is 1: an advantage relative to the group is 0, no reward is learnt from")
         self._check_context_window()
         self._check_stops(data.minibatches)
         assert pl_module.model is not None
         models.check_heads(pl_module.model)
+
+    def _check_critic(self, critic: str) -> None:
+        """A critic and an advantage that reads its values come together or not at all."""
+        name = type(self.advantage).__name__
+        if isinstance(self.advantage, GAE) and critic == "none":
+            raise ValueError(
+                f"rollout.advantage is {name} and model.critic is 'none'; wanted model.critic: shared or separate"
+            )
+        if critic != "none" and not isinstance(self.advantage, GAE):
+            raise ValueError(
+                f"model.critic is {critic!r} and rollout.advantage is {name}, which reads no values; wanted "
+                "model.critic: none, or paw_lightning.advantages.GAE"
+            )
 
     def _check_stops(self, minibatches: int) -> None:
         """Refuse limits that would stop in the middle of an iteration: no unbroken run passes through that state."""
@@ -160,16 +179,36 @@ class EnvironmentLoop(L.Callback):
         rollout.metrics["rollout/overlong_observations"] = float(len(overlong))
         with timed(rollout.seconds, "scoring"), self._precision():
             self._score(rollout)
-        for group in rollout.groups:
-            advantages = self.advantage(group)
-            for transition, value in zip(group.transitions, advantages, strict=True):
-                penalty = 0.0 if transition.admissible else self.inadmissible_action_penalty
-                transition.advantage = value - penalty
+        self._write_advantages(rollout)
         for callback in rollout_callbacks(self.trainer):
             callback.on_rollout_end(self.trainer, self.module, rollout)
         self._log(rollout, time.perf_counter() - start)
         self.update_start = time.perf_counter()
         return rollout
+
+    def _write_advantages(self, rollout: Rollout) -> None:
+        """Write each transition's advantage, and with GAE those of its tokens and the critic's targets."""
+        if isinstance(self.advantage, GAE):
+            self._write_token_advantages(rollout, self.advantage)
+            return
+        for group in rollout.groups:
+            for t, advantage in zip(group.transitions, self.advantage(group), strict=True):
+                t.advantage = advantage - self._penalty(t)
+
+    def _write_token_advantages(self, rollout: Rollout, algorithm: GAE) -> None:
+        transitions = rollout.transitions
+        for t, (advantages, target) in zip(transitions, algorithm.of_update(rollout.episodes), strict=True):
+            t.token_advantages, t.value_targets = advantages - self._penalty(t), target
+            t.advantage = t.token_advantages.mean().item()
+        values, targets = (
+            torch.cat([getattr(t, name) for t in transitions]) for name in ("old_values", "value_targets")
+        )
+        explained = explained_variance(values, targets)
+        if explained is not None:
+            rollout.metrics["train/explained_variance"] = explained
+
+    def _penalty(self, transition: Transition) -> float:
+        return 0.0 if transition.admissible else self.inadmissible_action_penalty
 
     def evaluate(self, split: Split, task_seeds: list[int]) -> list[Episode]:
         """Play unseen tasks once each; the same seeds give the same episodes at every call with equal weights."""
@@ -215,12 +254,14 @@ class EnvironmentLoop(L.Callback):
         return self.trainer.precision_plugin.forward_context()
 
     def _score(self, rollout: Rollout) -> None:
-        transitions = rollout.transitions
+        transitions, model = rollout.transitions, self.module.model
+        assert model is not None
         if self.old_logprobs == "sampler":
             scoring.copy_sampled_logprobs(transitions)
         else:
-            assert self.module.model is not None
-            scoring.write_old_logprobs(self.module.model, transitions, self.temperature, self.scoring_tokens)
+            scoring.write_old_logprobs(model, transitions, self.temperature, self.scoring_tokens)
+        if model.critic is not None:
+            scoring.write_old_values(model, transitions, self.temperature, self.scoring_tokens)
         reference = self.module.reference_model()
         if reference is not None:
             scoring.write_reference_logprobs(reference, transitions, self.temperature, self.scoring_tokens)

@@ -1,4 +1,4 @@
-"""No-grad passes over finished rollouts: behaviour and reference log-probs."""
+"""No-grad passes over finished rollouts: behaviour and reference log-probs, and the critic's values."""
 
 from __future__ import annotations
 
@@ -33,11 +33,23 @@ def write_reference_logprobs(
         t.reference_logprobs = logprobs
 
 
+def write_old_values(
+    model: PolicyWorldModel, transitions: Sequence[Transition], temperature: float, batch_tokens: int
+) -> None:
+    """Write old_values: those of the critic as it is before the update."""
+    for t, values in _score(model, transitions, temperature, batch_tokens, output="values"):
+        t.old_values = values
+
+
 @torch.no_grad()
 def _score(
-    model: PolicyWorldModel, transitions: Sequence[Transition], temperature: float, batch_tokens: int
+    model: PolicyWorldModel,
+    transitions: Sequence[Transition],
+    temperature: float,
+    batch_tokens: int,
+    output: str = "action_logprobs",
 ) -> Iterator[tuple[Transition, Tensor]]:
-    """Yield each transition with its action log-probs [A] on the CPU; rows of like length share a batch."""
+    """Yield each transition with one output [A] of its action tokens on the CPU; rows of like length share a batch."""
     device = next(model.parameters()).device
     for batch in _batches(transitions, batch_tokens):
         lengths = [len(t.prompt_ids) + len(t.action_ids) for t in batch]
@@ -48,7 +60,7 @@ def _score(
             mask[i, len(t.prompt_ids) : lengths[i]] = True
         mask = mask.to(device)
         outputs = model(input_ids.to(device), mask, torch.zeros_like(mask), temperature)
-        pieces = outputs.action_logprobs.cpu().split([len(t.action_ids) for t in batch])
+        pieces = getattr(outputs, output).cpu().split([len(t.action_ids) for t in batch])
         # Clones: a view would keep the whole batch's vector alive and alias its neighbours.
         yield from ((t, piece.clone()) for t, piece in zip(batch, pieces, strict=True))
 
