@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from paw_lightning.seeding import generator
 from paw_lightning.tokenization import Row, collate
-from paw_lightning.types import Episode, Minibatch, Rollout
+from paw_lightning.types import Episode, Minibatch, Rollout, Terms
 from paw_lightning.weighting import wm_token_weights
 
 Split = Literal["train", "val", "test"]
@@ -37,6 +37,15 @@ class RolloutDataModule(L.LightningDataModule):
         minibatches: optimizer steps per iteration; their rows are a random partition of the update.
         normalization: of the policy loss over one optimizer step. `token_mean`: every action token counts alike;
             `sequence_mean`: every action does; `group_mean`: every group does.
+        dynamic_sampling: extra rounds in which new tasks are played in place of groups whose returns are all equal
+            (DAPO), until `groups` useful ones are there; 0 keeps every group. With PaW it also takes away the groups
+            in which every episode fails, those that eq. 10 gives lambda = 1: the world model then learns least where
+            the policy is weakest. Every iteration owns `dynamic_sampling` + 1 blocks of `groups` tasks, whether played
+            or not, so that the tasks of an iteration hang on nothing that happened before it.
+        world_model_interval: 0 trains both losses in every optimizer step. I > 0 lets them take turns (TAPO): after I
+            steps of the policy loss alone comes one of the world-model loss alone, over the rollout's selected
+            transitions, counted through the whole run. There are still `minibatches` steps per iteration; each loss
+            divides the rollout among those of its own.
         validation_tasks: unseen tasks played by `validate`, once each.
         test_tasks: unseen tasks played by `test`, once each.
         evaluation_batch: episodes played side by side in validation and test.
@@ -49,6 +58,8 @@ class RolloutDataModule(L.LightningDataModule):
         group_size: int = 8,
         minibatches: int = 2,
         normalization: Literal["token_mean", "sequence_mean", "group_mean"] = "token_mean",
+        dynamic_sampling: int = 0,
+        world_model_interval: int = 0,
         validation_tasks: int = 128,
         test_tasks: int = 200,
         evaluation_batch: int = 128,
@@ -66,7 +77,15 @@ class RolloutDataModule(L.LightningDataModule):
         for name, value in counts.items():
             if value < 1:
                 raise ValueError(f"data.{name} is {value}; wanted at least 1")
+        if dynamic_sampling < 0 or (dynamic_sampling and group_size == 1):
+            raise ValueError(
+                f"data.dynamic_sampling is {dynamic_sampling} and data.group_size {group_size}; wanted 0 or more extra "
+                "rounds, and groups of at least 2 to compare"
+            )
+        if world_model_interval < 0:
+            raise ValueError(f"data.world_model_interval is {world_model_interval}; wanted at least 0")
         self.groups, self.group_size, self.minibatches = groups, group_size, minibatches
+        self.dynamic_sampling, self.world_model_interval = dynamic_sampling, world_model_interval
         self.normalization = normalization
         self.evaluation_tasks = {"val": validation_tasks, "test": test_tasks}
         self.evaluation_batch = evaluation_batch
@@ -81,6 +100,8 @@ class RolloutDataModule(L.LightningDataModule):
             "groups": self.groups,
             "group_size": self.group_size,
             "minibatches": self.minibatches,
+            "dynamic_sampling": self.dynamic_sampling,
+            "world_model_interval": self.world_model_interval,
         }
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
@@ -112,10 +133,10 @@ class RolloutDataModule(L.LightningDataModule):
         moved: dict[str, Any] = {name: value.to(device) for name, value in tensors.items()}
         return dataclasses.replace(batch, **moved)
 
-    def train_tasks(self, iteration: int) -> list[int]:
-        """Task seeds of one iteration: the next ones, or the next of a shuffled pass when the split is finite."""
+    def train_tasks(self, iteration: int, extra_round: int = 0) -> list[int]:
+        """Task seeds of one round of play: the next ones, or the next of a shuffled pass when the split is finite."""
         count = self._source().num_tasks("train")
-        first = iteration * self.groups
+        first = (iteration * (1 + self.dynamic_sampling) + extra_round) * self.groups
         if count is None:
             return list(range(first, first + self.groups))
         orders: dict[int, list[int]] = {}
@@ -132,11 +153,32 @@ class RolloutDataModule(L.LightningDataModule):
         wanted, count = self.evaluation_tasks[split], self._source().num_tasks(split)
         return list(range(wanted if count is None else min(wanted, count)))
 
-    def minibatch_rows(self, rollout: Rollout) -> list[list[Row]]:
-        """Cut an update into `minibatches` random parts, one per optimizer step, and weigh every token.
+    def steps(self, rollout: Rollout) -> list[tuple[Terms, list[Row]]]:
+        """What each optimizer step of an iteration trains, and on which rows."""
+        if not self.world_model_interval:
+            return [("joint", rows) for rows in self.minibatch_rows(rollout)]
+        if not any(t.wm_selected for t in rollout.transitions):
+            raise ValueError(
+                f"data.world_model_interval is {self.world_model_interval} but no transition is selected; wanted "
+                "entropy_selection.alpha above 0, or data.world_model_interval: 0"
+            )
+        first, cycle = rollout.iteration * self.minibatches, self.world_model_interval + 1
+        turns: list[Terms] = [
+            "world_model" if step % cycle == self.world_model_interval else "policy"
+            for step in range(first, first + self.minibatches)
+        ]
+        rows = {
+            "policy": iter(self.minibatch_rows(without_targets(rollout), turns.count("policy"))),
+            "world_model": iter(self.minibatch_rows(rollout, turns.count("world_model"))),
+        }
+        return [(terms, next(rows[terms])) for terms in turns]
+
+    def minibatch_rows(self, rollout: Rollout, parts: int | None = None) -> list[list[Row]]:
+        """Cut an update into `parts` (None: `minibatches`) random parts, one per optimizer step, and weigh every token.
 
         World-model weights carry the number of parts, so that the mean over the steps is eq. 11 of the whole update.
         """
+        count = self.minibatches if parts is None else parts
         group_of = [g for g, group in enumerate(rollout.groups) for _ in group.transitions]
         transitions = rollout.transitions
         coefficients = [group.wm_coefficient for group in rollout.groups]
@@ -147,22 +189,22 @@ class RolloutDataModule(L.LightningDataModule):
             coefficients,
         )
         order = torch.randperm(len(transitions), generator=generator(self.seed, "rows", rollout.iteration)).tolist()
-        if len(transitions) < self.minibatches:
+        if len(transitions) < count:
             raise ValueError(
-                f"the rollout has {len(transitions)} transitions for {self.minibatches} optimizer steps; wanted at "
+                f"the rollout has {len(transitions)} transitions for {count} optimizer steps; wanted at "
                 "least one each: lower data.minibatches or raise data.groups"
             )
-        parts = []
-        for part in range(self.minibatches):
-            indices = order[part :: self.minibatches]
+        minibatches = []
+        for part in range(count):
+            indices = order[part::count]
             weights = self._policy_weights([(group_of[i], len(transitions[i].action_ids)) for i in indices])
-            parts.append(
+            minibatches.append(
                 [
-                    Row(transitions[i], weight, wm_weights[i] * self.minibatches, coefficients[group_of[i]])
+                    Row(transitions[i], weight, wm_weights[i] * count, coefficients[group_of[i]])
                     for i, weight in zip(indices, weights, strict=True)
                 ]
             )
-        return parts
+        return minibatches
 
     def _policy_weights(self, rows: list[tuple[int, int]]) -> list[float]:
         """Weight of each action token of rows given as (group, action tokens); over all tokens they sum to 1."""
@@ -213,9 +255,10 @@ class RolloutStream:
         module: Any = data.trainer.lightning_module
         micro_batches = data.trainer.accumulate_grad_batches
         rollout = data.collect()
-        for step, rows in enumerate(data.minibatch_rows(rollout)):
+        for step, (terms, rows) in enumerate(data.steps(rollout)):
             for micro_rows in split_evenly(rows, micro_batches, lambda row: row.length):
-                yield collate(micro_rows, module.tokenizer.pad_token_id, on_policy=step == 0)
+                batch = collate(micro_rows, module.tokenizer.pad_token_id, on_policy=step == 0)
+                yield restrict(batch, terms)
 
 
 class EvaluationStream:
@@ -231,6 +274,28 @@ class EvaluationStream:
         seeds = self.data.evaluation_seeds(self.split)
         for start in range(0, len(seeds), self.data.evaluation_batch):
             yield self.data.evaluate(self.split, seeds[start : start + self.data.evaluation_batch])
+
+
+def without_targets(rollout: Rollout) -> Rollout:
+    """The same rollout with nothing selected: its rows carry the policy loss alone and append no observation."""
+
+    def unselected(episode: Episode) -> Episode:
+        return dataclasses.replace(
+            episode, transitions=[dataclasses.replace(t, wm_selected=False) for t in episode.transitions]
+        )
+
+    groups = [dataclasses.replace(g, episodes=list(map(unselected, g.episodes))) for g in rollout.groups]
+    return dataclasses.replace(rollout, groups=groups)
+
+
+def restrict(batch: Minibatch, terms: Terms) -> Minibatch:
+    """Name the losses that a micro-batch carries; for the world model alone, no token is an action token any more."""
+    if terms != "world_model":
+        return dataclasses.replace(batch, terms=terms)
+    per_action = ("advantages", "old_logprobs", "reference_logprobs", "policy_weights", "old_values", "value_targets")
+    vectors = {name: getattr(batch, name) for name in per_action}
+    empty: dict[str, Any] = {name: None if vector is None else vector[:0] for name, vector in vectors.items()}
+    return dataclasses.replace(batch, terms=terms, action_mask=torch.zeros_like(batch.action_mask), **empty)
 
 
 def split_evenly(rows: list[Row], parts: int, cost: Callable[[Row], int]) -> list[list[Row]]:

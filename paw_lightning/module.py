@@ -165,12 +165,25 @@ class PaWModule(L.LightningModule):
 
     def _log_step(self, batch: Minibatch, losses: StepLosses) -> None:
         out, old_logprobs, micro_batches = losses.out, losses.old_logprobs, self.trainer.accumulate_grad_batches
-        self._log_mean("train/policy_loss", losses.policy.detach() * micro_batches, 1)
-        self._log_mean("train/wm_loss", losses.world_model.detach() * micro_batches, 1)
-        if out.values is not None:
-            self._log_mean("train/value_loss", losses.value.detach() * micro_batches, 1)
-        logprobs, observed = out.action_logprobs.detach(), out.observation_logprobs.detach()
-        actions, targets = len(logprobs), len(observed)
+        if batch.terms != "world_model":
+            self._log_mean("train/policy_loss", losses.policy.detach() * micro_batches, 1)
+            if out.values is not None:
+                self._log_mean("train/value_loss", losses.value.detach() * micro_batches, 1)
+            self._log_actions(batch, out, old_logprobs)
+        if batch.terms != "policy":
+            self._log_mean("train/wm_loss", losses.world_model.detach() * micro_batches, 1)
+        observed = out.observation_logprobs.detach()
+        targets = len(observed)
+        if targets:
+            weights = self.world_model_loss.token_weights(observed)
+            self._log_mean("wm/effective_weight", (batch.wm_coefficients * weights).mean(), targets)
+            self._log_mean("wm/observation_nll", -observed.mean(), targets)
+            active = (weights > 0).float().mean()
+            self._log_mean("wm/active_token_fraction", active, targets)
+
+    def _log_actions(self, batch: Minibatch, out: models.HeadOutputs, old_logprobs: Tensor) -> None:
+        logprobs = out.action_logprobs.detach()
+        actions = len(logprobs)
         clipped = self.policy_loss.clipped(logprobs, old_logprobs, batch.advantages)
         self._log_mean("train/clip_fraction", clipped.float().mean(), actions)
         self._log_mean("train/approx_kl", kl_estimate(old_logprobs, logprobs).mean(), actions)
@@ -179,12 +192,6 @@ class PaWModule(L.LightningModule):
             self._log_mean("train/reference_kl", kl_estimate(logprobs, batch.reference_logprobs).mean(), actions)
         if batch.on_policy:
             self._log_mean("rollout/logprob_gap", (logprobs - batch.old_logprobs).abs().mean(), actions)
-        if targets:
-            weights = self.world_model_loss.token_weights(observed)
-            self._log_mean("wm/effective_weight", (batch.wm_coefficients * weights).mean(), targets)
-            self._log_mean("wm/observation_nll", -observed.mean(), targets)
-            active = (weights > 0).float().mean()
-            self._log_mean("wm/active_token_fraction", active, targets)
 
     def _log_mean(self, name: str, value: Tensor, count: int) -> None:
         """Log the mean over an iteration, every micro-batch weighted by its count."""

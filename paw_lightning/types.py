@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
@@ -136,6 +137,10 @@ class Rollout:
         return [t for group in self.groups for t in group.transitions]
 
 
+Terms = Literal["joint", "policy", "world_model"]
+"""Which losses an optimizer step carries: both, or one alone."""
+
+
 @dataclass
 class Minibatch:
     """One right-padded micro-batch; written by tokenization.collate. B rows, T tokens, N action and M target tokens.
@@ -167,3 +172,5 @@ class Minibatch:
     """float [N]; None without a critic."""
     value_targets: Tensor | None = None
     """float [N]; None without a critic."""
+    terms: Terms = "joint"
+    """Written by RolloutStream; where the world model trains alone, N is 0."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, Literal
 
 import lightning as L
@@ -20,6 +21,7 @@ from paw_lightning.envs.base import TextEnv
 from paw_lightning.module import PaWModule
 from paw_lightning.rollouts import scoring
 from paw_lightning.rollouts.collector import Collector, PlayedGroups, close_quietly, timed
+from paw_lightning.rollouts.dynamic_sampling import UsefulGroups, play_useful, without_variance
 from paw_lightning.rollouts.sampler import NativeSampler
 from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder
 from paw_lightning.types import Episode, Rollout, RolloutGroup, Transition
@@ -107,10 +109,15 @@ class EnvironmentLoop(L.Callback):
                 f"{trainer.world_size} processes were asked for; rollouts are not yet spread over ranks: set "
                 "trainer.devices and trainer.num_nodes to 1"
             )
-        self.trainer, self.module, self.seed = trainer, pl_module, data.seed
+        self.trainer, self.module, self.data, self.seed = trainer, pl_module, data, data.seed
         pl_module.temperature = self.temperature
         data.source = self
         self._check_critic(pl_module.critic)
+        if data.dynamic_sampling and isinstance(self.advantage, NoReward):
+            raise ValueError(
+                f"data.dynamic_sampling is {data.dynamic_sampling} and rollout.advantage is NoReward; wanted 0: it "
+                "chooses groups by their reward"
+            )
         if data.group_size == 1 and not isinstance(self.advantage, NoReward | GAE):
             rank_zero_warn("data.group_size is 1: an advantage relative to the group is 0, no reward is learnt from")
         self._check_context_window()
@@ -173,7 +180,8 @@ class EnvironmentLoop(L.Callback):
     def collect(self, iteration: int, task_seeds: list[int], group_size: int) -> Rollout:
         """Play one iteration, score it, and let the other callbacks write their fields."""
         start = time.perf_counter()
-        played = self._play("train", task_seeds, group_size, self.temperature, iteration)
+        useful = self._play_useful(iteration, task_seeds, group_size)
+        played = useful.played
         rollout = Rollout(iteration, played.groups, len(played.failures), dict(played.seconds))
         overlong = [t for t in rollout.transitions if t.observation_text and not t.observation_ids]
         rollout.metrics["rollout/overlong_observations"] = float(len(overlong))
@@ -182,7 +190,12 @@ class EnvironmentLoop(L.Callback):
         self._write_advantages(rollout)
         for callback in rollout_callbacks(self.trainer):
             callback.on_rollout_end(self.trainer, self.module, rollout)
-        self._log(rollout, time.perf_counter() - start)
+        if isinstance(self.advantage, NoReward) and not any(t.target_ids for t in rollout.transitions):
+            raise ValueError(
+                "rollout.advantage is NoReward and no observation is predicted, so there is nothing to learn; wanted "
+                "entropy_selection.alpha above 0"
+            )
+        self._log(rollout, useful, time.perf_counter() - start)
         self.update_start = time.perf_counter()
         return rollout
 
@@ -212,12 +225,32 @@ class EnvironmentLoop(L.Callback):
 
     def evaluate(self, split: Split, task_seeds: list[int]) -> list[Episode]:
         """Play unseen tasks once each; the same seeds give the same episodes at every call with equal weights."""
-        played = self._play(split, task_seeds, 1, self.validation_temperature, 0)
+        played = self._play(split, task_seeds, 1, self.validation_temperature, (0,))
         self.dropped_evaluations += len(played.failures)
         return [episode for group in played.groups for episode in group.episodes]
 
+    def _play_useful(self, iteration: int, task_seeds: list[int], group_size: int) -> UsefulGroups:
+        """Play an iteration's tasks, and with `data.dynamic_sampling` others for those that teach nothing."""
+
+        def play(number: int, count: int) -> PlayedGroups:
+            tasks = (self.data.train_tasks(iteration, number) if number else task_seeds)[:count]
+            # A finite split may give an extra round a task that was played before: it has to be played otherwise.
+            occasion = (iteration, f"extra round {number}") if number else (iteration,)
+            return self._play("train", tasks, group_size, self.temperature, occasion)
+
+        useful = play_useful(play, len(task_seeds), self.data.dynamic_sampling)
+        if not useful.played.groups:
+            failure = useful.played.failures[-1]
+            raise RuntimeError(f"no train group could be played to its end; the last failure: {failure}")
+        return useful
+
     def _play(
-        self, split: Split, task_seeds: list[int], group_size: int, temperature: float, iteration: int
+        self,
+        split: Split,
+        task_seeds: list[int],
+        group_size: int,
+        temperature: float,
+        occasion: tuple[int | str, ...],
     ) -> PlayedGroups:
         observers = rollout_callbacks(self.trainer)
 
@@ -225,14 +258,11 @@ class EnvironmentLoop(L.Callback):
             for callback in observers:
                 callback.on_rollout_progress(finished, total, split)
 
-        seed = (self.seed, split, iteration)
+        seed = (self.seed, split, *occasion)
         with self._precision():
-            played = self._collector(split).play(
+            return self._collector(split).play(
                 task_seeds, group_size, temperature=temperature, seed=seed, progress=progress
             )
-        if not played.groups and split == "train":
-            raise RuntimeError(f"no {split} group could be played to its end; the last failure: {played.failures[-1]}")
-        return played
 
     def _collector(self, split: Split) -> Collector:
         if split not in self.collectors:
@@ -266,8 +296,13 @@ class EnvironmentLoop(L.Callback):
         if reference is not None:
             scoring.write_reference_logprobs(reference, transitions, self.temperature, self.scoring_tokens)
 
-    def _log(self, rollout: Rollout, seconds: float) -> None:
-        metrics = {**rollout_metrics(rollout), **rollout.metrics, "time/rollout_s": seconds}
+    def _log(self, rollout: Rollout, useful: UsefulGroups, seconds: float) -> None:
+        """Keep the curves' next points; outcomes are those of all that was played, trained on or not."""
+        everything = replace(rollout, groups=rollout.groups + useful.left_out)
+        metrics = {**rollout_metrics(everything), **rollout.metrics, "time/rollout_s": seconds}
+        metrics["rollout/zero_variance_groups"] = float(sum(map(without_variance, everything.groups)))
+        if self.data.dynamic_sampling:
+            metrics["rollout/resampled_groups"] = float(useful.resampled)
         metrics.update({f"time/rollout_{name}_s": value for name, value in rollout.seconds.items()})
         self.rollout_metrics = metrics
 
