@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paw_lightning.datamodule import RolloutDataModule, split_evenly
+from paw_lightning.datamodule import RolloutDataModule, split_evenly, without_targets
 from paw_lightning.tokenization import Row
 from tests.test_module import make_rollout, transition
 
@@ -40,6 +42,42 @@ def test_finite_tasks_come_in_shuffled_passes() -> None:
     assert tasks[:5] != tasks[5:] or tasks[:5] != sorted(tasks[:5])
     assert module.train_tasks(3) == data(5, groups=2).train_tasks(3), "a resumed run goes on in the same order"
     assert tasks != [task for i in range(5) for task in data(5, groups=2, seed=1).train_tasks(i)]
+
+
+def test_every_iteration_owns_the_tasks_of_its_extra_rounds() -> None:
+    """3 groups and 2 extra rounds: blocks of 9, of which each round takes 3, whether the others were played or not."""
+    module = data(None, groups=3, dynamic_sampling=2)
+    assert [module.train_tasks(0, r) for r in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert module.train_tasks(1) == [9, 10, 11]
+    finite = data(20, groups=3, dynamic_sampling=2)
+    tasks = [task for i in range(2) for r in range(3) for task in finite.train_tasks(i, r)]
+    assert len(set(tasks)) == 18, "18 of one pass of 20"
+
+
+def test_world_model_takes_its_turn_after_every_fourth_policy_step() -> None:
+    """I = 4, 3 steps per iteration: of steps 0..14 in iterations 0..4, exactly 4, 9 and 14 are the world model's."""
+    module = data(None, minibatches=3, world_model_interval=4)
+    turns = [terms for i in range(5) for terms, _ in module.steps(replace(make_rollout(), iteration=i))]
+    assert [i for i, terms in enumerate(turns) if terms == "world_model"] == [4, 9, 14]
+    assert turns.count("policy") == 12
+
+
+def test_each_loss_divides_the_whole_rollout_among_its_steps() -> None:
+    """Iteration 1 of the above is P W P: the policy's two halves hold every action, the world model's part all."""
+    rollout = replace(make_rollout(), iteration=1)
+    steps = data(None, minibatches=3, world_model_interval=4).steps(rollout)
+    policy = [row.transition.action_ids[0] for terms, rows in steps if terms == "policy" for row in rows]
+    assert sorted(policy) == sorted(t.action_ids[0] for t in rollout.transitions)
+    assert all(not row.transition.target_ids for terms, rows in steps if terms == "policy" for row in rows)
+    [world] = [rows for terms, rows in steps if terms == "world_model"]
+    # (0.5 + 1 + 0) / 3 groups, the whole of eq. 11 in one step
+    assert sum(row.wm_weight * len(row.transition.target_ids) for row in world) == pytest.approx(0.5)
+
+
+def test_turns_without_anything_to_predict_are_refused() -> None:
+    rollout = without_targets(make_rollout())
+    with pytest.raises(ValueError, match=r"data\.world_model_interval is 2 but no transition is selected"):
+        data(None, world_model_interval=2).steps(rollout)
 
 
 def test_evaluation_plays_each_task_once() -> None:
