@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from paw_lightning.datamodule import RolloutDataModule, split_evenly
+from paw_lightning.datamodule import RolloutDataModule, restrict, split_evenly
 from paw_lightning.losses import PolicyLoss, WorldModelLoss
 from paw_lightning.module import PaWModule
 from paw_lightning.tokenization import Row, collate
-from paw_lightning.types import Episode, Rollout, RolloutGroup, Transition
+from paw_lightning.types import Episode, Rollout, RolloutGroup, Terms, Transition
 
 
 def transition(prompt: int, action: list[int], observation: list[int], advantage: float, **fields) -> Transition:
@@ -65,14 +65,16 @@ def module(tiny_model_dir: str) -> PaWModule:
     return module
 
 
-def step_gradients(module: PaWModule, rows: list[Row], micro_batches: int, padding: int = 0) -> tuple[float, dict]:
+def step_gradients(
+    module: PaWModule, rows: list[Row], micro_batches: int, padding: int = 0, terms: Terms = "joint"
+) -> tuple[float, dict]:
     """Loss and gradients of one optimizer step cut into micro-batches, as Lightning accumulates them."""
     module._trainer = SimpleNamespace(accumulate_grad_batches=micro_batches)  # type: ignore[assignment]
     module.__class__.trainer = property(lambda self: self._trainer)  # type: ignore[assignment]
     module.zero_grad()
     total = 0.0
     for piece in split_evenly(rows, micro_batches, lambda row: row.length):
-        batch = collate(piece, 0, on_policy=False)
+        batch = restrict(collate(piece, 0, on_policy=False), terms)
         if padding:
             pad = torch.nn.functional.pad
             batch = replace(
@@ -236,6 +238,40 @@ def test_each_loss_part_can_be_exchanged_alone(module: PaWModule) -> None:
     module.world_model_loss = WorldModelLoss(kind="cross_entropy")
     cross_entropy, _ = step_gradients(module, rows, 1)
     assert cross_entropy > paw, "-log p is above 1 - p"
+
+
+def test_turns_carry_one_loss_each(module: PaWModule) -> None:
+    """I = 4 over 5 steps: the gradient of step 4 is the world model's alone, that of 0..3 the policy's alone.
+
+    One iteration of five steps, whose rows the four policy steps share; the parts' gradients come from separate
+    backward passes of each loss.
+    """
+    data = RolloutDataModule(minibatches=5, world_model_interval=4)
+    steps = data.steps(make_rollout())
+    assert [terms for terms, _ in steps] == ["policy"] * 4 + ["world_model"]
+    for terms, rows in steps:
+        batch = restrict(collate(rows, 0, on_policy=False), terms)
+        other = "policy" if terms == "world_model" else "world_model"
+        losses = module.losses(batch)
+        assert getattr(losses, other).item() == 0.0
+        assert getattr(losses, terms).item() != 0.0
+        module.zero_grad()
+        getattr(losses, other).backward(retain_graph=True)
+        assert all(not p.grad.any() for p in module.parameters() if p.grad is not None), "nothing of the other loss"
+        _, gradients = step_gradients(module, rows, 2, terms=terms)
+        module.zero_grad()
+        getattr(losses, terms).backward()
+        for name, p in module.named_parameters():
+            torch.testing.assert_close(gradients[name], p.grad, atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_the_world_models_own_step_is_equation_11(module: PaWModule) -> None:
+    """Its loss is the joint step's second term."""
+    [rows] = RolloutDataModule(minibatches=1).minibatch_rows(make_rollout())
+    joint = module.losses(collate(rows, 0, on_policy=False)).world_model.item()
+    terms, own = RolloutDataModule(minibatches=5, world_model_interval=4).steps(make_rollout())[4]
+    alone = module.losses(restrict(collate(own, 0, on_policy=False), terms)).world_model.item()
+    assert alone == pytest.approx(joint, abs=1e-6)
 
 
 def test_separate_world_model_head_leaves_the_policy_head_alone(tiny_model_dir: str) -> None:
