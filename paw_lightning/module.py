@@ -184,6 +184,8 @@ class PaWModule(L.LightningModule):
     def _log_actions(self, batch: Minibatch, out: models.HeadOutputs, old_logprobs: Tensor) -> None:
         logprobs = out.action_logprobs.detach()
         actions = len(logprobs)
+        if not actions:
+            return  # a mean over nothing would make the whole iteration's nan
         clipped = self.policy_loss.clipped(logprobs, old_logprobs, batch.advantages)
         self._log_mean("train/clip_fraction", clipped.float().mean(), actions)
         self._log_mean("train/approx_kl", kl_estimate(old_logprobs, logprobs).mean(), actions)
