@@ -134,14 +134,15 @@ class PaWModule(L.LightningModule):
         self._log_mean("train/wm_loss", losses.world_model.detach() * micro_batches, 1)
         logprobs, observed = out.action_logprobs.detach(), out.observation_logprobs.detach()
         actions, targets = len(logprobs), len(observed)
-        clipped = self.policy_loss.clipped(logprobs, old_logprobs, batch.advantages)
-        self._log_mean("train/clip_fraction", clipped.float().mean(), actions)
-        self._log_mean("train/approx_kl", kl_estimate(old_logprobs, logprobs).mean(), actions)
-        self._log_mean("train/entropy", out.action_entropies.detach().mean(), actions)
-        if batch.reference_logprobs is not None:
-            self._log_mean("train/reference_kl", kl_estimate(logprobs, batch.reference_logprobs).mean(), actions)
-        if batch.on_policy:
-            self._log_mean("rollout/logprob_gap", (logprobs - batch.old_logprobs).abs().mean(), actions)
+        if actions:  # rows with control targets have none
+            clipped = self.policy_loss.clipped(logprobs, old_logprobs, batch.advantages)
+            self._log_mean("train/clip_fraction", clipped.float().mean(), actions)
+            self._log_mean("train/approx_kl", kl_estimate(old_logprobs, logprobs).mean(), actions)
+            self._log_mean("train/entropy", out.action_entropies.detach().mean(), actions)
+            if batch.reference_logprobs is not None:
+                self._log_mean("train/reference_kl", kl_estimate(logprobs, batch.reference_logprobs).mean(), actions)
+            if batch.on_policy:
+                self._log_mean("rollout/logprob_gap", (logprobs - batch.old_logprobs).abs().mean(), actions)
         if targets:
             weights = self.world_model_loss.token_weights(observed)
             self._log_mean("wm/effective_weight", (batch.wm_coefficients * weights).mean(), targets)

@@ -1,4 +1,4 @@
-"""From an environment's text to token ids and back: prompts, action parsing, and padded mini-batches."""
+"""From an environment's text to token ids and back: prompts and action parsing."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
-
-import torch
-
-from paw_lightning.types import Minibatch, Transition
 
 SENTINELS = ("\ue000", "\ue001", "\ue002")  # private-use characters: they split a rendered chat template
 
@@ -218,68 +214,3 @@ def parse_action(text: str, action_format: Literal["plain", "tags"]) -> ParsedAc
     think = THINK.search(text)
     ordered = match is not None and think is not None and think.end() <= match.start()
     return ParsedAction(action, bool(ordered and action and not HAN.search(text)))
-
-
-@dataclass(frozen=True)
-class Row:
-    """One transition on its way into a mini-batch, with the weights its tokens carry."""
-
-    transition: Transition
-    policy_weight: float
-    """Of each action token."""
-    wm_weight: float
-    """Of each observation token; 0 leaves the observation out."""
-    wm_coefficient: float
-
-    @property
-    def length(self) -> int:
-        """Tokens of the row without padding."""
-        t = self.transition
-        context = len(t.prompt_ids) + len(t.action_ids)
-        return context + len(t.bridge_ids) + len(t.target_ids) if t.target_ids else context
-
-
-def collate(rows: Sequence[Row], pad_token_id: int, *, on_policy: bool) -> Minibatch:
-    """Right-pad rows to one rectangle.
-
-    Right padding needs no attention mask under causal attention: no real token can see the padding after it.
-    """
-    width = max(row.length for row in rows)
-    input_ids = torch.full((len(rows), width), pad_token_id, dtype=torch.long)
-    action_mask = torch.zeros((len(rows), width), dtype=torch.bool)
-    observation_mask = torch.zeros((len(rows), width), dtype=torch.bool)
-    flat: dict[str, list[torch.Tensor]] = {
-        "advantages": [],
-        "old": [],
-        "reference": [],
-        "policy": [],
-        "wm": [],
-        "lambda": [],
-    }
-    for i, row in enumerate(rows):
-        t, targets = row.transition, row.transition.target_ids
-        assert t.old_logprobs is not None, "scoring writes old_logprobs before collate"
-        start, stop = len(t.prompt_ids), len(t.prompt_ids) + len(t.action_ids)
-        ids = t.prompt_ids + t.action_ids + (t.bridge_ids + targets if targets else [])
-        input_ids[i, : len(ids)] = torch.tensor(ids)
-        action_mask[i, start:stop] = True
-        observation_mask[i, len(ids) - len(targets) : len(ids)] = True
-        flat["advantages"].append(torch.full((len(t.action_ids),), t.advantage))
-        flat["policy"].append(torch.full((len(t.action_ids),), row.policy_weight))
-        flat["old"].append(t.old_logprobs)
-        if t.reference_logprobs is not None:
-            flat["reference"].append(t.reference_logprobs)
-        flat["wm"].append(torch.full((len(targets),), row.wm_weight))
-        flat["lambda"].append(torch.full((len(targets),), row.wm_coefficient))
-    return Minibatch(
-        input_ids=input_ids,
-        action_mask=action_mask,
-        observation_mask=observation_mask,
-        advantages=torch.cat(flat["advantages"]),
-        old_logprobs=torch.cat(flat["old"]),
-        reference_logprobs=torch.cat(flat["reference"]) if flat["reference"] else None,
-        policy_weights=torch.cat(flat["policy"]),
-        wm_weights=torch.cat(flat["wm"]),
-        wm_coefficients=torch.cat(flat["lambda"]),
-        on_policy=on_policy,
-    )
