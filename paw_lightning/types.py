@@ -40,6 +40,8 @@ class Transition:
     """The action ran to the length limit without an end-of-turn token."""
     turn_ids: list[int] = field(default_factory=list)
     """What comes between o_t and a_t in a row that carries on from the transition before: context."""
+    dropped_turns: int = 0
+    """Past turns that the prompt would have shown and had no room for."""
 
     # Written by scoring.
     old_logprobs: Tensor | None = None
@@ -82,7 +84,9 @@ class Episode:
     transitions: list[Transition] = field(default_factory=list)
     won: bool = False
     finished: bool = False
-    """The environment ended it (False: the step limit did)."""
+    """The environment ended it (False: the step limit or the context limit did)."""
+    overflowed: bool = False
+    """It was cut off because its next decision context would have been too long."""
 
     @property
     def episode_return(self) -> float:

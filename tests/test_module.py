@@ -12,6 +12,7 @@ import torch
 from paw_lightning.datamodule import RolloutDataModule, split_evenly
 from paw_lightning.losses import PolicyLoss, WorldModelLoss
 from paw_lightning.module import PaWModule
+from paw_lightning.rollouts.scoring import write_old_logprobs
 from paw_lightning.rows import Row, Segment, collate
 from paw_lightning.types import Episode, Rollout, RolloutGroup, Transition
 
@@ -180,6 +181,56 @@ def test_loss_does_not_depend_on_micro_batches(module: PaWModule, micro_batches:
     assert cut == pytest.approx(whole, abs=1e-6)
     for name, gradient in whole_gradients.items():
         torch.testing.assert_close(cut_gradients[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def grown_rollout() -> Rollout:
+    """The same groups as transcripts: every prompt is what the episode has seen so far, plus a turn text of its own."""
+    rollout = make_rollout()
+    for group in rollout.groups:
+        prefix: list[int] = []
+        for i, t in enumerate(group.transitions):
+            t.turn_ids = t.prompt_ids
+            prefix = prefix + t.turn_ids
+            t.prompt_ids = [] if i else t.turn_ids
+            prefix = prefix + t.action_ids + t.bridge_ids + t.observation_ids
+    return rollout
+
+
+def as_steps(rollout: Rollout) -> Rollout:
+    """The same rollout in the step layout with full history."""
+    for group in rollout.groups:
+        prefix: list[int] = []
+        for t in group.transitions:
+            prefix = prefix + t.turn_ids
+            t.prompt_ids = prefix
+            prefix = prefix + t.action_ids + t.bridge_ids + t.observation_ids
+    return rollout
+
+
+@pytest.mark.parametrize("settings", [{}, {"wm_horizon": 3, "wm_discount": 0.5}, {"normalization": "group_mean"}])
+@pytest.mark.parametrize("controls", [False, True])
+def test_both_layouts_give_the_same_loss_and_gradient(module: PaWModule, settings: dict, controls: bool) -> None:
+    """With full history the layouts differ in how often a token is read, not in what is learnt from it."""
+    episode, step = grown_rollout(), as_steps(grown_rollout())
+    for rollout in (episode, step):
+        for t in rollout.transitions if controls else []:
+            t.control_ids = [i + 20 for i in t.observation_ids]
+    data = RolloutDataModule(minibatches=1, **settings)
+    [grown], [stepped] = data.minibatch_rows(episode), data.minibatch_rows(step)
+    assert len(stepped) == 6 and len(grown) == 3 + 3 * controls, "three selected transitions are not an episode's last"
+    loss, gradients = step_gradients(module, grown, 2)
+    expected, expected_gradients = step_gradients(module, stepped, 2)
+    assert loss == pytest.approx(expected, abs=1e-6)
+    for name, gradient in expected_gradients.items():
+        torch.testing.assert_close(gradients[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_scoring_gives_the_same_logprobs_in_both_layouts(module: PaWModule) -> None:
+    episode, step = grown_rollout(), as_steps(grown_rollout())
+    for rollout in (episode, step):
+        write_old_logprobs(module.model, rollout.transitions, temperature=0.7, batch_tokens=64)
+    for grown, stepped in zip(episode.transitions, step.transitions, strict=True):
+        torch.testing.assert_close(grown.old_logprobs, stepped.old_logprobs, atol=1e-5, rtol=0)
 
 
 def test_loss_does_not_depend_on_padding(module: PaWModule) -> None:
