@@ -41,9 +41,11 @@ class Prompt:
         _check_fields("first_template", self.first_template, known)
         _check_fields("history_turn", self.history_turn, {"task", "observation", "action", "step"})
         _check_fields("turn_template", self.turn_template, {"task", "observation", "admissible_commands", "step"})
-        if len(_halves(self.turn_template)) != 2:
+        fields = [part[1:] for part in string.Formatter().parse(self.turn_template) if part[1] == "observation"]
+        if fields != [("observation", "", None)]:
             raise ValueError(
-                f"rollout.prompt.turn_template is {self.turn_template!r}; wanted {{observation}} in it exactly once"
+                f"rollout.prompt.turn_template is {self.turn_template!r}; wanted a plain {{observation}} in it exactly "
+                "once"
             )
         if self.history_length < 0:
             raise ValueError(f"rollout.prompt.history_length is {self.history_length}; wanted 0 or more")
