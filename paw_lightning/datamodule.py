@@ -10,10 +10,9 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from paw_lightning.rows import Row, build_rows, collate
 from paw_lightning.seeding import generator
-from paw_lightning.tokenization import Row, collate
 from paw_lightning.types import Episode, Minibatch, Rollout, Terms
-from paw_lightning.weighting import wm_token_weights
 
 Split = Literal["train", "val", "test"]
 
@@ -49,6 +48,8 @@ class RolloutDataModule(L.LightningDataModule):
         validation_tasks: unseen tasks played by `validate`, once each.
         test_tasks: unseen tasks played by `test`, once each.
         evaluation_batch: episodes played side by side in validation and test.
+        wm_horizon: observations ahead that a selected transition teaches, the actions in between being given.
+        wm_discount: in (0, 1]; step j weighs wm_discount^(j-1) over the sum of these.
         seed: of everything random in the run; the command line takes it from `seed_everything`.
     """
 
@@ -63,6 +64,8 @@ class RolloutDataModule(L.LightningDataModule):
         validation_tasks: int = 128,
         test_tasks: int = 200,
         evaluation_batch: int = 128,
+        wm_horizon: int = 1,
+        wm_discount: float = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -73,6 +76,7 @@ class RolloutDataModule(L.LightningDataModule):
             "validation_tasks": validation_tasks,
             "test_tasks": test_tasks,
             "evaluation_batch": evaluation_batch,
+            "wm_horizon": wm_horizon,
         }
         for name, value in counts.items():
             if value < 1:
@@ -84,11 +88,14 @@ class RolloutDataModule(L.LightningDataModule):
             )
         if world_model_interval < 0:
             raise ValueError(f"data.world_model_interval is {world_model_interval}; wanted at least 0")
+        if not 0 < wm_discount <= 1:
+            raise ValueError(f"data.wm_discount is {wm_discount}; wanted above 0 and at most 1")
         self.groups, self.group_size, self.minibatches = groups, group_size, minibatches
         self.dynamic_sampling, self.world_model_interval = dynamic_sampling, world_model_interval
         self.normalization = normalization
         self.evaluation_tasks = {"val": validation_tasks, "test": test_tasks}
         self.evaluation_batch = evaluation_batch
+        self.wm_horizon, self.wm_discount = wm_horizon, wm_discount
         self.seed = seed
         self.source: RolloutSource | None = None
         """Who plays; EnvironmentLoop writes it."""
@@ -179,44 +186,32 @@ class RolloutDataModule(L.LightningDataModule):
         World-model weights carry the number of parts, so that the mean over the steps is eq. 11 of the whole update.
         """
         count = self.minibatches if parts is None else parts
-        group_of = [g for g, group in enumerate(rollout.groups) for _ in group.transitions]
-        transitions = rollout.transitions
-        coefficients = [group.wm_coefficient for group in rollout.groups]
-        wm_weights = wm_token_weights(
-            group_of,
-            [t.wm_selected for t in transitions],
-            [len(t.target_ids) for t in transitions],
-            coefficients,
-        )
-        order = torch.randperm(len(transitions), generator=generator(self.seed, "rows", rollout.iteration)).tolist()
-        if len(transitions) < count:
+        rows = build_rows(rollout, horizon=self.wm_horizon, discount=self.wm_discount, scale=count)
+        if len(rows) < count:
             raise ValueError(
-                f"the rollout has {len(transitions)} transitions for {count} optimizer steps; wanted at "
-                "least one each: lower data.minibatches or raise data.groups"
+                f"the rollout has {len(rows)} rows for {count} optimizer steps; wanted at least one each: "
+                "lower data.minibatches or raise data.groups"
             )
-        minibatches = []
-        for part in range(count):
-            indices = order[part::count]
-            weights = self._policy_weights([(group_of[i], len(transitions[i].action_ids)) for i in indices])
-            minibatches.append(
-                [
-                    Row(transitions[i], weight, wm_weights[i] * count, coefficients[group_of[i]])
-                    for i, weight in zip(indices, weights, strict=True)
-                ]
-            )
+        order = torch.randperm(len(rows), generator=generator(self.seed, "rows", rollout.iteration)).tolist()
+        minibatches = [[rows[i] for i in order[part::count]] for part in range(count)]
+        for minibatch in minibatches:
+            actions = [(row.group, segment) for row in minibatch for segment in row.having("action")]
+            weights = self._policy_weights([(group, len(segment.ids)) for group, segment in actions])
+            for (_, segment), weight in zip(actions, weights, strict=True):
+                segment.weight = weight
         return minibatches
 
-    def _policy_weights(self, rows: list[tuple[int, int]]) -> list[float]:
-        """Weight of each action token of rows given as (group, action tokens); over all tokens they sum to 1."""
+    def _policy_weights(self, actions: list[tuple[int, int]]) -> list[float]:
+        """Weight of each token of actions given as (group, tokens); over all tokens they sum to 1."""
         if self.normalization == "token_mean":
-            total = sum(length for _, length in rows)
-            return [1 / total for _ in rows]
+            total = sum(length for _, length in actions)
+            return [1 / total for _ in actions]
         if self.normalization == "sequence_mean":
-            return [1 / (len(rows) * length) for _, length in rows]
+            return [1 / (len(actions) * length) for _, length in actions]
         tokens: dict[int, int] = {}
-        for group, length in rows:
+        for group, length in actions:
             tokens[group] = tokens.get(group, 0) + length
-        return [1 / (len(tokens) * tokens[group]) for group, _ in rows]
+        return [1 / (len(tokens) * tokens[group]) for group, _ in actions]
 
     def _source(self) -> RolloutSource:
         if self.source is None:
@@ -306,7 +301,7 @@ def split_evenly(rows: list[Row], parts: int, cost: Callable[[Row], int]) -> lis
     """
     ordered = sorted(rows, key=cost)
     while len(ordered) < parts:
-        ordered.append(Row(ordered[-1].transition, 0.0, 0.0, 0.0))
+        ordered.append(ordered[-1].weightless())
     total = sum(map(cost, ordered))
     pieces: list[list[Row]] = [[]]
     spent = 0

@@ -12,7 +12,8 @@ import torch
 from paw_lightning.datamodule import RolloutDataModule, restrict, split_evenly
 from paw_lightning.losses import PolicyLoss, WorldModelLoss
 from paw_lightning.module import PaWModule
-from paw_lightning.tokenization import Row, collate
+from paw_lightning.rollouts.scoring import write_old_logprobs
+from paw_lightning.rows import Row, Segment, collate
 from paw_lightning.types import Episode, Rollout, RolloutGroup, Terms, Transition
 
 
@@ -133,6 +134,15 @@ def test_loss_is_equation_11(module: PaWModule) -> None:
         torch.testing.assert_close(gradients[name], p.grad, atol=1e-5, rtol=1e-3, msg=name)
 
 
+def having(rows: list[Row], role: str) -> list[Segment]:
+    return [segment for row in rows for segment in row.having(role)]
+
+
+def mass(rows: list[Row], role: str) -> float:
+    """The sum of all weights of a role's tokens."""
+    return math.fsum(segment.weight * len(segment.ids) for segment in having(rows, role))
+
+
 def test_weights_by_hand() -> None:
     """Token mean: 16 action tokens, 1/16 each.
 
@@ -140,25 +150,25 @@ def test_weights_by_hand() -> None:
     group 1 has one selected of 3 tokens: 1/(3*1*3) = 1/9; the rest 0.
     """
     [rows] = RolloutDataModule(minibatches=1).minibatch_rows(make_rollout())
-    assert {row.policy_weight for row in rows} == {1 / 16}
-    by_action = {row.transition.action_ids[0]: row.wm_weight for row in rows}
-    expected = {60: 1 / 72, 62: 1 / 36, 63: 1 / 18, 66: 1 / 9, 67: 0.0, 69: 0.0}
-    assert by_action == pytest.approx(expected)
+    assert {segment.weight for segment in having(rows, "action")} == {1 / 16}
+    by_target = {segment.ids[0]: segment.weight for segment in having(rows, "target")}
+    expected = {70: 1 / 72, 74: 1 / 36, 76: 1 / 18, 77: 1 / 9}
+    assert by_target == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("normalization", ["token_mean", "sequence_mean", "group_mean"])
 def test_policy_weights_sum_to_one_in_every_step(normalization: str) -> None:
     data = RolloutDataModule(minibatches=2, normalization=normalization)
     for rows in data.minibatch_rows(make_rollout()):
-        assert math.fsum(row.policy_weight * len(row.transition.action_ids) for row in rows) == pytest.approx(1)
+        assert mass(rows, "action") == pytest.approx(1)
 
 
 def test_world_model_weights_of_all_steps_average_to_the_update(module: PaWModule) -> None:
     """Two steps carry twice the weight each, so that their mean is eq. 11 of the whole update."""
     whole = RolloutDataModule(minibatches=1).minibatch_rows(make_rollout())[0]
     halves = RolloutDataModule(minibatches=2).minibatch_rows(make_rollout())
-    total = sum(row.wm_weight * len(row.transition.observation_ids) for row in whole)
-    mean = sum(row.wm_weight * len(row.transition.observation_ids) for rows in halves for row in rows) / 2
+    total = mass(whole, "target")
+    mean = sum(mass(rows, "target") for rows in halves) / 2
     # (0.5 + 1 + 0) / 3 groups
     assert total == pytest.approx(0.5)
     assert mean == pytest.approx(total)
@@ -173,6 +183,56 @@ def test_loss_does_not_depend_on_micro_batches(module: PaWModule, micro_batches:
     assert cut == pytest.approx(whole, abs=1e-6)
     for name, gradient in whole_gradients.items():
         torch.testing.assert_close(cut_gradients[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def grown_rollout() -> Rollout:
+    """The same groups as transcripts: every prompt is what the episode has seen so far, plus a turn text of its own."""
+    rollout = make_rollout()
+    for group in rollout.groups:
+        prefix: list[int] = []
+        for i, t in enumerate(group.transitions):
+            t.turn_ids = t.prompt_ids
+            prefix = prefix + t.turn_ids
+            t.prompt_ids = [] if i else t.turn_ids
+            prefix = prefix + t.action_ids + t.bridge_ids + t.observation_ids
+    return rollout
+
+
+def as_steps(rollout: Rollout) -> Rollout:
+    """The same rollout in the step layout with full history."""
+    for group in rollout.groups:
+        prefix: list[int] = []
+        for t in group.transitions:
+            prefix = prefix + t.turn_ids
+            t.prompt_ids = prefix
+            prefix = prefix + t.action_ids + t.bridge_ids + t.observation_ids
+    return rollout
+
+
+@pytest.mark.parametrize("settings", [{}, {"wm_horizon": 3, "wm_discount": 0.5}, {"normalization": "group_mean"}])
+@pytest.mark.parametrize("controls", [False, True])
+def test_both_layouts_give_the_same_loss_and_gradient(module: PaWModule, settings: dict, controls: bool) -> None:
+    """With full history the layouts differ in how often a token is read, not in what is learnt from it."""
+    episode, step = grown_rollout(), as_steps(grown_rollout())
+    for rollout in (episode, step):
+        for t in rollout.transitions if controls else []:
+            t.control_ids = [i + 20 for i in t.observation_ids]
+    data = RolloutDataModule(minibatches=1, **settings)
+    [grown], [stepped] = data.minibatch_rows(episode), data.minibatch_rows(step)
+    assert len(stepped) == 6 and len(grown) == 3 + 3 * controls, "three selected transitions are not an episode's last"
+    loss, gradients = step_gradients(module, grown, 2)
+    expected, expected_gradients = step_gradients(module, stepped, 2)
+    assert loss == pytest.approx(expected, abs=1e-6)
+    for name, gradient in expected_gradients.items():
+        torch.testing.assert_close(gradients[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_scoring_gives_the_same_logprobs_in_both_layouts(module: PaWModule) -> None:
+    episode, step = grown_rollout(), as_steps(grown_rollout())
+    for rollout in (episode, step):
+        write_old_logprobs(module.model, rollout.transitions, temperature=0.7, batch_tokens=64)
+    for grown, stepped in zip(episode.transitions, step.transitions, strict=True):
+        torch.testing.assert_close(grown.old_logprobs, stepped.old_logprobs, atol=1e-5, rtol=0)
 
 
 def test_loss_does_not_depend_on_padding(module: PaWModule) -> None:
@@ -190,7 +250,7 @@ def test_action_logprobs_ignore_the_appended_observation(module: PaWModule) -> N
     batch = collate(with_observation, 0, on_policy=False)
     for t in rollout.transitions:
         t.wm_selected = False
-    bare = collate(with_observation, 0, on_policy=False)
+    bare = collate(RolloutDataModule(minibatches=1).minibatch_rows(rollout)[0], 0, on_policy=False)
     assert bare.input_ids.shape[1] < batch.input_ids.shape[1], "the observation was appended"
     with torch.no_grad():
         first = module.model(batch.input_ids, batch.action_mask, batch.observation_mask, 1.0)

@@ -12,7 +12,7 @@ from paw_lightning import models
 from paw_lightning.callbacks import RolloutSamples
 from paw_lightning.datamodule import RolloutDataModule
 from paw_lightning.module import PaWModule
-from paw_lightning.tokenization import collate
+from paw_lightning.rows import collate
 from paw_lightning.types import Rollout
 from tests import runs
 from tests.test_cli import PPO
@@ -141,7 +141,7 @@ def test_first_minibatch_has_ratio_one(ppo_module: PaWModule) -> None:
     [rows] = RolloutDataModule(minibatches=1).minibatch_rows(ppo_rollout())
     losses = ppo_module.losses(collate(rows, 0, on_policy=True))
     assert torch.equal(losses.old_logprobs, losses.out.action_logprobs)
-    advantages = torch.cat([row.transition.token_advantages for row in rows])
+    advantages = torch.cat([s.transition.token_advantages for row in rows for s in row.having("action")])
     assert losses.policy.item() == pytest.approx(-advantages.mean().item(), abs=1e-6)
 
 

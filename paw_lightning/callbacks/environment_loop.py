@@ -22,6 +22,7 @@ from paw_lightning.module import PaWModule
 from paw_lightning.rollouts import scoring
 from paw_lightning.rollouts.collector import Collector, PlayedGroups, close_quietly, timed
 from paw_lightning.rollouts.dynamic_sampling import UsefulGroups, play_useful, without_variance
+from paw_lightning.rollouts.layouts import LayoutName
 from paw_lightning.rollouts.sampler import NativeSampler
 from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder
 from paw_lightning.types import Episode, Rollout, RolloutGroup, Transition
@@ -35,6 +36,8 @@ class EnvironmentLoop(L.Callback):
     Args:
         environment: class of the environment and its arguments; it is built with the split's name.
         prompt: how a decision context is written.
+        layout: `step`, one training sequence per transition, the paper's; `episode`, one growing transcript per
+            episode, which is read and trained on once.
         advantage: class that turns a group's rewards into one advantage per transition; GAE makes one per action token
             and needs `model.critic`.
         inadmissible_action_penalty: subtracted from the advantage of a turn whose action the environment does not list
@@ -54,6 +57,7 @@ class EnvironmentLoop(L.Callback):
         self,
         environment: Callable[[str], TextEnv],
         prompt: Prompt = Prompt(),  # noqa: B008 - frozen
+        layout: LayoutName = "step",
         advantage: Advantage | None = None,
         inadmissible_action_penalty: float = 0.0,
         max_steps: int = 50,
@@ -88,6 +92,7 @@ class EnvironmentLoop(L.Callback):
         if not validation_temperature >= 0:
             raise ValueError(f"rollout.validation_temperature is {validation_temperature}; wanted at least 0")
         self.environment, self.prompt, self.advantage = environment, prompt, advantage or GRPO()
+        self.layout = layout
         self.inadmissible_action_penalty = inadmissible_action_penalty
         self.max_steps, self.max_action_tokens = max_steps, max_action_tokens
         self.max_observation_tokens = max_observation_tokens
@@ -120,7 +125,7 @@ class EnvironmentLoop(L.Callback):
             )
         if data.group_size == 1 and not isinstance(self.advantage, NoReward | GAE):
             rank_zero_warn("data.group_size is 1: an advantage relative to the group is 0, no reward is learnt from")
-        self._check_context_window()
+        self._check_context_window(data.wm_horizon)
         self._check_stops(data.minibatches)
         assert pl_module.model is not None
         models.check_heads(pl_module.model)
@@ -149,17 +154,18 @@ class EnvironmentLoop(L.Callback):
         if any(isinstance(callback, Timer) and callback._interval != "epoch" for callback in trainer.callbacks):
             raise ValueError("trainer.max_time stops in mid-iteration; wanted a Timer callback with `interval: epoch`")
 
-    def _check_context_window(self) -> None:
-        """Refuse prompts that could outgrow the model before anything is played."""
+    def _check_context_window(self, horizon: int) -> None:
+        """Refuse rows that could outgrow the model before anything is played."""
         self.module.configure_model()
         config = self.module.language_model.config.get_text_config()
         window = getattr(config, "max_position_embeddings", None)
-        needed = self.prompt.max_tokens + self.max_action_tokens + self.max_observation_tokens
-        if window is not None and needed + 16 > window:
+        needed = self.prompt.max_tokens + horizon * (self.max_action_tokens + self.max_observation_tokens + 16)
+        if window is not None and needed > window:
             raise ValueError(
-                f"rollout.prompt.max_tokens {self.prompt.max_tokens} + rollout.max_action_tokens "
-                f"{self.max_action_tokens} + rollout.max_observation_tokens {self.max_observation_tokens} (+ 16 for "
-                f"turn boundaries) do not fit the model's {window} positions; lower one of them"
+                f"rollout.prompt.max_tokens {self.prompt.max_tokens} + data.wm_horizon {horizon} x "
+                f"(rollout.max_action_tokens {self.max_action_tokens} + rollout.max_observation_tokens "
+                f"{self.max_observation_tokens} + 16 for turn boundaries) do not fit the model's {window} positions; "
+                "lower one of them"
             )
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -276,6 +282,7 @@ class EnvironmentLoop(L.Callback):
                 max_action_tokens=self.max_action_tokens,
                 max_observation_tokens=self.max_observation_tokens,
                 stop_token_ids=stops,
+                layout=self.layout,
             )
         return self.collectors[split]
 
@@ -341,6 +348,8 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
         "rollout/valid_action_rate": _mean(t.admissible for t in transitions),
         "rollout/well_formed_rate": _mean(t.well_formed for t in transitions),
         "rollout/truncated_action_rate": _mean(t.truncated for t in transitions),
+        "rollout/history_truncations": float(sum(t.dropped_turns > 0 for t in transitions)),
+        "rollout/context_overflows": float(sum(e.overflowed for e in episodes)),
         "rollout/all_fail_groups": _mean(lost),
         "rollout/all_success_groups": _mean(won),
         "rollout/dropped_groups": float(rollout.dropped_groups),
