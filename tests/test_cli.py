@@ -12,6 +12,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config
 from paw_lightning.callbacks import EntropySelection
 from tests import runs
 
+NO_REWARD = {"rollout__advantage": "paw_lightning.advantages.NoReward"}
+PPO = {"rollout__advantage": "paw_lightning.advantages.GAE", "model__critic": "shared"}
+PPO_CHANGES = [
+    {"model__critic": "separate"},
+    {"model__critic_learning_rate": 0.1},
+    {"model__value_loss__coefficient": 5.0},
+    {"model__value_loss__clip": 0.0001},
+    {"rollout__advantage__whiten": "false"},
+    {"rollout__advantage__gamma": 0.5},
+    {"rollout__advantage__gae_lambda": 0.5},
+]
 TAGS = [
     "rollout/return",
     "rollout/success_rate",
@@ -84,7 +95,9 @@ def test_alpha_zero_switches_every_world_model_setting_off(tiny_model_dir: str, 
         {"rollout__temperature": 0.5},
         {"rollout__prompt__history_length": 0},
         {"rollout__max_observation_tokens": 5},
-        {"rollout__advantage": "paw_lightning.advantages.NoReward"},
+        NO_REWARD,
+        PPO,
+        {"data__world_model_interval": 1},
         {"target_control__targets": "shuffled"},
         {"target_control__targets": "random_tokens"},
         {"seed_everything": 3},
@@ -106,6 +119,11 @@ def test_no_dead_option(change: dict, tiny_model_dir: str, tmp_path: Path, basel
         # Nobody writes the one admissible command by chance.
         ({"rollout__environment__commands": True}, {"rollout__inadmissible_action_penalty": 0.5}),
         ({"rollout__max_action_tokens": 60}, {"data__normalization": "sequence_mean"}),
+        # Two episodes of a random policy often end alike.
+        ({"data__group_size": 2}, {"data__dynamic_sampling": 2}),
+        *((PPO, change) for change in PPO_CHANGES),
+        # A reward at the end and no discount: every token is worth the whole return, turn by turn or not.
+        (PPO | {"rollout__advantage__gamma": 0.5}, {"rollout__advantage__level": "row"}),
     ],
 )
 def test_no_dead_option_where_it_matters(common: dict, change: dict, tiny_model_dir: str, tmp_path: Path) -> None:
@@ -135,7 +153,17 @@ def baseline(tiny_model_dir: str, tmp_path_factory) -> dict:
         ({"reward_balance__max_return": 0.5}, "gave a return of 1.0, above its largest, 0.5"),
         ({"rollout__prompt__template": "{observation"}, "rollout.prompt.template is not a format string"),
         ({"rollout__max_observation_tokens": 0}, "rollout.max_observation_tokens is 0"),
-        ({"rollout__advantage": "paw_lightning.advantages.GAE"}, "rollout.advantage is GAE"),
+        ({"rollout__advantage": "paw_lightning.advantages.GAE"}, "GAE and model.critic is 'none'"),
+        ({"model__critic": "shared"}, "model.critic is 'shared' and rollout.advantage is GRPO"),
+        ({"model__critic_learning_rate": 0.1}, "model.critic_learning_rate is 0.1 and model.critic is 'none'"),
+        ({"model__critic": "shared", "model__critic_learning_rate": 0}, "model.critic_learning_rate is 0.0"),
+        ({"model__value_loss__clip": 0}, "model.value_loss.clip is 0.0"),
+        ({"data__dynamic_sampling": 1, "data__group_size": 1}, "data.dynamic_sampling is 1 and data.group_size 1"),
+        ({"data__dynamic_sampling": 1} | NO_REWARD, "data.dynamic_sampling is 1 and rollout.advantage is NoReward"),
+        ({"rollout__inadmissible_action_penalty": 1} | NO_REWARD, "wanted 0: a penalty is a reward"),
+        ({"entropy_selection__alpha": 0} | NO_REWARD, "there is nothing to learn"),
+        ({"data__world_model_interval": -1}, "data.world_model_interval is -1"),
+        ({"data__world_model_interval": 1, "entropy_selection__alpha": 0}, "no transition is selected"),
         ({"trainer__max_steps": 3}, "trainer.max_steps is 3; wanted a multiple of data.minibatches (2)"),
         ({"trainer__max_time": "00:01:00:00"}, "trainer.max_time stops in mid-iteration"),
         ({"rollout__environment__max_reward": None}, "does not state its largest return"),

@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jsonargparse import Namespace
 
+from paw_lightning.advantages import GAE, GRPO, RLOO, GiGPO, NoReward
+from paw_lightning.cli import PaWCLI
+from paw_lightning.datamodule import RolloutDataModule
+from paw_lightning.module import PaWModule
 from tests import runs
 from tests.conftest import ROOT
 
@@ -30,6 +35,71 @@ def test_household_config_runs(config: Path, tmp_path: Path) -> None:
     curves = runs.curves(cli)
     assert curves["rollout/well_formed_rate"], "it has played"
     assert list(curves["rollout/dropped_groups"].values()) == [0.0]
+
+
+METHODS = sorted((CONFIGS / "method").glob("*.yaml"))
+ALGORITHMS = {"gigpo": GiGPO, "grpo": GRPO, "ppo": GAE, "rloo": RLOO, "wm_only": NoReward}
+
+
+def parsed(*files: Path) -> Namespace:
+    """The configuration of several files, each laid over those before it; nothing is built."""
+
+    class Parsed(PaWCLI):
+        def instantiate_classes(self) -> None: ...
+
+        def _run_subcommand(self, subcommand: str) -> None: ...
+
+    arguments = ["fit", *(f"--config={path}" for path in files)]
+    return Parsed(PaWModule, RolloutDataModule, args=arguments, auto_configure_optimizers=False).config.fit
+
+
+def test_every_method_has_an_overlay() -> None:
+    assert {path.stem for path in METHODS} == set(ALGORITHMS)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda path: path.stem)
+def test_a_method_replaces_any_other(method: Path) -> None:
+    """Laid over all other methods, an overlay gives the advantage and critic that it gives over the base."""
+    base = CONFIGS / "household" / "grpo.yaml"
+    alone = parsed(base, method)
+    assert alone.rollout.advantage.class_path.endswith("." + ALGORITHMS[method.stem].__name__)
+    over = parsed(base, *(other for other in METHODS if other != method), method)
+    assert over.rollout.advantage == alone.rollout.advantage
+    assert over.model.critic == alone.model.critic
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda path: path.stem)
+def test_method_overlay_runs(method: Path, tmp_path: Path) -> None:
+    cli = runs.fit(tmp_path, "tiny-household", (CONFIGS / "household" / "paw.yaml", method), **SMALL)
+    curves = runs.curves(cli)
+    assert ("train/value_loss" in curves) == (method.stem == "ppo")
+    assert curves["wm/observation_nll"], "the world model trains beside every method"
+
+
+def test_tapo_overlay_runs(tmp_path: Path) -> None:
+    """Four steps per iteration: step 4 of the run, the first of the second iteration, is the world model's."""
+    files = (CONFIGS / "household" / "grpo.yaml", CONFIGS / "wm" / "tapo.yaml")
+    cli = runs.fit(tmp_path, "tiny-household", files, **SMALL | {"trainer__max_epochs": 2})
+    curves = runs.curves(cli)
+    assert list(curves["train/wm_loss"]) == list(curves["wm/observation_nll"]) == [7]
+    assert list(curves["train/policy_loss"]) == [3, 7]
+
+
+def test_world_model_alone_needs_neither_group_nor_largest_return(tiny_model_dir: str, tmp_path: Path) -> None:
+    """Toy world without R_max, one episode per task: only the world model's loss moves anything."""
+    settings = {
+        "rollout__environment": "tests.toy_env.ToyEnv",
+        "rollout__environment__max_reward": None,
+        "data__group_size": 1,
+        "rollout__max_steps": 3,
+        "model__optimizer__init_args__lr": 0.01,
+    }
+    files = (CONFIGS / "household" / "paw.yaml", CONFIGS / "method" / "wm_only.yaml")
+    cli = runs.fit(tmp_path, tiny_model_dir, files, **SMALL | settings | {"trainer__max_epochs": 2})
+    curves = runs.curves(cli)
+    assert set(curves["train/policy_loss"].values()) == {0.0}
+    assert "train/reference_kl" not in curves
+    assert all(value > 0 for value in curves["train/wm_loss"].values())
 
 
 def test_paw_and_grpo_differ_by_paws_keys_alone() -> None:
@@ -77,4 +147,10 @@ def test_readme_environment_runs(tiny_model_dir: str, tmp_path: Path, monkeypatc
 
 def test_every_config_is_tested() -> None:
     """A new folder of configs needs a test of its own: name it here."""
-    assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} <= {"household", "alfworld", "compare"}
+    assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} <= {
+        "household",
+        "alfworld",
+        "compare",
+        "method",
+        "wm",
+    }

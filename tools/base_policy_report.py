@@ -61,6 +61,7 @@ def update_without_reward(directory: str, targets: str, folder: Path) -> str:
             f"--config={WORLD}",
             f"--model.path={directory}",
             "--rollout.advantage=paw_lightning.advantages.NoReward",
+            "--rollout.inadmissible_action_penalty=0",  # a penalty is a reward too
             f"--target_control.targets={targets}",
             "--model.policy_loss.kl_coefficient=0",  # it would pull the policy back and hide a rise
             f"--trainer.max_epochs={UPDATES}",

@@ -6,26 +6,41 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from paw_lightning.envs.base import TextEnv
+from paw_lightning.rollouts.layouts import LAYOUTS, Context, Layout, LayoutName
 from paw_lightning.rollouts.sampler import Generation
 from paw_lightning.seeding import stable_seed, uniforms
-from paw_lightning.tokenization import PromptBuilder, Turn, parse_action
+from paw_lightning.tokenization import PromptBuilder, PromptTooLongError, parse_action
 from paw_lightning.types import Episode, RolloutGroup, Transition
 
 logger = logging.getLogger(__name__)
 
 
 class Sampler(Protocol):
-    """Turns prompts into actions; see :class:`paw_lightning.rollouts.sampler.NativeSampler`."""
+    """Turns prompts, each the whole list of its token ids, into actions, one each, in the same order.
+
+    See :class:`paw_lightning.rollouts.sampler.NativeSampler`.
+    """
 
     def generate(
         self, prompts: list[list[int]], *, temperature: float, max_new_tokens: int, uniforms: torch.Tensor
     ) -> list[Generation]: ...
+
+
+@runtime_checkable
+class SessionSampler(Sampler, Protocol):
+    """A sampler that can remember what it has read."""
+
+    def session(self) -> Sampler:
+        """A sampler for one rollout of growing transcripts: the same answers, and nothing is read twice.
+
+        The weights do not change while it is in use. Prompts may come in any order, and stay away for good.
+        """
 
 
 Progress = Callable[[int, int], None]
@@ -52,9 +67,20 @@ class _Player:
     episode: Episode
     observation: str
     admissible: list[str] | None
-    initial: str
-    turns: list[Turn] = field(default_factory=list)
+    layout: Layout
     done: bool = False
+
+
+@dataclass
+class _Play:
+    """What all turns of one call of `play` share."""
+
+    sampler: Sampler
+    temperature: float
+    seed: Sequence[int | str]
+    failed: dict[int, str]
+    """Group -> why it is lost."""
+    seconds: dict[str, float]
 
 
 class EpisodeError(RuntimeError):
@@ -78,6 +104,7 @@ class Collector:
         max_action_tokens: int,
         max_observation_tokens: int,
         stop_token_ids: Sequence[int],
+        layout: LayoutName = "step",
     ) -> None:
         self.make_env = make_env
         self.prompts = prompts
@@ -86,6 +113,7 @@ class Collector:
         self.max_action_tokens = max_action_tokens
         self.max_observation_tokens = max_observation_tokens
         self.stop_token_ids = frozenset(stop_token_ids)
+        self.layout = layout
         self._idle: list[TextEnv] = []
 
     def play(
@@ -100,16 +128,23 @@ class Collector:
         """Play `group_size` episodes of each task to their ends or to max_steps.
 
         `seed` names the occasion (run seed, iteration): with a task and a member it fixes an episode completely.
+
+        An episode whose next decision context is too long ends there, as at max_steps; at its first turn there is
+        nothing to keep, and its group is lost.
         """
         seconds: dict[str, float] = defaultdict(float)
         failed: dict[int, str] = {}
+        sampler = self.sampler
+        if self.layout == "episode" and isinstance(sampler, SessionSampler):
+            sampler = sampler.session()
+        play = _Play(sampler, temperature, seed, failed, seconds)
         with timed(seconds, "environment"):
             groups, players = self._start(task_seeds, group_size, seed, failed)
         for turn in range(self.max_steps):
             active = [p for p in players if not p.done and p.group not in failed]
             if not active:
                 break
-            self._play_turn(active, turn, temperature, seed, failed, seconds)
+            self._play_turn(active, turn, play)
             if progress:
                 progress(sum(p.done or p.group in failed for p in players), len(players))
         for p in players:
@@ -154,54 +189,51 @@ class Collector:
                 group.max_return = info.get("max_reward")
                 episode = Episode(task_seed, member, task)
                 group.episodes.append(episode)
-                players.append(_Player(env, g, episode, observation, admissible, observation))
+                layout = LAYOUTS[self.layout](self.prompts, task, observation, self.max_observation_tokens)
+                players.append(_Player(env, g, episode, observation, admissible, layout))
         return groups, players
 
-    def _play_turn(
-        self,
-        active: list[_Player],
-        turn: int,
-        temperature: float,
-        seed: Sequence[int | str],
-        failed: dict[int, str],
-        seconds: dict[str, float],
-    ) -> None:
-        prompts, ready = [], []
-        with timed(seconds, "tokenization"):
-            for p in active:
-                try:
-                    prompts.append(
-                        self.prompts.build(p.episode.task, p.observation, p.turns, p.initial, p.admissible or [])
-                    )
-                    ready.append(p)
-                except ValueError as error:
-                    failed[p.group] = str(error)
+    def _play_turn(self, active: list[_Player], turn: int, play: _Play) -> None:
+        with timed(play.seconds, "tokenization"):
+            ready = [(p, context) for p in active if (context := self._context(p, play.failed))]
             noise = [
-                uniforms(self.max_action_tokens, *seed, p.episode.task_seed, p.episode.member, turn) for p in ready
+                uniforms(self.max_action_tokens, *play.seed, p.episode.task_seed, p.episode.member, turn)
+                for p, _ in ready
             ]
         if not ready:
             return
-        with timed(seconds, "generation"):
-            generations = self.sampler.generate(
-                prompts,
-                temperature=temperature,
+        with timed(play.seconds, "generation"):
+            generations = play.sampler.generate(
+                [context.ids for _, context in ready],
+                temperature=play.temperature,
                 max_new_tokens=self.max_action_tokens,
                 uniforms=torch.stack(noise),
             )
-        for p, prompt_ids, generation in zip(ready, prompts, generations, strict=True):
-            if p.group in failed:
+        for (p, context), generation in zip(ready, generations, strict=True):
+            if p.group in play.failed:
                 continue
-            with timed(seconds, "environment"):
+            with timed(play.seconds, "environment"):
                 try:
-                    self._act(p, prompt_ids, generation)
+                    self._act(p, context, generation)
                 except EpisodeError as error:
-                    failed[p.group] = str(error)
-        with timed(seconds, "tokenization"):
-            for p in ready:
-                if p.group not in failed:
-                    self._encode_observation(p.episode.transitions[-1])
+                    play.failed[p.group] = str(error)
+        with timed(play.seconds, "tokenization"):
+            for p, _ in ready:
+                if p.group not in play.failed:
+                    p.layout.record(p.episode.transitions[-1], p.admissible or [])
 
-    def _act(self, p: _Player, prompt_ids: list[int], generation: Generation) -> None:
+    def _context(self, p: _Player, failed: dict[int, str]) -> Context | None:
+        """The player's decision context; None when it has none, which ends its episode or costs its group."""
+        try:
+            return p.layout.context(p.observation, p.admissible or [])
+        except ValueError as error:
+            if isinstance(error, PromptTooLongError) and p.episode.transitions:
+                p.done = p.episode.overflowed = True
+            else:
+                failed[p.group] = str(error)
+            return None
+
+    def _act(self, p: _Player, context: Context, generation: Generation) -> None:
         """Send one action to one environment and record the transition."""
         tokenizer = self.prompts.chat.tokenizer
         words = [i for i in generation.token_ids if i not in self.stop_token_ids]
@@ -218,9 +250,9 @@ class Collector:
             raise EpisodeError(_describe(p.env, f"step({action.text!r})", error)) from error
         p.episode.transitions.append(
             Transition(
-                prompt_ids=prompt_ids,
+                prompt_ids=context.prompt_ids,
                 action_ids=generation.token_ids,
-                bridge_ids=self.prompts.chat.bridge_after(generation.token_ids),
+                bridge_ids=[],
                 observation_ids=[],
                 sampled_logprobs=generation.logprobs,
                 token_entropies=generation.entropies,
@@ -231,17 +263,13 @@ class Collector:
                 well_formed=action.well_formed,
                 admissible=action.well_formed if p.admissible is None else action.text in p.admissible,
                 truncated=not generation.stopped,
+                turn_ids=context.turn_ids,
+                dropped_turns=context.dropped_turns,
             )
         )
-        p.turns.append(Turn(p.observation, action.text))
         p.observation, p.admissible = observation, admissible
         p.done, p.episode.finished = done, done
         p.episode.won = p.episode.won or bool(info.get("won", False))
-
-    def _encode_observation(self, transition: Transition) -> None:
-        ids = self.prompts.chat.encode_text(transition.observation_text)
-        if len(ids) <= self.max_observation_tokens:
-            transition.observation_ids = ids
 
 
 def _check_observation(observation: Any, terminal: bool) -> None:

@@ -1,4 +1,4 @@
-"""No-grad passes over finished rollouts: behaviour and reference log-probs."""
+"""No-grad passes over finished rollouts: behaviour and reference log-probs, and the critic's values."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from paw_lightning.models import PolicyWorldModel
+from paw_lightning.rows import Row, policy_rows, rectangle
 from paw_lightning.types import Transition
 
 
@@ -33,33 +34,40 @@ def write_reference_logprobs(
         t.reference_logprobs = logprobs
 
 
+def write_old_values(
+    model: PolicyWorldModel, transitions: Sequence[Transition], temperature: float, batch_tokens: int
+) -> None:
+    """Write old_values: those of the critic as it is before the update."""
+    for t, values in _score(model, transitions, temperature, batch_tokens, output="values"):
+        t.old_values = values
+
+
 @torch.no_grad()
 def _score(
-    model: PolicyWorldModel, transitions: Sequence[Transition], temperature: float, batch_tokens: int
+    model: PolicyWorldModel,
+    transitions: Sequence[Transition],
+    temperature: float,
+    batch_tokens: int,
+    output: str = "action_logprobs",
 ) -> Iterator[tuple[Transition, Tensor]]:
-    """Yield each transition with its action log-probs [A] on the CPU; rows of like length share a batch."""
+    """Yield each transition with one output [A] of its action tokens on the CPU; rows of like length share a batch."""
     device = next(model.parameters()).device
-    for batch in _batches(transitions, batch_tokens):
-        lengths = [len(t.prompt_ids) + len(t.action_ids) for t in batch]
-        input_ids = torch.zeros((len(batch), max(lengths)), dtype=torch.long)
-        mask = torch.zeros_like(input_ids, dtype=torch.bool)
-        for i, t in enumerate(batch):
-            input_ids[i, : lengths[i]] = torch.tensor(t.prompt_ids + t.action_ids)
-            mask[i, len(t.prompt_ids) : lengths[i]] = True
-        mask = mask.to(device)
-        outputs = model(input_ids.to(device), mask, torch.zeros_like(mask), temperature)
-        pieces = outputs.action_logprobs.cpu().split([len(t.action_ids) for t in batch])
+    for rows in _batches(policy_rows(transitions), batch_tokens):
+        input_ids, actions, targets = (tensor.to(device) for tensor in rectangle(rows, 0))
+        outputs = model(input_ids, actions, targets, temperature)
+        scored = [s.transition for row in rows for s in row.having("action") if s.transition is not None]
+        pieces = getattr(outputs, output).cpu().split([len(t.action_ids) for t in scored])
         # Clones: a view would keep the whole batch's vector alive and alias its neighbours.
-        yield from ((t, piece.clone()) for t, piece in zip(batch, pieces, strict=True))
+        yield from ((t, piece.clone()) for t, piece in zip(scored, pieces, strict=True))
 
 
-def _batches(transitions: Sequence[Transition], batch_tokens: int) -> Iterator[list[Transition]]:
+def _batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
     """Group rows, sorted by length, so that a padded batch holds at most batch_tokens tokens (one row always fits)."""
-    batch: list[Transition] = []
-    for t in sorted(transitions, key=lambda t: len(t.prompt_ids) + len(t.action_ids)):
-        if batch and (len(batch) + 1) * (len(t.prompt_ids) + len(t.action_ids)) > batch_tokens:
+    batch: list[Row] = []
+    for row in sorted(rows, key=lambda row: row.length):
+        if batch and (len(batch) + 1) * row.length > batch_tokens:
             yield batch
             batch = []
-        batch.append(t)
+        batch.append(row)
     if batch:
         yield batch
