@@ -122,6 +122,8 @@ class ChatFormat:
         self.after_ids = self._encode_scaffold(after)
         self.bridge_ids = self._encode_scaffold(bridge)
         self.roles = self._role_markers(before + after + bridge)
+        added = tokenizer.get_added_vocab()
+        self.longest_token = max(len(token) for token in tokenizer.get_vocab() if token not in added)
 
     def _role_markers(self, scaffold: str) -> re.Pattern[str] | None:
         """Added tokens that the tokenizer does not call special, so would not split in a text.
@@ -155,8 +157,12 @@ class ChatFormat:
         pieces = [piece for piece in pieces if piece]
         if not pieces:
             return []
-        encoded = self.tokenizer(pieces, add_special_tokens=False, split_special_tokens=True).input_ids
+        encoded = self.tokenizer(pieces, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids
         return [i for ids in encoded for i in ids]
+
+    def fewest_tokens(self, text: str) -> int:
+        """No fewer tokens than this can spell the text: enough to turn a megabyte away without tokenising it."""
+        return -(-len(text) // self.longest_token)
 
     def bridge_after(self, action_ids: Sequence[int]) -> list[int]:
         """Turn-boundary ids that still have to come between an action as sampled and the next observation."""
@@ -189,23 +195,24 @@ class PromptBuilder:
         length, limit = self.prompt.history_length, self.prompt.max_tokens
         shown = list(turns[-length:]) if length else []
 
-        def written(dropped: int) -> list[int]:
+        def written(dropped: int) -> list[int] | None:
             text = self._render(task, observation, shown[dropped:], len(turns), initial, admissible)
-            return [*self.chat.before_ids, *self.chat.encode_text(text), *self.chat.after_ids]
+            if self.chat.fewest_tokens(text) > limit:
+                return None
+            ids = [*self.chat.before_ids, *self.chat.encode_text(text), *self.chat.after_ids]
+            return ids if len(ids) <= limit else None
 
-        ids = written(0)
-        if len(ids) <= limit:
+        if (ids := written(0)) is not None:
             return ids, 0
         ids, enough, too_few = written(len(shown)), len(shown), 0
-        if len(ids) > limit:
+        if ids is None:
             raise PromptTooLongError(
-                f"the prompt has {len(ids)} tokens without any history; wanted at most {limit} "
-                "(rollout.prompt.max_tokens)"
+                f"the prompt without any history has more than {limit} tokens, the most that rollout.prompt.max_tokens "
+                "allows"
             )
-        while enough - too_few > 1:  # by halves: a text of a megabyte is not tokenised once for every turn
+        while enough - too_few > 1:  # by halves: a long history is not tokenised once for every turn of it
             middle = (enough + too_few) // 2
-            attempt = written(middle)
-            if len(attempt) <= limit:
+            if (attempt := written(middle)) is not None:
                 ids, enough = attempt, middle
             else:
                 too_few = middle

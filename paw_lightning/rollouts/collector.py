@@ -7,40 +7,18 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.rollouts.layouts import LAYOUTS, Context, Layout, LayoutName
-from paw_lightning.rollouts.sampler import Generation
+from paw_lightning.rollouts.sampler import Generation, Sampler, SessionSampler
 from paw_lightning.seeding import stable_seed, uniforms
 from paw_lightning.tokenization import PromptBuilder, PromptTooLongError, parse_action
 from paw_lightning.types import Episode, RolloutGroup, Transition
 
 logger = logging.getLogger(__name__)
-
-
-class Sampler(Protocol):
-    """Turns prompts, each the whole list of its token ids, into actions, one each, in the same order.
-
-    See :class:`paw_lightning.rollouts.sampler.NativeSampler`.
-    """
-
-    def generate(
-        self, prompts: list[list[int]], *, temperature: float, max_new_tokens: int, uniforms: torch.Tensor
-    ) -> list[Generation]: ...
-
-
-@runtime_checkable
-class SessionSampler(Sampler, Protocol):
-    """A sampler that can remember what it has read."""
-
-    def session(self) -> Sampler:
-        """A sampler for one rollout of growing transcripts: the same answers, and nothing is read twice.
-
-        The weights do not change while it is in use. Prompts may come in any order, and stay away for good.
-        """
 
 
 Progress = Callable[[int, int], None]

@@ -50,9 +50,9 @@ class StepLayout:
     def record(self, transition: Transition, admissible: list[str]) -> None:
         chat = self.prompts.chat
         transition.bridge_ids = chat.bridge_after(transition.action_ids)
-        ids = chat.encode_text(transition.observation_text)
-        if len(ids) <= self.max_observation_tokens:
-            transition.observation_ids = ids
+        if chat.fewest_tokens(transition.observation_text) <= self.max_observation_tokens:
+            ids = chat.encode_text(transition.observation_text)
+            transition.observation_ids = ids if len(ids) <= self.max_observation_tokens else []
         self.turns.append(Turn(transition.anchor, transition.action_text))
 
 
@@ -71,6 +71,8 @@ class EpisodeLayout:
         self.ids: list[int] = []
         self.pending: list[int] = []
         """What follows the last observation up to the next action."""
+        self.length = 0
+        """Tokens before the next action."""
         self.played = 0
 
     def context(self, observation: str, admissible: list[str]) -> Context:
@@ -78,13 +80,13 @@ class EpisodeLayout:
             prompt = self.prompts.build(self.task, observation, [], observation, admissible)
             self.ids = list(prompt)
             return Context(self.ids, prompt, self.prompts.chat.after_ids)
-        self.ids += self.pending
         limit = self.prompts.prompt.max_tokens
-        if len(self.ids) > limit:
+        if self.length > limit:
             raise PromptTooLongError(
-                f"the transcript has {len(self.ids)} tokens before action {self.played + 1}; wanted at most {limit} "
-                "(rollout.prompt.max_tokens)"
+                f"the transcript has at least {self.length} tokens before action {self.played + 1}; wanted at most "
+                f"{limit} (rollout.prompt.max_tokens)"
             )
+        self.ids += self.pending
         return Context(self.ids, [], self.pending)
 
     def record(self, transition: Transition, admissible: list[str]) -> None:
@@ -93,12 +95,18 @@ class EpisodeLayout:
         before, after = self.prompts.turn(self.task, admissible, self.played + 1)
         transition.bridge_ids = [*chat.bridge_after(transition.action_ids), *before]
         self.pending = [*after, *chat.after_ids]
+        self.ids += transition.action_ids + transition.bridge_ids
+        fewest = chat.fewest_tokens(transition.observation_text)
+        self.length = len(self.ids) + fewest
+        if fewest > self.max_observation_tokens and self.length > self.prompts.prompt.max_tokens:
+            return  # a megabyte that nobody will read or predict
         ids = chat.encode_text(transition.observation_text)
         if len(ids) <= self.max_observation_tokens:
             transition.observation_ids = ids
+            self.ids += ids
         else:
             self.pending = ids + self.pending  # read, but never predicted
-        self.ids += transition.action_ids + transition.bridge_ids + transition.observation_ids
+        self.length = len(self.ids) + len(self.pending)
 
 
 LAYOUTS: dict[LayoutName, type[StepLayout] | type[EpisodeLayout]] = {"step": StepLayout, "episode": EpisodeLayout}
