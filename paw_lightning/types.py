@@ -35,9 +35,11 @@ class Transition:
     well_formed: bool
     """The policy's text could be parsed into an action."""
     admissible: bool
-    """The environment lists the action as admissible (or gives no list)."""
+    """The environment reacted to the action, or lists it as admissible (or says neither)."""
     truncated: bool = False
     """The action ran to the length limit without an end-of-turn token."""
+    predictable: bool = True
+    """The environment allows o_{t+1} as a world-model target."""
 
     # Written by scoring.
     old_logprobs: Tensor | None = None

@@ -156,7 +156,7 @@ class EnvironmentLoop(L.Callback):
         start = time.perf_counter()
         played = self._play("train", task_seeds, group_size, self.temperature, iteration)
         rollout = Rollout(iteration, played.groups, len(played.failures), dict(played.seconds))
-        overlong = [t for t in rollout.transitions if t.observation_text and not t.observation_ids]
+        overlong = [t for t in rollout.transitions if t.predictable and t.observation_text and not t.observation_ids]
         rollout.metrics["rollout/overlong_observations"] = float(len(overlong))
         with timed(rollout.seconds, "scoring"), self._precision():
             self._score(rollout)

@@ -32,7 +32,15 @@ class ShopEngine:
         self.goal = goal
         self._search, self._score, self.page_size = search, score, page_size
         self.score: float | None = None
-        self._enter()
+        self.results: Sequence[Product] = ()
+        self.number = 1
+        """Of the page of results."""
+        self.visited: set[str] = set()
+        """Products looked at since the search page."""
+        self.product: Product | None = None
+        self.chosen: dict[str, str] = {}
+        """Option name -> chosen value."""
+        self._show("search")
 
     def step(self, action: str) -> bool:
         """Play ``search[words]`` (possible on every page) or ``click[text]``; return whether the shop reacted."""
@@ -58,7 +66,8 @@ class ShopEngine:
             self.score = self._score(self._bought(), self.chosen, self.goal)
             self._show("done")
         elif text == "back to search":
-            self._enter()
+            self.visited = set()
+            self._show("search")
         elif text in ("next >", "< prev") and self.page == "results":
             self._show_results(self.number + (1 if text == "next >" else -1))
         elif text == "< prev" and self.page == "item":
@@ -70,16 +79,6 @@ class ShopEngine:
                 self.product = next(product for product in self.results if product.asin.lower() == text)
                 self.visited.add(self.product.asin)
             self._show("item")
-
-    def _enter(self) -> None:
-        self.results: Sequence[Product] = ()
-        self.visited: set[str] = set()
-        """Products looked at since the search page."""
-        self.product: Product | None = None
-        self.chosen: dict[str, str] = {}
-        """Option name -> chosen value, in the order of first clicks."""
-        self.number = 1
-        self._show("search")
 
     def _show_results(self, number: int) -> None:
         self.number = number

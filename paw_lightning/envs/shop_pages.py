@@ -56,12 +56,14 @@ def done_page(product: Product, chosen: Mapping[str, str], score: float) -> list
     options = json.dumps(dict(sorted(chosen.items())))
     for character in "<>&'":  # as a web template writes them
         options = options.replace(character, f"\\u{ord(character):04x}")
-    purchased = f"asin|{product.asin}|options|{options}|attrs|None|category|None|query|None|product category|None"
-    target = "asin|options|attrs|price upper|instuction text|category|product category|query"
+    purchased = {"asin": product.asin, "options": options} | dict.fromkeys(
+        ("attrs", "category", "query", "product category"), "None"
+    )
     return _texts(
         *("Thank you for shopping with us!", "Your code:", "None", "(Paste it in your MTurk interface.)"),
-        *("Purchased", *purchased.split("|")),
-        *("Target", *target.split("|"), "Goal", "None"),
+        *("Purchased", *(text for pair in purchased.items() for text in pair)),
+        *("Target", "asin", "options", "attrs", "price upper", "instuction text"),
+        *("category", "product category", "query", "Goal", "None"),
         *("Reward", "Your score (min 0.0, max 1.0)", str(score), "Reward Details", "None"),
     )
 
@@ -98,7 +100,9 @@ def write_quoted(segments: Sequence[Segment], instruction: str) -> str:
 def write_lines(segments: Sequence[Segment], instruction: str, chosen: Mapping[str, str]) -> str:
     """For small models: a segment a line, without the instruction, a chosen option in brackets."""
     rows = without_task(segments, instruction)
-    return "\n".join(f"[{text}]" if kind == "option" and chosen.get(group) == text else text for kind, text, group in rows)
+    return "\n".join(
+        f"[{text}]" if kind == "option" and chosen.get(group) == text else text for kind, text, group in rows
+    )
 
 
 def without_task(segments: Sequence[Segment], instruction: str) -> Sequence[Segment]:

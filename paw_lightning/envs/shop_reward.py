@@ -7,33 +7,12 @@ from collections.abc import Callable, Mapping
 
 from paw_lightning.envs.shop_catalogue import Product
 from paw_lightning.envs.shop_goals import Goal
+from paw_lightning.envs.shop_words import COLORS, NO_NOUNS
 
 Similarity = Callable[[str, str], float]
 """How alike two texts are, 0 to 100; above MATCH they count as the same."""
 
 MATCH = 85
-COLORS = (
-    "alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown burgundy camel camo "
-    "caramel champagne charcoal cheetah chestnut chocolate christmas coffee cognac copper coral cranberry cream crystal "
-    "dark denim eggplant elephant espresso fuchsia gold granite grape graphite grass gray green grey heather indigo "
-    "ivory ivy khaki lavender lemon leopard light lilac lime magenta maroon mauve merlot midnight mint mocha multicolor "
-    "mushroom mustard natural navy nude olive orange peach pewter pink plum purple rainbow red rose royal rust sand "
-    "sapphire seashell silver skull slate steel stone stonewash sunflower tan taupe teal tiger turquoise violet walnut "
-    "wheat white wine yellow"
-).split()
-"""In the order in which they are looked for."""
-NO_NOUNS = frozenset(
-    "a about above across after again against all almost alone along already also although always am among an and any "
-    "are around as at back be became because been before being below between both but by can could did do does doing "
-    "done down during each either else empty enough even ever every few for from front full further get give go had has "
-    "have he her here hers him his how if in into is it its itself just keep last least less made make many may me "
-    "might mine more most move much must my name never next no none nor not nothing now of off often on once one only "
-    "onto or other our out over own part per please put quite rather re really same see seem several she show side "
-    "since so some still such take than that the their them then there these they this those three through to together "
-    "too top toward two under until up upon us use used using various very via was we well were what when where "
-    "whether which while who whole why will with within without would yet you your yours".split()
-)
-"""Words of a title that are not taken for nouns."""
 
 
 def score(product: Product, chosen: Mapping[str, str], goal: Goal, similarity: Similarity) -> float:

@@ -10,15 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from paw_lightning.envs.shop_words import STOP_WORDS
+
 K1, B = 0.9, 0.4
 HITS = 50
 """Products that a search finds at most."""
 LARGE = 100_000
 """Documents above which bm25s is used: smaller, faster, but without Lucene's rounding of lengths."""
-STOP_WORDS = frozenset(
-    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this "
-    "to was will with".split()
-)
 LETTER = r"[^\W_\d²³¹¼-¾⁰-₉①-⓿❶-➓\u3040-\u309f\u3400-\u9fff]"
 EMOJI = (
     "©®‼⁉™ℹ↔-↙↩↪⌚⌛⌨⎈⏏⏩-⏳⏸-⏺Ⓜ▪▫▶◀◻-◾\u2600-\u2605\u2607-\u2612\u2614-\u2685\u2690-\u2705\u2708-\u2712✔✖✝✡✨✳✴❄❇❌❎"

@@ -14,7 +14,7 @@ import torch
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.rollouts.sampler import Generation
 from paw_lightning.seeding import stable_seed, uniforms
-from paw_lightning.tokenization import PromptBuilder, Turn, parse_action
+from paw_lightning.tokenization import ParsedAction, PromptBuilder, Turn, parse_action
 from paw_lightning.types import Episode, RolloutGroup, Transition
 
 logger = logging.getLogger(__name__)
@@ -229,8 +229,9 @@ class Collector:
                 anchor=p.observation,
                 reward=reward,
                 well_formed=action.well_formed,
-                admissible=action.well_formed if p.admissible is None else action.text in p.admissible,
+                admissible=_was_admissible(action, p.admissible, info),
                 truncated=not generation.stopped,
+                predictable=bool(info.get("predictable", True)),
             )
         )
         p.turns.append(Turn(p.observation, action.text))
@@ -240,7 +241,7 @@ class Collector:
 
     def _encode_observation(self, transition: Transition) -> None:
         ids = self.prompts.chat.encode_text(transition.observation_text)
-        if len(ids) <= self.max_observation_tokens:
+        if transition.predictable and len(ids) <= self.max_observation_tokens:
             transition.observation_ids = ids
 
 
@@ -263,6 +264,12 @@ def _check_info(info: Any) -> list[str] | None:
     if admissible is not None and not all(isinstance(command, str) for command in admissible):
         raise TypeError("info['admissible_commands'] holds something that is not a str")
     return None if admissible is None else list(admissible)
+
+
+def _was_admissible(action: ParsedAction, listed: list[str] | None, info: dict[str, Any]) -> bool:
+    """The environment's word for it, else its list's; without either any well-formed action is."""
+    otherwise = action.well_formed if listed is None else action.text in listed
+    return bool(info.get("admissible_action", otherwise))
 
 
 def close_quietly(env: TextEnv) -> None:
