@@ -40,7 +40,7 @@ DEPARTMENTS = (
         kinds=("armchair", "bookshelf", "coffee table", "footstool", "night stand", "writing desk"),
         materials=("bamboo", "beech", "oak", "pine", "rattan", "walnut"),
         attributes=("easy assembly", "foldable", "scratch proof", "space saving", "stackable", "sturdy"),
-        options={"color": COLORS, "size": SIZES[:3], "style": ("classic", "modern", "rustic")},
+        options={"color": COLORS, "size": SIZES[:3], "style": ("classic", "modern", "cozy")},
         prices=(30, 300),
     ),
     Department(
@@ -119,7 +119,7 @@ def _full_product(rng: random.Random, asin: str, department: Department) -> Prod
     kind, material = rng.choice(department.kinds), rng.choice(department.materials)
     attributes = rng.sample(department.attributes, rng.randint(2, 4))
     shown = rng.randint(0, len(attributes))
-    """How many of them the title names."""
+    """How many of them the title names; search knows them all from the description."""
     wanted = tuple(sorted(rng.sample(attributes, rng.randint(1, min(3, len(attributes))))))
     names = rng.sample(sorted(department.options), rng.randint(1, len(department.options)))
     options = {
@@ -134,7 +134,7 @@ def _full_product(rng: random.Random, asin: str, department: Department) -> Prod
     return Product(
         asin=asin,
         title=", ".join([f"{_brand(rng)} {material} {kind}", *attributes[:shown]]),
-        description=f"A {kind} of {material}. "
+        description=f"{', '.join(attributes).capitalize()} {kind} of {material}. "
         + " ".join(sentence.format(one=one, material=material) for sentence in sentences),
         bullets=(*features, f"Material: {material}."),
         category=department.path.split(" › ")[0].lower(),

@@ -80,7 +80,8 @@ def write_text(segments: Sequence[Segment]) -> str:
 def write_rich(segments: Sequence[Segment], chosen: Mapping[str, str], visited: Collection[str]) -> str:
     """WebShop's mode "text_rich": a segment a line, what can be clicked and what was clicked marked."""
     address = json.dumps(chosen)  # WebShop recognises a chosen value by its quoted text in the page's address
-    lines, clicked = [], []
+    lines: list[str] = []
+    clicked: list[str] = []
     for kind, text, _ in segments:
         text = text.strip()
         done = (kind == "option" and f'"{text}"' in address) or (kind == "product" and text in visited)
