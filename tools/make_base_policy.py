@@ -116,14 +116,14 @@ class Packer:
     def transcript(self, transcript: Transcript) -> Row:
         """One whole episode, every action a target.
 
-        After an action the end token is the target, while the transcript goes on with the line break that the history
-        of a prompt shows there.
+        After an action the end token is the target, while the transcript goes on with what the history of a prompt
+        shows there (a line break).
         """
+        line_break = self.encode(self.prompt.history_turn.rsplit("{action}", 1)[1])
         ids: list[int] = []
         labels: list[int] = []
         for observation, action, _ in transcript.turns:
             context, words = self.context(observation, transcript.task), self.encode(" " + action)
-            line_break = self.encode("\n")
             ids += context + words + line_break
             labels += [IGNORED] * (len(context) - 1) + words + [self.chat.tokenizer.eos_token_id]
             labels += [IGNORED] * len(line_break)

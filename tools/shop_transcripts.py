@@ -72,4 +72,4 @@ def shop_texts(seed: int) -> Iterator[str]:
         for goal in range(VISITS):
             transcript = play(env, goal, random.Random(f"{seed} {shop} {goal}"), noise=0.5, turns=TURNS)
             for observation, action, answer in transcript.turns:
-                yield f"{observation}\nTask: {transcript.task}\n> {action}\n{answer}"
+                yield f"{observation}\nTask: {transcript.task}\n> {action} \n{answer}"

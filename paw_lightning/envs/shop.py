@@ -27,7 +27,8 @@ class ShopEnv(TextEnv):
     (``<r>``, ``<a>``, ``<c>``, ``<q>``) are ordinary words here.
 
     All copies in a process share one catalogue. Goals of one product fall into several splits, in the official data
-    too: an evaluation is about unseen wishes, not unseen products.
+    too: an evaluation is about unseen wishes, not unseen products. Of the 1,000-product set's 500 test goals 20 cannot
+    be won even with the wanted product (their colour is one that WebShop's score does not recognise when it is bought).
 
     Args:
         split: "train", "val" or "test". Official goals: 0 to 499 are "val" as well as "test", the rest is "train", as

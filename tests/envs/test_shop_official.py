@@ -125,12 +125,14 @@ def test_the_official_split(env: ShopEnv, products_folder: Path) -> None:
     assert len(products[0] & products[1]) > 0.5 * len(products[0]), "as documented: tests share products with train"
 
 
-def test_every_goal_is_worth_1_on_its_own_product(env: ShopEnv) -> None:
-    """Except where an option cannot be matched at all, which is WebShop's own quirk."""
+def test_what_the_wanted_product_itself_is_worth(env: ShopEnv) -> None:
+    """Not always 1: an option like "black2626" is reduced to "black" when it is bought, and then is not what was asked
+    for. That caps the success rate of a perfect customer on the test goals at 96 %."""
     store = env.store
-    scores = [store.score(goal.product, goal.options, goal) for goal in store.goals[:500]]
-    assert sum(score == 1.0 for score in scores) > 0.6 * len(scores)
-    assert min(scores) > 0.4
+    scores = [store.score(goal.product, goal.options, goal) for goal in store.goals]
+    assert sum(score == 1.0 for score in scores[:500]) == 480
+    assert sum(score == 1.0 for score in scores) == 6452
+    assert min(scores) == pytest.approx(2 / 3)
 
 
 def test_the_data_path_may_be_a_variable_a_folder_or_a_file(
