@@ -36,13 +36,15 @@ class Transition:
     well_formed: bool
     """The policy's text could be parsed into an action."""
     admissible: bool
-    """The environment lists the action as admissible (or gives no list)."""
+    """The environment reacted to the action, or lists it as admissible (or says neither)."""
     truncated: bool = False
     """The action ran to the length limit without an end-of-turn token."""
     turn_ids: list[int] = field(default_factory=list)
     """What comes between o_t and a_t in a row that carries on from the transition before: context."""
     dropped_turns: int = 0
     """Past turns that the prompt would have shown and had no room for."""
+    predictable: bool = True
+    """The environment allows o_{t+1} as a world-model target."""
 
     # Written by scoring.
     old_logprobs: Tensor | None = None

@@ -153,4 +153,6 @@ def test_every_config_is_tested() -> None:
         "compare",
         "method",
         "wm",
+        "shop",
+        "webshop",
     }

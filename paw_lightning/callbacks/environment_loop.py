@@ -189,7 +189,7 @@ class EnvironmentLoop(L.Callback):
         useful = self._play_useful(iteration, task_seeds, group_size)
         played = useful.played
         rollout = Rollout(iteration, played.groups, len(played.failures), dict(played.seconds))
-        overlong = [t for t in rollout.transitions if t.observation_text and not t.observation_ids]
+        overlong = [t for t in rollout.transitions if t.predictable and t.observation_text and not t.observation_ids]
         rollout.metrics["rollout/overlong_observations"] = float(len(overlong))
         with timed(rollout.seconds, "scoring"), self._precision():
             self._score(rollout)

@@ -15,10 +15,15 @@ class TextEnv(ABC):
     - ``task`` (reset): the goal as one sentence.
     - ``max_reward`` (reset): R_max, the largest attainable return; PaW's coefficient needs it here or in the config.
     - ``group_key`` (reset): names the task; episodes with equal keys start in the same state.
-    - ``admissible_commands`` (reset, step): sorted actions the world would react to.
+    - ``admissible_commands`` (reset, step): actions the world would react to, sorted or in the order in which it shows
+      them.
+    - ``admissible_action`` (step): the world reacted to the action just played. Without it, an action is admissible if
+      it is among the ``admissible_commands``; a world that takes free text (a search) has to say it.
     - ``won`` (step): the task is solved.
     - ``nuisance_spans`` (reset, step): character spans ``[(start, end), ...]`` of the observation that
       nobody can predict.
+    - ``predictable`` (step): False where the observation as a whole is no target for a world model, such as a last page
+      that prints the reward.
     """
 
     num_tasks: int | None = None

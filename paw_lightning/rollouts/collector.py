@@ -15,7 +15,7 @@ from paw_lightning.envs.base import TextEnv
 from paw_lightning.rollouts.layouts import LAYOUTS, Context, Layout, LayoutName
 from paw_lightning.rollouts.sampler import Generation, Sampler, SessionSampler
 from paw_lightning.seeding import stable_seed, uniforms
-from paw_lightning.tokenization import PromptBuilder, PromptTooLongError, parse_action
+from paw_lightning.tokenization import ParsedAction, PromptBuilder, PromptTooLongError, parse_action
 from paw_lightning.types import Episode, RolloutGroup, Transition
 
 logger = logging.getLogger(__name__)
@@ -239,10 +239,11 @@ class Collector:
                 anchor=p.observation,
                 reward=reward,
                 well_formed=action.well_formed,
-                admissible=action.well_formed if p.admissible is None else action.text in p.admissible,
+                admissible=_was_admissible(action, p.admissible, info),
                 truncated=not generation.stopped,
                 turn_ids=context.turn_ids,
                 dropped_turns=context.dropped_turns,
+                predictable=bool(info.get("predictable", True)),
             )
         )
         p.observation, p.admissible = observation, admissible
@@ -269,6 +270,12 @@ def _check_info(info: Any) -> list[str] | None:
     if admissible is not None and not all(isinstance(command, str) for command in admissible):
         raise TypeError("info['admissible_commands'] holds something that is not a str")
     return None if admissible is None else list(admissible)
+
+
+def _was_admissible(action: ParsedAction, listed: list[str] | None, info: dict[str, Any]) -> bool:
+    """The environment's word for it, else its list's; without either any well-formed action is."""
+    otherwise = action.well_formed if listed is None else action.text in listed
+    return bool(info.get("admissible_action", otherwise))
 
 
 def close_quietly(env: TextEnv) -> None:

@@ -50,7 +50,7 @@ class StepLayout:
     def record(self, transition: Transition, admissible: list[str]) -> None:
         chat = self.prompts.chat
         transition.bridge_ids = chat.bridge_after(transition.action_ids)
-        if chat.fewest_tokens(transition.observation_text) <= self.max_observation_tokens:
+        if transition.predictable and chat.fewest_tokens(transition.observation_text) <= self.max_observation_tokens:
             ids = chat.encode_text(transition.observation_text)
             transition.observation_ids = ids if len(ids) <= self.max_observation_tokens else []
         self.turns.append(Turn(transition.anchor, transition.action_text))
@@ -101,7 +101,7 @@ class EpisodeLayout:
         if fewest > self.max_observation_tokens and self.length > self.prompts.prompt.max_tokens:
             return  # a megabyte that nobody will read or predict
         ids = chat.encode_text(transition.observation_text)
-        if len(ids) <= self.max_observation_tokens:
+        if transition.predictable and len(ids) <= self.max_observation_tokens:
             transition.observation_ids = ids
             self.ids += ids
         else:
