@@ -24,13 +24,15 @@ class Phase:
     steps: int
     learning_rate: float
     """Peak; it falls to a twentieth of it."""
+    growing: float = 0.0
+    """Share of the transcripts that are written as in the episode layout."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides what the base policy becomes."""
 
-    phases: tuple[Phase, ...] = (Phase(0.5, 1800, 4e-3),)
+    phases: tuple[Phase, ...] = (Phase(0.5, 1800, 4e-3), Phase(0.5, 400, 2e-3, growing=0.75))
     """There is noise from the first step on: put in at the end alone, the first few updates of any kind would remove
     it. More of it later (a second phase of 450 steps at 0.65) gave a base that learns more slowly."""
     observation_weight: float = 0.3

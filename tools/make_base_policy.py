@@ -27,7 +27,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from paw_lightning.losses.linear_logprob import linear_logprob
-from paw_lightning.tokenization import ChatFormat, Prompt
+from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / "paw_lightning" / "assets"
@@ -99,7 +99,7 @@ class Packer:
     """Turns transcripts into token ids equal, up to every action, to the prompt that a run would build there."""
 
     def __init__(self, chat: ChatFormat, prompt: Prompt) -> None:
-        self.chat, self.prompt = chat, prompt
+        self.chat, self.prompt, self.prompts = chat, prompt, PromptBuilder(prompt, chat)
         self.known: dict[str, list[int]] = {}
 
     def encode(self, text: str) -> list[int]:
@@ -114,7 +114,7 @@ class Packer:
         return [*self.encode(text), *self.chat.after_ids]
 
     def transcript(self, transcript: Transcript) -> Row:
-        """One whole episode, every action a target.
+        """One whole episode as the step layout's prompts show it, every action a target.
 
         After an action the end token is the target, while the transcript goes on with what the history of a prompt
         shows there (a line break).
@@ -127,6 +127,22 @@ class Packer:
             ids += context + words + line_break
             labels += [IGNORED] * (len(context) - 1) + words + [self.chat.tokenizer.eos_token_id]
             labels += [IGNORED] * len(line_break)
+        return Row(ids, labels)
+
+    def growing(self, transcript: Transcript) -> Row:
+        """The same in the episode layout: the end token stays, and what comes after it is encoded in pieces."""
+        end = self.chat.tokenizer.eos_token_id
+        ids: list[int] = []
+        labels: list[int] = []
+        for number, (observation, action, _) in enumerate(transcript.turns, 1):
+            context = self.context(observation, transcript.task)
+            if number > 1:
+                before, after = self.prompts.turn(transcript.task, [], number)
+                context = [*self.chat.bridge_after([end]), *before, *self.encode(observation), *after]
+                context += self.chat.after_ids
+            words = [*self.encode(" " + action), end]
+            ids += context + words
+            labels += [IGNORED] * (len(context) - 1) + words + [IGNORED]
         return Row(ids, labels)
 
     def language(self, transcript: Transcript, answer: str, rng: random.Random) -> Row:
@@ -167,7 +183,9 @@ def batches(world: World, phase: Phase, packer: Packer, seed: str) -> Iterator[t
         answers = [rng.choice(episode.turns)[2] for episode in episodes]
         rng.shuffle(answers)
         language = [packer.language(e, answer, rng) for e, answer in zip(episodes, answers, strict=True)]
-        yield [packer.transcript(episode) for episode in episodes], language
+        growing = round(phase.growing * len(episodes))
+        rows = [packer.growing(episode) for episode in episodes[:growing]]
+        yield rows + [packer.transcript(episode) for episode in episodes[growing:]], language
 
 
 def make_optimizers(model: Qwen2ForCausalLM) -> list[torch.optim.Optimizer]:
