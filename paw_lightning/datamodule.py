@@ -164,6 +164,14 @@ class RolloutDataModule(L.LightningDataModule):
             )
         return parts
 
+    def micro_batches(self, rollout: Rollout) -> Iterator[Minibatch]:
+        """An update as it is trained on: the micro-batches of its first optimizer step, of its second, and so on."""
+        assert self.trainer is not None
+        module: Any = self.trainer.lightning_module
+        for step, rows in enumerate(self.minibatch_rows(rollout)):
+            for micro_rows in split_evenly(rows, self.trainer.accumulate_grad_batches, lambda row: row.length):
+                yield collate(micro_rows, module.tokenizer.pad_token_id, on_policy=step == 0)
+
     def _policy_weights(self, rows: list[tuple[int, int]]) -> list[float]:
         """Weight of each action token of rows given as (group, action tokens); over all tokens they sum to 1."""
         if self.normalization == "token_mean":
@@ -208,14 +216,7 @@ class RolloutStream:
         return self.data.minibatches * self.data.trainer.accumulate_grad_batches
 
     def __iter__(self) -> Iterator[Minibatch]:
-        data = self.data
-        assert data.trainer is not None
-        module: Any = data.trainer.lightning_module
-        micro_batches = data.trainer.accumulate_grad_batches
-        rollout = data.collect()
-        for step, rows in enumerate(data.minibatch_rows(rollout)):
-            for micro_rows in split_evenly(rows, micro_batches, lambda row: row.length):
-                yield collate(micro_rows, module.tokenizer.pad_token_id, on_policy=step == 0)
+        yield from self.data.micro_batches(self.data.collect())
 
 
 class EvaluationStream:

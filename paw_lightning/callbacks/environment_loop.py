@@ -207,6 +207,8 @@ class EnvironmentLoop(L.Callback):
                 max_action_tokens=self.max_action_tokens,
                 max_observation_tokens=self.max_observation_tokens,
                 stop_token_ids=stops,
+                counterfactuals=split == "train"
+                and any(callback.needs_counterfactuals for callback in rollout_callbacks(self.trainer)),
             )
         return self.collectors[split]
 

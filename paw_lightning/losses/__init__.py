@@ -2,6 +2,14 @@
 
 from paw_lightning.losses.linear_logprob import linear_logprob
 from paw_lightning.losses.policy import PolicyLoss, clipped_surrogate, kl_estimate, value_loss
-from paw_lightning.losses.world_model import WorldModelLoss
+from paw_lightning.losses.world_model import WorldModelLoss, matching_scale
 
-__all__ = ["PolicyLoss", "WorldModelLoss", "clipped_surrogate", "kl_estimate", "linear_logprob", "value_loss"]
+__all__ = [
+    "PolicyLoss",
+    "WorldModelLoss",
+    "clipped_surrogate",
+    "kl_estimate",
+    "linear_logprob",
+    "matching_scale",
+    "value_loss",
+]
