@@ -38,6 +38,8 @@ class Transition:
     """The environment lists the action as admissible (or gives no list)."""
     truncated: bool = False
     """The action ran to the length limit without an end-of-turn token."""
+    turn_ids: list[int] = field(default_factory=list)
+    """What comes between o_t and a_t in a row that carries on from the transition before: context."""
     nuisance_spans: list[tuple[int, int]] = field(default_factory=list)
     """Character spans of observation_text that nobody can predict, as the environment labels them."""
     counterfactual_ids: list[int] | None = None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
 
 from paw_lightning.callbacks.base import RolloutCallback
 from paw_lightning.module import PaWModule
@@ -19,7 +19,7 @@ from paw_lightning.rollouts.diagnostics import (
     nuisance_mask,
     nuisance_shares,
 )
-from paw_lightning.rollouts.scoring import predict_observations
+from paw_lightning.rollouts.prediction import Prediction, predict_observations
 from paw_lightning.tokenization import ChatFormat
 from paw_lightning.types import Episode, Minibatch, Rollout, Transition
 
@@ -42,8 +42,8 @@ class WorldModelHealth(RolloutCallback):
     wm/coefficient_by_group     histogram of lambda_g
     =========================== ====================================================================================
 
-    What is validated is every true observation, selected or not, after one turn's context, also in runs that predict
-    nothing in training. Nuisance is measured on the selected transitions' true observations, whatever the control.
+    What is validated is every true observation, selected or not, also in runs that predict nothing in training.
+    Nuisance is measured on the selected transitions' true observations, whatever the control.
 
     Args:
         every: iterations from one look at gradients and nuisance to the next, the first at iteration 0; 0 never looks.
@@ -58,7 +58,7 @@ class WorldModelHealth(RolloutCallback):
         self.every, self.validation = every, validation
         self.looking = False
         self.gradients: tuple[Gradients | None, Gradients | None] = (None, None)
-        self.predictions: list[tuple[Tensor, Tensor]] = []
+        self.predictions: list[Prediction] = []
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:
         """Look at what was played (every other callback has written its fields)."""
@@ -75,9 +75,10 @@ class WorldModelHealth(RolloutCallback):
             coefficients = torch.tensor([group.wm_coefficient for group in rollout.groups])
             trainer.logger.experiment.add_histogram("wm/coefficient_by_group", coefficients, rollout.iteration)
         if self.looking and any(t.nuisance_spans for t in selected):
-            predictions = _predict(trainer, pl_module, selected)
-            logprobs = torch.cat([logprob for _, logprob, _ in predictions])
-            masks = [nuisance_mask(chat.text_offsets(t.observation_text), t.nuisance_spans) for t, _, _ in predictions]
+            predictions = _predict(trainer, pl_module, rollout.transitions, lambda t: t.wm_selected)
+            seen = [p.transition for p in predictions]
+            masks = [nuisance_mask(chat.text_offsets(t.observation_text), t.nuisance_spans) for t in seen]
+            logprobs = torch.cat([p.logprobs for p in predictions])
             for name, share in nuisance_shares(logprobs, torch.cat(masks), pl_module.world_model_loss).items():
                 rollout.metrics[f"wm_nuisance/{name}"] = share
 
@@ -108,14 +109,15 @@ class WorldModelHealth(RolloutCallback):
             return  # Lightning keeps nothing that is logged before training
         assert isinstance(pl_module, PaWModule)
         transitions = [t for episode in batch for t in episode.transitions]
-        self.predictions += [(logprobs, hits) for _, logprobs, hits in _predict(trainer, pl_module, transitions)]
+        self.predictions += _predict(trainer, pl_module, transitions)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the means over all tokens of the validation."""
         if not self.predictions:
             return
         assert isinstance(pl_module, PaWModule)
-        logprobs, hits = (torch.cat(column) for column in zip(*self.predictions, strict=True))
+        logprobs = torch.cat([p.logprobs for p in self.predictions])
+        hits = torch.cat([p.hits for p in self.predictions])
         self.predictions.clear()
         active = pl_module.world_model_loss.active(logprobs)
         for name, values in {"nll": -logprobs, "top1": hits.float(), "active": active.float()}.items():
@@ -133,11 +135,14 @@ def _leak_rate(transitions: list[Transition], chat: ChatFormat, action_format: A
 
 
 def _predict(
-    trainer: L.Trainer, module: PaWModule, transitions: list[Transition]
-) -> list[tuple[Transition, Tensor, Tensor]]:
+    trainer: L.Trainer,
+    module: PaWModule,
+    transitions: list[Transition],
+    wanted: Callable[[Transition], bool] = lambda t: True,
+) -> list[Prediction]:
     assert module.model is not None
     with trainer.precision_plugin.forward_context():
-        return list(predict_observations(module.model, transitions, _loop(trainer).scoring_tokens))
+        return predict_observations(module.model, transitions, _loop(trainer).scoring_tokens, wanted)
 
 
 def _loop(trainer: L.Trainer) -> Any:

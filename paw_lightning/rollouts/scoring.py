@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -34,43 +34,6 @@ def write_reference_logprobs(
 
 
 @torch.no_grad()
-def predict_observations(
-    model: PolicyWorldModel, transitions: Sequence[Transition], batch_tokens: int
-) -> Iterator[tuple[Transition, Tensor, Tensor]]:
-    """Yield each transition that has an observation with how well it is predicted: log p [|o|], nats, and bool [|o|].
-
-    The second is True where the token is the most likely one. Selection and controls play no part: this is the true
-    observation after [h_t | a_t]. All on the CPU.
-    """
-    backbone, lm_head = model.language_model.get_decoder(), model.language_model.get_output_embeddings()
-    device = next(model.parameters()).device
-    rows = [t for t in transitions if t.observation_ids]
-    for batch in _batches(rows, batch_tokens, len_with_observation):
-        contexts = [t.prompt_ids + t.action_ids + t.bridge_ids for t in batch]
-        input_ids = torch.zeros((len(batch), max(map(len_with_observation, batch))), dtype=torch.long)
-        mask = torch.zeros_like(input_ids, dtype=torch.bool)
-        for i, (t, context) in enumerate(zip(batch, contexts, strict=True)):
-            input_ids[i, : len_with_observation(t)] = torch.tensor(context + t.observation_ids)
-            mask[i, len(context) : len_with_observation(t)] = True
-        input_ids, mask = input_ids.to(device), mask.to(device)
-        hidden = backbone(input_ids=input_ids, use_cache=False).last_hidden_state
-        lengths = [len(t.observation_ids) for t in batch]
-        logprobs = model.world_model_head(hidden, lm_head, input_ids, mask).cpu().split(lengths)
-        hits = model.world_model_head.hits(hidden, lm_head, input_ids, mask).cpu().split(lengths)
-        yield from zip(batch, logprobs, hits, strict=True)
-
-
-def len_with_observation(t: Transition) -> int:
-    """Tokens of [h_t | a_t | turn boundary | o_{t+1}]."""
-    return len(t.prompt_ids) + len(t.action_ids) + len(t.bridge_ids) + len(t.observation_ids)
-
-
-def len_with_action(t: Transition) -> int:
-    """Tokens of [h_t | a_t]."""
-    return len(t.prompt_ids) + len(t.action_ids)
-
-
-@torch.no_grad()
 def _score(
     model: PolicyWorldModel, transitions: Sequence[Transition], temperature: float, batch_tokens: int
 ) -> Iterator[tuple[Transition, Tensor]]:
@@ -90,13 +53,11 @@ def _score(
         yield from ((t, piece.clone()) for t, piece in zip(batch, pieces, strict=True))
 
 
-def _batches(
-    transitions: Sequence[Transition], batch_tokens: int, length: Callable[[Transition], int] = len_with_action
-) -> Iterator[list[Transition]]:
+def _batches(transitions: Sequence[Transition], batch_tokens: int) -> Iterator[list[Transition]]:
     """Group rows, sorted by length, so that a padded batch holds at most batch_tokens tokens (one row always fits)."""
     batch: list[Transition] = []
-    for t in sorted(transitions, key=length):
-        if batch and (len(batch) + 1) * length(t) > batch_tokens:
+    for t in sorted(transitions, key=lambda t: len(t.prompt_ids) + len(t.action_ids)):
+        if batch and (len(batch) + 1) * (len(t.prompt_ids) + len(t.action_ids)) > batch_tokens:
             yield batch
             batch = []
         batch.append(t)
