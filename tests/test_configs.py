@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from paw_lightning.cli import PaWCLI, run
 from tests import runs
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / "configs"
 HOUSEHOLD = sorted((CONFIGS / "household").glob("*.yaml"))
+METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
+WM = sorted(path.stem for path in (CONFIGS / "wm").glob("*.yaml"))
 SMALL = {
     "trainer__max_epochs": 1,
     "trainer__check_val_every_n_epoch": 1,
@@ -44,6 +48,71 @@ def test_paw_and_grpo_differ_by_paws_keys_alone() -> None:
     allowed |= {"reward_balance.coefficient", "success_report.next_command"}
     assert "entropy_selection.alpha" in different
     assert different <= allowed
+
+
+def overlay(*names: str) -> tuple[Path, ...]:
+    return tuple(CONFIGS / f"{name}.yaml" for name in names)
+
+
+@pytest.fixture(scope="module")
+def resolve() -> Callable[..., dict]:
+    """A function from config files to what the command line makes of them, defaults filled in; it builds nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PaWCLI, "instantiate_classes", lambda self: None)
+        patch.setattr(PaWCLI, "_run_subcommand", lambda self, subcommand: None)
+        parser = run(["fit", f"--config={CONFIGS / 'household/base.yaml'}"]).parser
+
+    def parse(*names: str) -> dict:
+        config = parser.parse_args(["fit", *(f"--config={path}" for path in overlay(*names))])["fit"].as_dict()
+        return {key: value for key, value in config.items() if key != "config"}
+
+    return parse
+
+
+@pytest.mark.parametrize("wm", WM)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_goes_with_every_world_model(method: str, wm: str, resolve: Callable[..., dict]) -> None:
+    config = resolve("household/base", f"method/{method}", f"wm/{wm}")
+    assert config["rollout"]["advantage"] is not None
+    assert (
+        config["entropy_selection"]["alpha"]
+        == yaml.safe_load((CONFIGS / f"wm/{wm}.yaml").read_text())["entropy_selection"]["alpha"]
+    )
+
+
+@pytest.mark.parametrize("later", WM)
+def test_a_later_world_model_replaces_every_earlier_one(later: str, resolve: Callable[..., dict]) -> None:
+    """All others before it leave no trace: each file sets every key that any of them sets."""
+    alone = resolve("household/base", f"wm/{later}")
+    assert resolve("household/base", *(f"wm/{name}" for name in WM if name != later), f"wm/{later}") == alone
+
+
+@pytest.mark.parametrize(("whole", "wm"), [("paw", "paw"), ("grpo", "off")])
+def test_the_complete_configs_are_base_method_and_world_model(
+    whole: str, wm: str, resolve: Callable[..., dict]
+) -> None:
+    """Only the command suggested at the end of a run differs."""
+    complete = resolve(f"household/{whole}")
+    parts = resolve("household/base", "method/grpo", f"wm/{wm}")
+    complete["success_report"].pop("next_command")
+    parts["success_report"].pop("next_command")
+    assert complete == parts
+
+
+@pytest.mark.parametrize("wm", WM)
+def test_world_model_overlay_runs(wm: str, tmp_path: Path) -> None:
+    quick = {"trainer__limit_val_batches": 0, "data__minibatches": 1, "rollout__max_steps": 3}
+    settings = SMALL | quick
+    cli = runs.fit(tmp_path, "tiny-household", overlay("household/base", "method/grpo", f"wm/{wm}"), **settings)
+    curves = runs.curves(cli)
+    assert list(curves["rollout/dropped_groups"].values()) == [0.0]
+    assert ("wm/effective_weight" in curves) is (wm != "off")
+
+
+def test_household_comparisons_name_files_that_are_there() -> None:
+    for path in (CONFIGS / "compare").glob("*.yaml"):
+        for arm in yaml.safe_load(path.read_text())["arms"].values():
+            assert all((ROOT / config).is_file() for config in arm["configs"])
 
 
 def _keys(section: object) -> set[str]:
@@ -77,4 +146,10 @@ def test_readme_environment_runs(tiny_model_dir: str, tmp_path: Path, monkeypatc
 
 def test_every_config_is_tested() -> None:
     """A new folder of configs needs a test of its own: name it here."""
-    assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} <= {"household", "alfworld", "compare"}
+    assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} <= {
+        "household",
+        "alfworld",
+        "compare",
+        "method",
+        "wm",
+    }

@@ -15,6 +15,7 @@ from paw_lightning.types import Rollout
 from tests import runs
 from tests.conftest import ROOT
 from tests.factories import make_episode, make_group, make_transition
+from tests.test_resume import assert_same_curves, assert_same_end
 from tests.toy_env import ToyEnv
 
 TRAINER = SimpleNamespace(datamodule=SimpleNamespace(seed=1))
@@ -201,6 +202,26 @@ def test_a_kind_is_its_own_match(tiny_model_dir: str, tmp_path: Path) -> None:
     )
     for name, tensor in runs.weights(matched).items():
         assert torch.equal(tensor, plain[name]), name
+
+
+def test_a_resumed_run_selects_weighs_and_shuffles_as_the_unbroken_one(tiny_model_dir: str, tmp_path: Path) -> None:
+    """Every control that is drawn, annealed or measured is a function of the iteration and its rollout."""
+    settings = {
+        "entropy_selection__rule": "random",
+        "entropy_selection__deduplicate": "true",
+        "target_control__targets": "shuffled",
+        "reward_balance__coefficient": "linear",
+        "reward_balance__anneal_iterations": 3,
+        "reward_balance__match_weight_of": "cross_entropy",
+        "world_model_health__every": 2,
+        "trainer__limit_val_batches": 0,
+    }
+    unbroken = runs.fit(tmp_path / "unbroken", tiny_model_dir, trainer__max_epochs=3, **settings)
+    stopped = runs.fit(tmp_path / "stopped", tiny_model_dir, trainer__max_epochs=1, **settings)
+    checkpoint = runs.log_dir(stopped) / "checkpoints" / "last.ckpt"
+    resumed = runs.fit(tmp_path / "b", tiny_model_dir, trainer__max_epochs=3, ckpt_path=checkpoint, **settings)
+    assert_same_end(unbroken, resumed)
+    assert_same_curves(unbroken, resumed)
 
 
 def targets(rollout: Rollout, control: str) -> list[list[int]]:

@@ -34,7 +34,8 @@ class WorldModelHealth(RolloutCallback):
                                 falls, observations are learnt by heart
     val/observation_top1        share of their tokens that are the most likely one
     val/observation_active      share of their tokens that the loss would still train
-    wm/gradient_cosine          between policy and world-model gradient; below 0 they pull apart
+    wm/gradient_cosine          between policy and world-model gradient; below 0 they pull apart (no point where one
+                                of them is 0)
     wm/gradient_norm_ratio      |world-model gradient| / |policy gradient|
     wm/role_leak_rate           share of actions that run on, see :func:`~paw_lightning.rollouts.diagnostics.leaks`
     wm_nuisance/tokens          share of the targets that the environment labels as unpredictable (`nuisance_spans`)
