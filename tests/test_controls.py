@@ -15,6 +15,7 @@ from paw_lightning.types import Rollout
 from tests import runs
 from tests.conftest import ROOT
 from tests.factories import make_episode, make_group, make_transition
+from tests.test_collector import TOKENIZER, collector, play
 from tests.test_resume import assert_same_curves, assert_same_end
 from tests.toy_env import ToyEnv
 
@@ -248,6 +249,46 @@ def test_a_shuffle_leaves_no_target_in_place() -> None:
 def test_wrong_action_predicts_the_counterfactual_or_nothing() -> None:
     rollout = rollout_of([turn(1, counterfactual_ids=[50, 51]), turn(2, counterfactual_ids=None)])
     assert targets(rollout, "wrong_action") == [[50, 51], []]
+
+
+class Peeking(ToyEnv):
+    """Three commands are admissible; answers to what was not done begin with "instead"."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.commands = {"admissible_commands": ["one", "three", "two"]}
+
+    def step(self, action):
+        observation, reward, done, cut, info = super().step(action)
+        return observation, reward, done, cut, info | {"nuisance_spans": [(0, 4)]}
+
+    def peek(self, action: str) -> str:
+        return f"instead {action}"
+
+
+def test_the_collector_records_another_answer_only_when_asked() -> None:
+    def record(asked: bool, seed: int = 0) -> list[str | None]:
+        player = collector()
+        player.make_env, player.counterfactuals = Peeking, asked
+        transitions = [t for group in play(player, seed=("run", seed)).groups for t in group.transitions]
+        assert all(t.nuisance_spans == [(0, 4)] for t in transitions)
+        found = [t.counterfactual_ids for t in transitions]
+        return [None if ids is None else TOKENIZER.decode(ids) for ids in found]
+
+    assert set(record(False)) == {None}
+    assert set(record(True)) == {"instead one", "instead two", "instead three"}
+    assert record(True) == record(True) != record(True, seed=1), "the other action hangs on the seed alone"
+
+
+def test_the_action_taken_is_no_counterfactual() -> None:
+    player = collector()
+    player.counterfactuals = True
+    env = Peeking()
+    env.commands = {"admissible_commands": ["go", "stay"]}
+    options = SimpleNamespace(env=env, admissible=["go", "stay"], episode=make_episode([], task_seed=3))
+    assert player._peek(options, "go", ("run", 0)) == "instead stay"
+    options.admissible = ["go"]
+    assert player._peek(options, "go", ("run", 0)) is None
 
 
 HOUSEHOLD = tuple(ROOT / "configs" / f"{name}.yaml" for name in ("household/base", "method/grpo", "wm/paw"))
