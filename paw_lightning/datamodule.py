@@ -201,6 +201,14 @@ class RolloutDataModule(L.LightningDataModule):
                 segment.weight = weight
         return minibatches
 
+    def micro_batches(self, rollout: Rollout) -> Iterator[Minibatch]:
+        """An update as it is trained on: the micro-batches of its first optimizer step, of its second, and so on."""
+        assert self.trainer is not None
+        module: Any = self.trainer.lightning_module
+        for step, (terms, rows) in enumerate(self.steps(rollout)):
+            for micro_rows in split_evenly(rows, self.trainer.accumulate_grad_batches, lambda row: row.length):
+                yield restrict(collate(micro_rows, module.tokenizer.pad_token_id, on_policy=step == 0), terms)
+
     def _policy_weights(self, actions: list[tuple[int, int]]) -> list[float]:
         """Weight of each token of actions given as (group, tokens); over all tokens they sum to 1."""
         if self.normalization == "token_mean":
@@ -245,15 +253,7 @@ class RolloutStream:
         return self.data.minibatches * self.data.trainer.accumulate_grad_batches
 
     def __iter__(self) -> Iterator[Minibatch]:
-        data = self.data
-        assert data.trainer is not None
-        module: Any = data.trainer.lightning_module
-        micro_batches = data.trainer.accumulate_grad_batches
-        rollout = data.collect()
-        for step, (terms, rows) in enumerate(data.steps(rollout)):
-            for micro_rows in split_evenly(rows, micro_batches, lambda row: row.length):
-                batch = collate(micro_rows, module.tokenizer.pad_token_id, on_policy=step == 0)
-                yield restrict(batch, terms)
+        yield from self.data.micro_batches(self.data.collect())
 
 
 class EvaluationStream:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from paw_lightning.losses.linear_logprob import linear_logprob
+from paw_lightning.losses.linear_logprob import CHUNK_BYTES, linear_logprob
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -110,6 +110,15 @@ class WorldModelHead(nn.Module):
         weight = lm_head.weight if self.projection is None else self.projection
         logprobs, _ = linear_logprob(states, weight, targets, bias=getattr(lm_head, "bias", None))
         return logprobs
+
+    @torch.no_grad()
+    def hits(self, hidden: Tensor, lm_head: nn.Linear, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """Arguments as in ``forward`` -> bool [M]: the target is the most likely token."""
+        states, targets = predicting_states(hidden, input_ids, mask)
+        weight = lm_head.weight if self.projection is None else self.projection
+        rows = max(1, CHUNK_BYTES // (4 * len(weight)))
+        chunks = [nn.functional.linear(h, weight, getattr(lm_head, "bias", None)).argmax(1) for h in states.split(rows)]
+        return torch.cat(chunks) == targets
 
 
 class ValueHead(nn.Module):

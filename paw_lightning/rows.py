@@ -96,7 +96,7 @@ def _target_weights(steps: Sequence[Transition], weight: float, discount: float)
     """
     if not steps[0].target_ids:
         return []
-    steps = list(takewhile(lambda t: t.observation_ids, steps))
+    steps = list(takewhile(lambda t: t.predicted_ids, steps))
     if len({t.control_ids is None for t in steps}) > 1:
         raise ValueError(
             "within data.wm_horizon some observations are replaced by control targets and others are not; wanted all "

@@ -150,11 +150,7 @@ class ChatFormat:
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of untrusted text: control tokens in it stay ordinary text; unpaired surrogates become "?"."""
-        text = text.encode("utf-8", "replace").decode("utf-8")
-        # A look-alike of a role marker is cut after its first character: no piece is a marker any more.
-        cuts = [match.start() + 1 for match in self.roles.finditer(text)] if self.roles else []
-        pieces = [text[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-        pieces = [piece for piece in pieces if piece]
+        pieces = [piece for _, piece in self._pieces(text)]
         if not pieces:
             return []
         encoded = self.tokenizer(pieces, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids
@@ -163,6 +159,26 @@ class ChatFormat:
     def fewest_tokens(self, text: str) -> int:
         """No fewer tokens than this can spell the text: enough to turn a megabyte away without tokenising it."""
         return -(-len(text) // self.longest_token)
+
+    def text_offsets(self, text: str) -> list[tuple[int, int]]:
+        """Start and end character of every token that :meth:`encode_text` makes of a text.
+
+        Raises NotImplementedError for a tokenizer that is not one of the fast ones.
+        """
+        offsets = []
+        for start, piece in self._pieces(text):
+            options = {"split_special_tokens": True, "return_offsets_mapping": True}
+            encoded = self.tokenizer(piece, add_special_tokens=False, **options)
+            offsets += [(start + first, start + last) for first, last in encoded.offset_mapping]
+        return offsets
+
+    def _pieces(self, text: str) -> list[tuple[int, str]]:
+        """The parts of a text that are encoded apart, each with its first character's place."""
+        text = text.encode("utf-8", "replace").decode("utf-8")
+        # A look-alike of a role marker is cut after its first character: no piece is a marker any more.
+        cuts = [match.start() + 1 for match in self.roles.finditer(text)] if self.roles else []
+        pairs = zip([0, *cuts], [*cuts, len(text)], strict=True)
+        return [(start, text[start:stop]) for start, stop in pairs if stop > start]
 
     def bridge_after(self, action_ids: Sequence[int]) -> list[int]:
         """Turn-boundary ids that still have to come between an action as sampled and the next observation."""

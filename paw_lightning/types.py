@@ -45,6 +45,10 @@ class Transition:
     """Past turns that the prompt would have shown and had no room for."""
     predictable: bool = True
     """The environment allows o_{t+1} as a world-model target."""
+    nuisance_spans: list[tuple[int, int]] = field(default_factory=list)
+    """Character spans of observation_text that nobody can predict, as the environment labels them."""
+    counterfactual_ids: list[int] | None = None
+    """Token ids of the answer to another action in the same state; None where nobody asked for one or none exists."""
 
     # Written by scoring.
     old_logprobs: Tensor | None = None
@@ -70,7 +74,8 @@ class Transition:
 
     # Written by TargetControl.
     control_ids: list[int] | None = None
-    """Token ids that take the observation's place as targets; None where the true observation is predicted."""
+    """Token ids that take the observation's place as targets; None where the true observation is predicted, and
+    empty where the control has nothing to offer."""
 
     @property
     def predicted_ids(self) -> list[int]:
@@ -111,10 +116,12 @@ class RolloutGroup:
     max_return: float | None
     """R_max as the environment states it (collector); None when it does not."""
     episodes: list[Episode]
+    environment: str = ""
+    """Name of the environment in a mixture (collector); empty otherwise."""
 
     # Written by RewardBalance.
     wm_coefficient: float = 0.0
-    """lambda_g of eq. 10."""
+    """lambda_g (eq. 10 or what is configured in its place)."""
 
     @property
     def returns(self) -> list[float]:
@@ -137,7 +144,7 @@ class Rollout:
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall-clock seconds by phase (collector)."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Scalars that EntropySelection and RewardBalance want logged."""
+    """Scalars that callbacks want logged, by tag."""
 
     @property
     def episodes(self) -> list[Episode]:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from jsonargparse import Namespace
 
 from paw_lightning.advantages import GAE, GRPO, RLOO, GiGPO, NoReward
-from paw_lightning.cli import PaWCLI
-from paw_lightning.datamodule import RolloutDataModule
-from paw_lightning.module import PaWModule
+from paw_lightning.cli import PaWCLI, run
 from tests import runs
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / "configs"
 HOUSEHOLD = sorted((CONFIGS / "household").glob("*.yaml"))
+METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
+WM = sorted(path.stem for path in (CONFIGS / "wm").glob("*.yaml"))
 SMALL = {
     "trainer__max_epochs": 1,
     "trainer__check_val_every_n_epoch": 1,
@@ -29,6 +29,25 @@ SMALL = {
 }
 
 
+def overlay(*names: str) -> tuple[Path, ...]:
+    return tuple(CONFIGS / f"{name}.yaml" for name in names)
+
+
+@pytest.fixture(scope="module")
+def resolve() -> Callable[..., dict]:
+    """A function from config files to what the command line makes of them, defaults filled in; it builds nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PaWCLI, "instantiate_classes", lambda self: None)
+        patch.setattr(PaWCLI, "_run_subcommand", lambda self, subcommand: None)
+        parser = run(["fit", f"--config={CONFIGS / 'household/base.yaml'}"]).parser
+
+    def parse(*names: str) -> dict:
+        config = parser.parse_args(["fit", *(f"--config={path}" for path in overlay(*names))])["fit"].as_dict()
+        return {key: value for key, value in config.items() if key != "config"}
+
+    return parse
+
+
 @pytest.mark.parametrize("config", HOUSEHOLD, ids=lambda path: path.stem)
 def test_household_config_runs(config: Path, tmp_path: Path) -> None:
     cli = runs.fit(tmp_path, "tiny-household", (config,), **SMALL)
@@ -37,48 +56,34 @@ def test_household_config_runs(config: Path, tmp_path: Path) -> None:
     assert list(curves["rollout/dropped_groups"].values()) == [0.0]
 
 
-METHODS = sorted((CONFIGS / "method").glob("*.yaml"))
 ALGORITHMS = {"gigpo": GiGPO, "grpo": GRPO, "ppo": GAE, "rloo": RLOO, "wm_only": NoReward}
 
 
-def parsed(*files: Path) -> Namespace:
-    """The configuration of several files, each laid over those before it; nothing is built."""
-
-    class Parsed(PaWCLI):
-        def instantiate_classes(self) -> None: ...
-
-        def _run_subcommand(self, subcommand: str) -> None: ...
-
-    arguments = ["fit", *(f"--config={path}" for path in files)]
-    return Parsed(PaWModule, RolloutDataModule, args=arguments, auto_configure_optimizers=False).config.fit
-
-
 def test_every_method_has_an_overlay() -> None:
-    assert {path.stem for path in METHODS} == set(ALGORITHMS)
+    assert set(METHODS) == set(ALGORITHMS)
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda path: path.stem)
-def test_a_method_replaces_any_other(method: Path) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_replaces_any_other(method: str, resolve: Callable[..., dict]) -> None:
     """Laid over all other methods, an overlay gives the advantage and critic that it gives over the base."""
-    base = CONFIGS / "household" / "grpo.yaml"
-    alone = parsed(base, method)
-    assert alone.rollout.advantage.class_path.endswith("." + ALGORITHMS[method.stem].__name__)
-    over = parsed(base, *(other for other in METHODS if other != method), method)
-    assert over.rollout.advantage == alone.rollout.advantage
-    assert over.model.critic == alone.model.critic
+    alone = resolve("household/base", f"method/{method}")
+    assert alone["rollout"]["advantage"]["class_path"].endswith("." + ALGORITHMS[method].__name__)
+    over = resolve("household/base", *(f"method/{other}" for other in METHODS if other != method), f"method/{method}")
+    assert over["rollout"]["advantage"] == alone["rollout"]["advantage"]
+    assert over["model"]["critic"] == alone["model"]["critic"]
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda path: path.stem)
-def test_method_overlay_runs(method: Path, tmp_path: Path) -> None:
-    cli = runs.fit(tmp_path, "tiny-household", (CONFIGS / "household" / "paw.yaml", method), **SMALL)
+@pytest.mark.parametrize("method", METHODS)
+def test_method_overlay_runs(method: str, tmp_path: Path) -> None:
+    cli = runs.fit(tmp_path, "tiny-household", overlay("household/base", f"method/{method}", "wm/paw"), **SMALL)
     curves = runs.curves(cli)
-    assert ("train/value_loss" in curves) == (method.stem == "ppo")
+    assert ("train/value_loss" in curves) == (method == "ppo")
     assert curves["wm/observation_nll"], "the world model trains beside every method"
 
 
 def test_tapo_overlay_runs(tmp_path: Path) -> None:
     """Four steps per iteration: step 4 of the run, the first of the second iteration, is the world model's."""
-    files = (CONFIGS / "household" / "grpo.yaml", CONFIGS / "wm" / "tapo.yaml")
+    files = overlay("household/base", "method/grpo", "wm/tapo")
     cli = runs.fit(tmp_path, "tiny-household", files, **SMALL | {"trainer__max_epochs": 2})
     curves = runs.curves(cli)
     assert list(curves["train/wm_loss"]) == list(curves["wm/observation_nll"]) == [7]
@@ -91,6 +96,7 @@ def test_world_model_alone_needs_neither_group_nor_largest_return(tiny_model_dir
         "rollout__environment": "tests.toy_env.ToyEnv",
         "rollout__environment__max_reward": None,
         "data__group_size": 1,
+        "data__minibatches": 2,  # an episode is one row
         "rollout__max_steps": 3,
         "model__optimizer__init_args__lr": 0.01,
     }
@@ -114,6 +120,53 @@ def test_paw_and_grpo_differ_by_paws_keys_alone() -> None:
     allowed |= {"reward_balance.coefficient", "success_report.next_command"}
     assert "entropy_selection.alpha" in different
     assert different <= allowed
+
+
+@pytest.mark.parametrize("wm", WM)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_goes_with_every_world_model(method: str, wm: str, resolve: Callable[..., dict]) -> None:
+    config = resolve("household/base", f"method/{method}", f"wm/{wm}")
+    assert config["rollout"]["advantage"] is not None
+    assert (
+        config["entropy_selection"]["alpha"]
+        == yaml.safe_load((CONFIGS / f"wm/{wm}.yaml").read_text())["entropy_selection"]["alpha"]
+    )
+
+
+@pytest.mark.parametrize("later", WM)
+def test_a_later_world_model_replaces_an_earlier_one(later: str, resolve: Callable[..., dict]) -> None:
+    """Whichever it was leaves no trace: each file sets every key that any of them sets."""
+    alone = resolve("household/base", f"wm/{later}")
+    for earlier in WM:
+        assert resolve("household/base", f"wm/{earlier}", f"wm/{later}") == alone, earlier
+
+
+@pytest.mark.parametrize(("whole", "wm"), [("paw", "paw"), ("grpo", "off")])
+def test_the_complete_configs_are_base_method_and_world_model(
+    whole: str, wm: str, resolve: Callable[..., dict]
+) -> None:
+    """Only the command suggested at the end of a run differs."""
+    complete = resolve(f"household/{whole}")
+    parts = resolve("household/base", "method/grpo", f"wm/{wm}")
+    complete["success_report"].pop("next_command")
+    parts["success_report"].pop("next_command")
+    assert complete == parts
+
+
+@pytest.mark.parametrize("wm", sorted({*WM} - {"tapo"}))  # which trains its world model in the second iteration
+def test_world_model_overlay_runs(wm: str, tmp_path: Path) -> None:
+    quick = {"trainer__limit_val_batches": 0, "data__minibatches": 1, "rollout__max_steps": 3}
+    settings = SMALL | quick
+    cli = runs.fit(tmp_path, "tiny-household", overlay("household/base", "method/grpo", f"wm/{wm}"), **settings)
+    curves = runs.curves(cli)
+    assert list(curves["rollout/dropped_groups"].values()) == [0.0]
+    assert ("wm/effective_weight" in curves) is (wm != "off")
+
+
+def test_household_comparisons_name_files_that_are_there() -> None:
+    for path in (CONFIGS / "compare").glob("*.yaml"):
+        for arm in yaml.safe_load(path.read_text())["arms"].values():
+            assert all((ROOT / config).is_file() for config in arm["configs"])
 
 
 def _keys(section: object) -> set[str]:

@@ -10,6 +10,7 @@ from paw_lightning.callbacks.reward_balance import RewardBalance
 from paw_lightning.callbacks.rollout_samples import RolloutSamples
 from paw_lightning.callbacks.success_report import SuccessReport
 from paw_lightning.callbacks.target_control import TargetControl
+from paw_lightning.callbacks.world_model_health import WorldModelHealth
 
 __all__ = [
     "EntropySelection",
@@ -22,4 +23,5 @@ __all__ = [
     "RolloutSamples",
     "SuccessReport",
     "TargetControl",
+    "WorldModelHealth",
 ]

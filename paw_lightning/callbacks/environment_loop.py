@@ -283,6 +283,8 @@ class EnvironmentLoop(L.Callback):
                 max_observation_tokens=self.max_observation_tokens,
                 stop_token_ids=stops,
                 layout=self.layout,
+                counterfactuals=split == "train"
+                and any(callback.needs_counterfactuals for callback in rollout_callbacks(self.trainer)),
             )
         return self.collectors[split]
 

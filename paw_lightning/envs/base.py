@@ -41,5 +41,15 @@ class TextEnv(ABC):
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Play one action; return observation, reward, terminated, truncated, info."""
 
+    def peek(self, action: str) -> str:
+        """The observation that ``action`` would be answered with now, leaving the state, dice included, as it is.
+
+        Optional: only the control ``target_control.targets: wrong_action`` asks for it.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} cannot answer an action without playing it (it has no `peek`), which "
+            "target_control.targets: wrong_action needs; choose other targets or another rollout.environment"
+        )
+
     def close(self) -> None:  # noqa: B027 - most worlds hold nothing
         """Release whatever the environment holds."""

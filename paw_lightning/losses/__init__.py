@@ -2,7 +2,7 @@
 
 from paw_lightning.losses.linear_logprob import linear_logprob
 from paw_lightning.losses.policy import PolicyLoss, ValueLoss, clipped_surrogate, kl_estimate, value_loss
-from paw_lightning.losses.world_model import WorldModelLoss
+from paw_lightning.losses.world_model import WorldModelLoss, matching_scale
 
 __all__ = [
     "PolicyLoss",
@@ -11,5 +11,6 @@ __all__ = [
     "clipped_surrogate",
     "kl_estimate",
     "linear_logprob",
+    "matching_scale",
     "value_loss",
 ]

@@ -83,6 +83,7 @@ class Collector:
         max_observation_tokens: int,
         stop_token_ids: Sequence[int],
         layout: LayoutName = "step",
+        counterfactuals: bool = False,
     ) -> None:
         self.make_env = make_env
         self.prompts = prompts
@@ -92,6 +93,8 @@ class Collector:
         self.max_observation_tokens = max_observation_tokens
         self.stop_token_ids = frozenset(stop_token_ids)
         self.layout = layout
+        self.counterfactuals = counterfactuals
+        """Record with each turn the answer to another admissible action, drawn at random."""
         self._idle: list[TextEnv] = []
 
     def play(
@@ -192,7 +195,7 @@ class Collector:
                 continue
             with timed(play.seconds, "environment"):
                 try:
-                    self._act(p, context, generation)
+                    self._act(p, context, generation, play.seed)
                 except EpisodeError as error:
                     play.failed[p.group] = str(error)
         with timed(play.seconds, "tokenization"):
@@ -211,16 +214,18 @@ class Collector:
                 failed[p.group] = str(error)
             return None
 
-    def _act(self, p: _Player, context: Context, generation: Generation) -> None:
+    def _act(self, p: _Player, context: Context, generation: Generation, seed: Sequence[int | str]) -> None:
         """Send one action to one environment and record the transition."""
         tokenizer = self.prompts.chat.tokenizer
         words = [i for i in generation.token_ids if i not in self.stop_token_ids]
         action = parse_action(tokenizer.decode(words, skip_special_tokens=True), self.prompts.prompt.action_format)
+        counterfactual = self._peek(p, action.text, seed) if self.counterfactuals else None
         try:
             observation, reward, terminated, truncated, info = p.env.step(action.text)
             done = bool(terminated or truncated)
             _check_observation(observation, done)
             admissible = _check_info(info)
+            nuisance_spans = [(int(start), int(stop)) for start, stop in info.get("nuisance_spans", [])]
             reward = float(reward)
             if reward != reward or reward in (float("inf"), float("-inf")):
                 raise ValueError(f"reward {reward!r}; wanted a finite number")
@@ -244,11 +249,39 @@ class Collector:
                 turn_ids=context.turn_ids,
                 dropped_turns=context.dropped_turns,
                 predictable=bool(info.get("predictable", True)),
+                nuisance_spans=nuisance_spans,
+                counterfactual_ids=None if counterfactual is None else self._fitting(counterfactual),
             )
         )
         p.observation, p.admissible = observation, admissible
         p.done, p.episode.finished = done, done
         p.episode.won = p.episode.won or bool(info.get("won", False))
+
+    def _peek(self, p: _Player, taken: str, seed: Sequence[int | str]) -> str | None:
+        """The answer to another admissible action than the one taken; None where there is no other."""
+        others = sorted(set(p.admissible or []) - {taken})
+        if p.admissible is None:
+            raise NotImplementedError(
+                f"{type(p.env).__name__} lists no info['admissible_commands'], of which target_control.targets: "
+                "wrong_action draws another action; choose other targets or another rollout.environment"
+            )
+        if not others:
+            return None
+        turn = len(p.episode.transitions)
+        drawn = stable_seed(*seed, "counterfactual", p.episode.task_seed, p.episode.member, turn) % len(others)
+        try:
+            observation = p.env.peek(others[drawn])
+            _check_observation(observation, True)
+        except NotImplementedError:
+            raise  # not a broken episode but a setting that this environment cannot meet: no group could be played
+        except Exception as error:  # the environment is foreign code: anything may come
+            raise EpisodeError(_describe(p.env, f"peek({others[drawn]!r})", error)) from error
+        return observation
+
+    def _fitting(self, text: str) -> list[int]:
+        """Token ids of an observation; none for one that is longer than the limit."""
+        ids = self.prompts.chat.encode_text(text)
+        return ids if len(ids) <= self.max_observation_tokens else []
 
 
 def _check_observation(observation: Any, terminal: bool) -> None:
