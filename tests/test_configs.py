@@ -32,6 +32,12 @@ def test_household_config_runs(config: Path, tmp_path: Path) -> None:
     assert list(curves["rollout/dropped_groups"].values()) == [0.0]
 
 
+def test_multistep_overlay_runs(tmp_path: Path) -> None:
+    configs = (CONFIGS / "household" / "paw.yaml", CONFIGS / "wm" / "multistep.yaml")
+    cli = runs.fit(tmp_path, "tiny-household", configs, **SMALL)
+    assert cli.datamodule.wm_horizon == 3 and runs.curves(cli)["wm/observation_nll"]
+
+
 def test_paw_and_grpo_differ_by_paws_keys_alone() -> None:
     paw, grpo = (yaml.safe_load((CONFIGS / "household" / f"{name}.yaml").read_text()) for name in ("paw", "grpo"))
     different = {
@@ -77,4 +83,4 @@ def test_readme_environment_runs(tiny_model_dir: str, tmp_path: Path, monkeypatc
 
 def test_every_config_is_tested() -> None:
     """A new folder of configs needs a test of its own: name it here."""
-    assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} <= {"household", "alfworld", "compare"}
+    assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} <= {"household", "alfworld", "compare", "wm"}
