@@ -11,6 +11,7 @@ import argparse
 import json
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -42,9 +43,7 @@ def iteration(made, number: int) -> dict[str, float]:
     cut = time.process_time()
     update(module, batches)
     return {
-        "rollout": played - start,
-        "generation": rollout.seconds["generation"],
-        "scoring": rollout.seconds["scoring"],
+        "rollout and scoring": played - start,
         "update": time.process_time() - cut,
         "transitions": len(rollout.transitions),
         "rows": sum(len(batch.input_ids) for batch in batches),
@@ -65,8 +64,7 @@ def main() -> None:
     arms = {"step": build(options.config), "episode": build(options.config)}
     for name, made in arms.items():
         loop = next(c for c in made.trainer.callbacks if type(c).__name__ == "EnvironmentLoop")
-        loop.layout = name
-        object.__setattr__(loop.prompt, "turn_template", options.turn_template)
+        loop.layout, loop.prompt = name, replace(loop.prompt, turn_template=options.turn_template)
     results: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
     for number in range(options.iterations + 1):
         for name, made in arms.items():
