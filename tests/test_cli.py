@@ -55,6 +55,17 @@ def test_every_promised_curve_has_a_point_per_iteration(tiny_model_dir: str, tmp
     assert 0 <= curves["rollout/logprob_gap"][1] < 1e-5, "sampler and trainer agree"
 
 
+@pytest.mark.parametrize("targets", ["observation", "shuffled"])
+def test_the_episode_layout_runs(targets: str, tiny_model_dir: str, tmp_path: Path) -> None:
+    """Six episodes are six rows, and rows of controls besides; the session's log-probs are the trainer's."""
+    settings = {"rollout__layout": "episode", "target_control__targets": targets, "entropy_selection__alpha": 1}
+    cli = runs.fit(tmp_path, tiny_model_dir, model__policy_loss__kl_coefficient=0.1, **settings)
+    curves = runs.curves(cli)
+    assert [tag for tag in TAGS if tag != "wm/entropy_threshold" and len(curves.get(tag, {})) != 2] == []
+    assert 0 <= curves["rollout/logprob_gap"][1] < 1e-5, "sampler and trainer agree"
+    assert curves["rollout/context_overflows"][1] == curves["rollout/history_truncations"][1] == 0
+
+
 def test_a_learning_run_moves_the_weights_from_the_first_iteration(tiny_model_dir: str, tmp_path: Path) -> None:
     cli = runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=1)
     assert cli.trainer.global_step == 2, "two optimizer steps in the first iteration"
@@ -107,6 +118,8 @@ def test_alpha_zero_switches_every_world_model_setting_off(tiny_model_dir: str, 
         {"target_control__targets": "shuffled"},
         {"target_control__targets": "random_tokens"},
         {"seed_everything": 3},
+        {"data__wm_horizon": 2},
+        {"rollout__layout": "episode"},
     ],
     ids=lambda change: ",".join(f"{k}={v}" for k, v in change.items()),
 )
@@ -130,6 +143,9 @@ def test_no_dead_option(change: dict, tiny_model_dir: str, tmp_path: Path, basel
         *((PPO, change) for change in PPO_CHANGES),
         # A reward at the end and no discount: every token is worth the whole return, turn by turn or not.
         (PPO | {"rollout__advantage__gamma": 0.5}, {"rollout__advantage__level": "row"}),
+        ({"data__wm_horizon": 2}, {"data__wm_discount": 0.5}),
+        ({"rollout__layout": "episode"}, {"rollout__prompt__turn_template": "{observation}"}),
+        ({"rollout__layout": "episode"}, {"rollout__prompt__max_tokens": 80}),
     ],
 )
 def test_no_dead_option_where_it_matters(common: dict, change: dict, tiny_model_dir: str, tmp_path: Path) -> None:
@@ -173,6 +189,10 @@ def baseline(tiny_model_dir: str, tmp_path_factory) -> dict:
         ({"entropy_selection__alpha": 0} | NO_REWARD, "there is nothing to learn"),
         ({"data__world_model_interval": -1}, "data.world_model_interval is -1"),
         ({"data__world_model_interval": 1, "entropy_selection__alpha": 0}, "no transition is selected"),
+        ({"data__wm_horizon": 0}, "data.wm_horizon is 0"),
+        ({"data__wm_discount": 0}, "data.wm_discount is 0.0"),
+        ({"data__wm_horizon": 99}, "data.wm_horizon 99 x (rollout.max_action_tokens 6"),
+        ({"rollout__prompt__turn_template": "{history}{observation}"}, "rollout.prompt.turn_template uses unknown"),
         ({"trainer__max_steps": 3}, "trainer.max_steps is 3; wanted a multiple of data.minibatches (2)"),
         ({"trainer__max_time": "00:01:00:00"}, "trainer.max_time stops in mid-iteration"),
         ({"rollout__environment__max_reward": None}, "does not state its largest return"),

@@ -206,7 +206,7 @@ class NativeSampler:
         logprobs, entropies = torch.zeros(2, count, steps, device=device)
         rows = torch.arange(count, device=device)
         finished = torch.zeros(count, dtype=torch.bool, device=device)
-        own = storage_of(cache)
+        own = storage_of(cache) if complete else []
         copied = width
         for step in range(steps):
             logits = self.model(
