@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "paw_lightning"
 RINGS = [
     {"types", "seeding"},
     {"advantages", "weighting", "losses", "envs"},
-    {"tokenization", "models", "rollouts"},
+    {"tokenization", "models", "rollouts", "api"},
     {"module", "datamodule", "callbacks"},
     {"cli", "__main__"},
 ]
