@@ -23,6 +23,7 @@ SECTIONS = {
     "entropy_selection": callbacks.EntropySelection,
     "reward_balance": callbacks.RewardBalance,
     "target_control": callbacks.TargetControl,
+    "canaries": callbacks.Canaries,
     "rollout_samples": callbacks.RolloutSamples,
     "policy_export": callbacks.PolicyExport,
     "success_report": callbacks.SuccessReport,
