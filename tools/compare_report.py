@@ -21,6 +21,7 @@ LINES = ["-", "--", ":"]
 """The eighth arm of a panel has the first one's colour again."""
 FEW_SEEDS = 10
 LOG_LINES = 12
+NAMED_ARMS = 4
 VALIDATION_WITNESS = "val/return"
 """Logged by every validation between iterations, but not by the one before training, which logs its success alone."""
 TRAINING_SECONDS = ("time/rollout_s", "time/update_s")
@@ -264,13 +265,13 @@ def table(results: Results, rows: list[ArmSummary]) -> list[list[str]]:
     bases = {row.base for row in rows if row.base != row.arm} or {row.base for row in rows}
     base = next(iter(bases)) if len(bases) == 1 else "its base"
     header = ["arm", "seeds", "before", f"{results.metric} at the end", f"difference from {base}"]
-    header += [f"P(arm > {base})", "area", "training", *results.also]
+    header += ["P(arm > base)", "area", "training", *results.also]
     return [header, *(_cells(results, row, several_bases=len(bases) > 1) for row in rows)]
 
 
 def _cells(results: Results, row: ArmSummary, several_bases: bool) -> list[str]:
     failed = [str(failure.seed) for failure in results.failures if failure.arm == row.arm]
-    seeds = ", ".join(map(str, row.seeds)) or "none"
+    seeds = ranges(row.seeds) or "none"
     difference = _with_interval(_number(row.difference, "+"), row.difference_interval, "+")
     return [
         row.arm,
@@ -283,6 +284,17 @@ def _cells(results: Results, row: ArmSummary, several_bases: bool) -> list[str]:
         "-" if row.training_seconds is None else f"{row.training_seconds:.0f} s",
         *(_number(row.also[tag]) for tag in results.also),
     ]
+
+
+def ranges(seeds: list[int]) -> str:
+    """1, 2, 3, 5 as "1-3, 5"; two in a row stay two."""
+    runs: list[list[int]] = []
+    for seed in seeds:
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
 
 
 def _number(value: float | None, sign: str = "", digits: int = 3) -> str:
@@ -317,7 +329,7 @@ def plot(results: Results, path: Path) -> None:
     from matplotlib.figure import Figure  # slow to import, and not needed to train
 
     groups = results.tables()
-    figure = Figure(figsize=(8, 0.8 + 3.7 * len(groups)), dpi=150, layout="constrained")
+    figure = Figure(figsize=(9.5, 0.8 + 3.7 * len(groups)), dpi=150, layout="constrained")
     panels = figure.subplots(len(groups), sharex=True, sharey=True, squeeze=False)[:, 0]
     for axes, (group, names) in zip(panels, groups.items(), strict=True):
         _plot_group(axes, results, names)
@@ -353,16 +365,18 @@ def mean_curve(curves: list[dict[int, float]]) -> dict[int, float]:
 
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 84rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 .wide { overflow-x: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; width: 100% }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; min-width: 62rem }
 th, td { padding: 0.4rem 0.7rem; text-align: right; border-bottom: 1px solid #d8dee4; vertical-align: top }
 td { white-space: nowrap }
 th { font-weight: 600; border-bottom: 2px solid #1b1f24; vertical-align: bottom }
 th:first-child, td:first-child { text-align: left; padding-left: 0 }
 th:nth-child(2), td:nth-child(2) { text-align: left; white-space: normal; min-width: 7rem }
-img { width: 100%; margin: 1.5rem 0 }
+th { white-space: nowrap }
+img { width: 100%; max-width: 62rem; display: block; margin: 1.5rem 0 }
+ul, p { max-width: 62rem }
 .notes { color: #57606a; font-size: 0.9rem }
 summary { color: #b3261e; cursor: pointer }
 pre, code { font: 0.8rem/1.5 ui-monospace, monospace }
@@ -377,7 +391,8 @@ def page(results: Results, rows: list[ArmSummary], png: bytes) -> str:
         lines = [_table_row(header, "th"), *(_table_row(line, "td") for line in cells)]
         heading = f"<h2>{html.escape(group)}</h2>" if group else ""
         sections.append(f"{heading}<div class='wide'><table>{''.join(lines)}</table></div>")
-    title = f"{html.escape(results.metric)}: {html.escape(', '.join(results.arms))}"
+    arms = ", ".join(results.arms) if len(results.arms) <= NAMED_ARMS else f"{len(results.arms)} arms"
+    title = html.escape(f"{results.metric}: {arms}")
     failures = [
         f"<details><summary>{html.escape(str(f))}</summary><pre>{html.escape(f.log)}</pre></details>"
         for f in results.failures

@@ -192,6 +192,11 @@ def test_every_arm_is_compared_with_its_base_in_its_table() -> None:
     assert "| 60 s | 2.500 |" in first and "| 60 s | - |" in first, "the further column"
 
 
+def test_seeds_in_a_row_are_a_range() -> None:
+    assert report.ranges([1, 2, 3, 5, 7, 8]) == "1-3, 5, 7, 8"
+    assert report.ranges([]) == ""
+
+
 def test_json_and_page_hold_every_table(tmp_path: Path) -> None:
     report.write(grouped_results(), tmp_path)
     content = json.loads((tmp_path / "report.json").read_text())
