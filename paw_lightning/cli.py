@@ -24,6 +24,7 @@ SECTIONS = {
     "entropy_selection": callbacks.EntropySelection,
     "target_control": callbacks.TargetControl,
     "reward_balance": callbacks.RewardBalance,
+    "canaries": callbacks.Canaries,
     "world_model_health": callbacks.WorldModelHealth,
     "rollout_samples": callbacks.RolloutSamples,
     "policy_export": callbacks.PolicyExport,

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "paw_lightning"
 RINGS = [
     {"types", "seeding"},
     {"advantages", "weighting", "losses", "envs"},
-    {"tokenization", "rows", "models", "rollouts"},
+    {"tokenization", "rows", "models", "rollouts", "api"},
     {"module", "datamodule", "callbacks"},
     {"cli", "__main__"},
 ]

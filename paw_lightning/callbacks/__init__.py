@@ -1,6 +1,7 @@
 """Lightning callbacks: the environment loop, PaW's two selectors, and what a person sees of a run."""
 
 from paw_lightning.callbacks.base import RolloutCallback
+from paw_lightning.callbacks.canaries import Canaries
 from paw_lightning.callbacks.entropy_selection import EntropySelection
 from paw_lightning.callbacks.environment_loop import EnvironmentLoop
 from paw_lightning.callbacks.graceful_stop import GracefulStop
@@ -13,6 +14,7 @@ from paw_lightning.callbacks.target_control import TargetControl
 from paw_lightning.callbacks.world_model_health import WorldModelHealth
 
 __all__ = [
+    "Canaries",
     "EntropySelection",
     "EnvironmentLoop",
     "GracefulStop",
