@@ -52,7 +52,7 @@ def load_questions(data_path: str, split: str) -> tuple[Question, ...]:
     try:
         for row in _rows(path):
             questions.append(read_row(row))
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}, row {len(questions) + 1}: {error}; wanted a row of FlashRAG (question, golden_answers) or "
             "Search-R1 (prompt, reward_model): change data_path"
