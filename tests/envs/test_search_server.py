@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,88 +17,15 @@ from paw_lightning.rollouts.collector import Collector
 from paw_lightning.rollouts.sampler import Generation
 from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder
 from tests.conftest import byte_tokenizer
-
-DOCUMENTS = ['"One"\nfirst text', '"Two"\nsecond text', '"Three"\nthird text']
-Reply = Callable[[BaseHTTPRequestHandler], None]
-
-
-class FakeServer(ThreadingHTTPServer):
-    """Answers with the scripted replies in turn, then well for good; remembers what it was asked."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.asked: list[dict[str, Any]] = []
-        self.script: list[Reply] = []
-        self.released = threading.Event()
-        self.url = f"http://127.0.0.1:{self.server_address[1]}/retrieve"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: FakeServer
-
-    def do_POST(self) -> None:
-        self.server.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        (self.server.script.pop(0) if self.server.script else well)(self)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def say(self, body: bytes, status: int = 200) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-
-def well(handler: Any) -> None:
-    found = [{"document": {"id": str(i), "contents": text}, "score": 1.0 / i} for i, text in enumerate(DOCUMENTS, 1)]
-    handler.say(json.dumps({"result": [found]}).encode())
-
-
-def status(code: int) -> Reply:
-    return lambda handler: handler.say(b"sorry", code)
-
-
-def body(value: object) -> Reply:
-    return lambda handler: handler.say(value if isinstance(value, bytes) else json.dumps(value).encode())
-
-
-def hang(handler: Any) -> None:
-    handler.server.released.wait(10)
-
-
-def drip(handler: Any) -> None:
-    """A byte every 50 ms: no single wait is long, but the answer never ends."""
-    handler.send_response(200)
-    handler.send_header("Content-Length", "1000")
-    handler.end_headers()
-    try:
-        while not handler.server.released.wait(0.05):
-            handler.wfile.write(b" ")
-            handler.wfile.flush()
-    except OSError:
-        pass
-
-
-def hang_up(handler: Any) -> None:
-    handler.close_connection = True
-    handler.connection.close()
+from tests.fake_search_server import DOCUMENTS, FakeServer, Reply, body, drip, hang, hang_up, running, status, well
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    fake = FakeServer()
-    thread = threading.Thread(target=fake.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield fake
-    fake.released.set()
-    fake.shutdown()
-    fake.server_close()
-    thread.join()
+    with running() as fake:
+        yield fake
 
 
 def client(server: FakeServer, **changes: Any) -> SearchServer:
