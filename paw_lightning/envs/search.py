@@ -114,11 +114,11 @@ class SearchEnv(TextEnv):
             raise RuntimeError("the episode is over: call reset() before step()")
         self._turn += 1
         call = read_call(action)
-        answered = call is not None and call.kind == "answer"
-        self._over = answered or self._turn >= self.max_turns
+        answer = call.content if call and call.kind == "answer" else None
+        self._over = answer is not None or self._turn >= self.max_turns
         if self._over:
-            won = call is not None and answered and exact_match(call.content, question.answers)
-            return "", self.success_reward * won, answered, not answered, self._info(won=won, text="")
+            won = answer is not None and exact_match(answer, question.answers)
+            return "", self.success_reward * won, answer is not None, answer is None, self._info(won=won, text="")
         if call is None:
             text = INVALID_COMMAND if self.observation_form == "plain" else INVALID_TAGS
         else:

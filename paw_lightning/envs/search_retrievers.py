@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import shutil
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from heapq import nsmallest
 from pathlib import Path
@@ -134,8 +137,13 @@ def _open_index(corpus_path: str, index_path: str | None, k1: float, b: float) -
     index = bm25s.BM25(k1=k1, b=b, method="lucene")
     index.index(_tokenize(documents), show_progress=False)
     if index_path:
-        index.save(index_path)
-        note.write_text(json.dumps(made_of))
+        # Made beside its place and moved there: other processes see no half of it, and the first one's stays.
+        made = Path(f"{index_path}.{os.getpid()}")
+        index.save(made)
+        (made / note.name).write_text(json.dumps(made_of))
+        with suppress(OSError):
+            made.rename(index_path)
+        shutil.rmtree(made, ignore_errors=True)
     return index, documents
 
 

@@ -15,6 +15,8 @@ MAX_BYTES = 16 * 2**20
 """An answer beyond it is no search result."""
 PASSING = (408, 429)
 """The only 4xx codes that the same request may not meet again."""
+_GONE: set[str] = set()
+"""URLs whose last search failed for good, by any copy of the environment in this process."""
 
 
 class SearchServer(Retriever):
@@ -22,13 +24,14 @@ class SearchServer(Retriever):
 
     The server answers ``{"result": [[{"document": {"contents"}, "score"}, ...]]}``; documents may come bare, or with
     ``title`` and ``text`` instead of ``contents``. Scores are always asked for, as Search-R1's own server crashes
-    without. Proxies of the process's environment are used, as everywhere.
+    without. Proxies of the process's environment are used, as everywhere. After a search that failed for good the next
+    ones get one try each until one succeeds: with the server gone, a whole iteration would wait for its retries.
 
     Args:
         url: for example ``http://127.0.0.1:8000/retrieve``.
         request_form: `search_r1` sends ``{"queries": [query], "topk", "return_scores"}``, `verl_agent` sends
             ``{"query": query, "topk", "return_scores"}``.
-        timeout: seconds that one request may take.
+        timeout: seconds that one request may take to send anything, and then to send everything.
         retries: further tries after a failure that may pass (no connection, timeout, server error, nonsense).
         backoff: seconds before the first of them; doubled every time.
     """
@@ -62,24 +65,27 @@ class SearchServer(Retriever):
         named = {"queries": [query]} if self.request_form == "search_r1" else {"query": query}
         body = json.dumps({**named, "topk": topk, "return_scores": True}).encode()
         failure: Exception
-        for attempt in range(self.retries + 1):
+        for attempt in range(1 if self.url in _GONE else self.retries + 1):
             if attempt:
                 time.sleep(self.backoff * 2 ** (attempt - 1))
             try:
-                return read_documents(self._post(body))[:topk]
+                documents = read_documents(self._post(body))
+                _GONE.discard(self.url)
+                return documents[:topk]
             except urllib.error.HTTPError as error:
                 failure = error
                 if error.code < 500 and error.code not in PASSING:
                     break
             except (OSError, http.client.HTTPException, ValueError) as error:
                 failure = error
+        _GONE.add(self.url)
         raise RetrievalError(
             f"the search server {self.url} failed {attempt + 1} times, at last with {_describe(failure)}: see that it "
             f"runs and takes the {self.request_form} form, or change {KEY}.url, request_form, timeout or retries"
         ) from failure
 
     def _post(self, body: bytes) -> bytes:
-        """One request; the time limit holds for the whole of it, even if the answer comes in drops."""
+        """One request; an answer that comes in drops has a limit too."""
         request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})
         end = time.monotonic() + self.timeout
         with urllib.request.urlopen(request, timeout=self.timeout) as response:

@@ -99,6 +99,17 @@ def test_nobody_there(server: FakeServer) -> None:
         absent.search("q", 3)
 
 
+def test_a_server_that_is_gone_gets_one_try_until_it_is_back(server: FakeServer) -> None:
+    server.script = [status(500)] * 4
+    for _ in range(2):  # three tries, then one
+        with pytest.raises(RetrievalError):
+            client(server).search("q", 3)
+    assert len(server.asked) == 4
+    assert client(server).search("q", 3) == DOCUMENTS
+    server.script = [status(500)] * 2
+    assert client(server).search("q", 3) == DOCUMENTS, "retries are back"
+
+
 def test_waits_double(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     monkeypatch.setattr("paw_lightning.envs.search_server.time.sleep", waits.append)
