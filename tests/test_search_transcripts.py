@@ -13,7 +13,8 @@ from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))  # tools are scripts: each finds its neighbours in its own folder
 
-from search_transcripts import Transcript, make_environment, names, play, play_questions, search_texts, world
+from household_transcripts import Transcript
+from search_transcripts import make_environment, names, play, play_questions, search_texts, world
 
 
 def wins(noise: float, insight: float, count: int = 300) -> float:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from household_transcripts import Transcript
 
 from paw_lightning.envs.search import SearchEnv
 
@@ -21,15 +21,6 @@ LANDS = 40
 TURNS = 4
 NAME = re.compile(r"\b[A-Z][a-z]+\b")
 NO_NAMES = {"The", "Who", "What", "No"}
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """One episode."""
-
-    task: str
-    turns: list[tuple[str, str, str]]
-    """(observation, action, answer) in time order."""
 
 
 def world() -> dict[str, Any]:

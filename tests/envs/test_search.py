@@ -114,7 +114,11 @@ def test_news_are_the_invented_names_not_read_before() -> None:
             assert [text[start:stop] for start, stop in info["nuisance_spans"]] == expected
             assert expected, "a document's values are news"
             read += text
-        env.step("search nothing of that kind")
+        unseen = SearchEnv("val", hops=[1]).reset(seed=seed)[0].removesuffix("?").split()[-1]
+        text, *_, info = env.step(f"search {unseen}")
+        assert unseen in text and unseen not in {text[start:stop] for start, stop in info["nuisance_spans"]}, (
+            "asked for"
+        )
         assert env.step("answer x")[4]["nuisance_spans"] == []
 
 

@@ -11,7 +11,7 @@ from paw_lightning.envs.search_questions import Question, exact_match, load_ques
 FLASHRAG = {"id": "dev_0", "question": "who wrote it?", "golden_answers": ["Ann Lee", "A. Lee"], "metadata": {}}
 SEARCH_R1 = {
     "data_source": "nq",
-    "prompt": [{"role": "user", "content": "Answer the given question. ... Question: who wrote it?\n"}],
+    "prompt": [{"role": "user", "content": "Question: an example. Now answer this. Question: who wrote it?\n"}],
     "ability": "fact-reasoning",
     "reward_model": {"style": "rule", "ground_truth": {"target": ["Ann Lee", "A. Lee"]}},
     "extra_info": {"split": "train", "index": 0},
