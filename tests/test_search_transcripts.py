@@ -40,7 +40,9 @@ def test_skill_decides() -> None:
 def test_transcripts_repeat_and_leave_the_training_facts_alone() -> None:
     played = list(islice(play_questions(3, noise=0.5, insight=0.5), 700))  # 32 lands x 15 questions, then new facts
     assert played == list(islice(play_questions(3, noise=0.5, insight=0.5), 700))
-    assert len({transcript.task for transcript in played}) == 700
+    # two of 64 x 64 names may coincide by chance between fact bases, within one they cannot
+    assert len({transcript.task for transcript in played[:480]}) == 480
+    assert len({transcript.task for transcript in played}) > 690
     trained_on = {
         text.partition("\n")[2] for text in fact_base(world()["environment"]["init_args"]["lands"], 0).documents
     }
@@ -51,7 +53,8 @@ def test_transcripts_repeat_and_leave_the_training_facts_alone() -> None:
 
 
 def test_names() -> None:
-    assert names("Who is the mayor of Zorla? The mayor of Zorla is Teko.") == ["Zorla", "Zorla", "Teko"]
+    text = "Who is the mayor of Zola Miru? The mayor of Zola Miru is Teko Balu. No."
+    assert names(text) == ["Zola Miru", "Zola Miru", "Teko Balu"]
     text = next(search_texts(0))
     assert text.startswith(("Who", "What")) and "\n> " in text and "\nQuestion: " in text
 

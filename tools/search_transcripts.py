@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import yaml
 from household_transcripts import Transcript
 
-from paw_lightning.envs.search import SearchEnv
+from paw_lightning.envs.search import NAME, SearchEnv
 
 WORLD = Path(__file__).resolve().parent.parent / "configs" / "search" / "base.yaml"
 FIRST_BASE = 10_000
@@ -19,8 +18,6 @@ FIRST_BASE = 10_000
 LANDS = 40
 """Of one fact base; the next one follows when its questions are used up, so that no fact is worth remembering."""
 TURNS = 4
-NAME = re.compile(r"\b[A-Z][a-z]+\b")
-NO_NAMES = {"The", "Who", "What", "No"}
 
 
 def world() -> dict[str, Any]:
@@ -61,7 +58,7 @@ def play(env: SearchEnv, question: int, rng: random.Random, *, noise: float, ins
 
 def names(text: str) -> list[str]:
     """The invented names in a text."""
-    return [name for name in NAME.findall(text) if name not in NO_NAMES]
+    return NAME.findall(text)
 
 
 def play_questions(seed: int | str, *, noise: float, insight: float) -> Iterator[Transcript]:

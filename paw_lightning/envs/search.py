@@ -10,7 +10,7 @@ from typing import Any
 
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.envs.household_files import expand
-from paw_lightning.envs.search_facts import HOPS, MIN_LANDS, fact_base
+from paw_lightning.envs.search_facts import HOPS, MAX_LANDS, MIN_LANDS, fact_base
 from paw_lightning.envs.search_protocol import (
     FORMS,
     INVALID_COMMAND,
@@ -23,7 +23,8 @@ from paw_lightning.envs.search_questions import SPLIT_NAMES, Question, exact_mat
 from paw_lightning.envs.search_retrievers import OverlapRetriever, Retriever
 
 DEFAULT_LANDS = 100
-WORD = re.compile(r"\w+")
+NAME = re.compile(r"[A-Z][a-z]+ [A-Z][a-z]+")
+"""How invented names look."""
 
 
 class SearchEnv(TextEnv):
@@ -39,8 +40,8 @@ class SearchEnv(TextEnv):
         data_path: folder with the questions ``train``, ``dev`` (or ``val``) and ``test`` as .jsonl or .parquet, rows
             as in FlashRAG or Search-R1. ``~`` and environment variables are expanded; empty means invented facts.
         retriever: who finds documents; None searches the invented facts in memory.
-        lands: size of the fact base: 9 questions of one hop and 6 of two hops for each land. A tenth of the lands is
-            asked about in validation, a tenth in test.
+        lands: size of the fact base, 3 to 409: 9 questions of one hop and 6 of two hops for each land. A tenth of
+            the lands is asked about in validation, a tenth in test.
         hops: how many documents the invented questions need: 1, 2, or both.
         fact_seed: another number gives other facts with other names.
         topk: documents per search.
@@ -99,7 +100,7 @@ class SearchEnv(TextEnv):
         self._question = self._questions[number]
         self._group_key = f"{self.split}/{number}"
         self._turn, self._over = 0, False
-        self._seen = set(_words(self._question.text))
+        self._read = self._question.text
         return self._question.text, self._info(won=False, text="")
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
@@ -122,7 +123,7 @@ class SearchEnv(TextEnv):
         if call is None:
             text = INVALID_COMMAND if self.observation_form == "plain" else INVALID_TAGS
         else:
-            self._seen.update(_words(call.content))
+            self._read += f"\n{call.content}"
             text = observe(self.retriever.search(call.content, self.topk), self.observation_form)
         return text, 0.0, False, False, self._info(won=False, text=text)
 
@@ -138,12 +139,9 @@ class SearchEnv(TextEnv):
     def _info(self, *, won: bool, text: str) -> dict[str, Any]:
         question = self._started()
         # An invented name is news where it comes up first; afterwards the policy has read it.
-        news = []
-        for match in WORD.finditer(text):
-            word = match.group().lower()
-            if word in self._names and word not in self._seen:
-                news.append(match.span())
-        self._seen.update(_words(text))
+        named = [match for match in NAME.finditer(text) if match.group() in self._names]
+        news = [match.span() for match in named if match.group() not in self._read]
+        self._read += f"\n{text}"
         return {
             "won": won,
             "task": question.text,
@@ -151,10 +149,6 @@ class SearchEnv(TextEnv):
             "group_key": self._group_key,
             "nuisance_spans": news,
         }
-
-
-def _words(text: str) -> list[str]:
-    return WORD.findall(text.lower())
 
 
 @lru_cache(maxsize=8)  # every copy of the environment shares one index
@@ -183,8 +177,8 @@ def _check(split: str, topk: int, form: str, max_turns: int, success_reward: flo
 
 
 def _check_facts(lands: int, hops: Sequence[int]) -> None:
-    if lands < MIN_LANDS:
-        raise ValueError(f"lands={lands}: must be at least {MIN_LANDS}, one for each split")
+    if not MIN_LANDS <= lands <= MAX_LANDS:
+        raise ValueError(f"lands={lands}: expected from {MIN_LANDS} (one for each split) to {MAX_LANDS} (all names)")
     if not hops or not set(hops) <= set(HOPS) or len(set(hops)) < len(hops):
         raise ValueError(f"hops={hops!r}: expected a list of different numbers out of {list(HOPS)}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,10 +13,12 @@ LAND = ("capital", "ruler", "river")
 DETAILS = {"capital": ("mayor", "bridge"), "ruler": ("teacher", "horse"), "river": ("source", "ferry")}
 """What a land is asked for -> what the thing found there is asked for in turn."""
 PERSONS = ("ruler", "mayor", "teacher")
-SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 HOPS = (1, 2)
-MIN_LANDS = 3
-"""One for each split."""
+NAME_WORDS = 64
+"""First words of a name, and second words."""
+NAMES_PER_LAND = 1 + len(LAND) + sum(map(len, DETAILS.values()))
+MIN_LANDS, MAX_LANDS = 3, NAME_WORDS**2 // NAMES_PER_LAND
+"""One for each split; as many as there are names for."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +30,17 @@ class FactBase:
     questions: dict[str, dict[int, tuple[Question, ...]]]
     """Split -> hops -> questions: 9 one-hop and 6 two-hop questions for each land."""
     names: frozenset[str]
-    """Every invented name in small letters: nobody can know one before reading it."""
+    """Every invented name: which of them answers what, nobody can know before reading it."""
 
 
 @lru_cache(maxsize=8)  # every copy of the environment shares one base
 def fact_base(lands: int, seed: int) -> FactBase:
     """Draw the base number ``seed``; a tenth of its lands is for validation and a tenth for test, the rest trains."""
     rng = random.Random(f"facts {seed}")
-    names = _Names(rng)
+    names = _names(rng, lands * NAMES_PER_LAND)
     documents: list[str] = []
-    questions: list[dict[int, list[Question]]] = []
-    for _ in range(lands):
-        questions.append(_add_land(names, documents))
+    free = iter(names)
+    questions = [_add_land(free, documents) for _ in range(lands)]
     held_out = max(1, lands // 10)
     bounds = {
         "train": (0, lands - 2 * held_out),
@@ -50,32 +51,32 @@ def fact_base(lands: int, seed: int) -> FactBase:
         split: {hops: _shuffled(rng, [q for land in questions[start:stop] for q in land[hops]]) for hops in HOPS}
         for split, (start, stop) in bounds.items()
     }
-    return FactBase(tuple(documents), splits, frozenset(name.lower() for name in names.used))
+    return FactBase(tuple(documents), splits, frozenset(names))
 
 
-class _Names:
-    """Invented names of two or three syllables, each given out once."""
-
-    def __init__(self, rng: random.Random) -> None:
-        self.rng, self.used = rng, set[str]()
-
-    def new(self) -> str:
-        while True:
-            name = "".join(self.rng.choices(SYLLABLES, k=self.rng.choice((2, 3)))).capitalize()
-            if name not in self.used:
-                self.used.add(name)
-                return name
+def _words(place: str) -> list[str]:
+    syllables = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
+    pairs = [first + second for first in syllables for second in syllables]
+    return [word.capitalize() for word in random.Random(f"names {place}").sample(pairs, NAME_WORDS)]
 
 
-def _add_land(names: _Names, documents: list[str]) -> dict[int, list[Question]]:
+def _names(rng: random.Random, count: int) -> list[str]:
+    """Different names of two words each. The words are few and always the same, so that a tiny policy's tokenizer has
+    one token for each, while what they name differs from base to base."""
+    first, second = _words("first"), _words("second")
+    pairs = rng.sample(range(NAME_WORDS**2), count)
+    return [f"{first[pair // NAME_WORDS]} {second[pair % NAME_WORDS]}" for pair in pairs]
+
+
+def _add_land(names: Iterator[str], documents: list[str]) -> dict[int, list[Question]]:
     """Write one land's documents and return the questions about it, by hops."""
-    land = names.new()
-    found = {relation: names.new() for relation in LAND}
+    land = next(names)
+    found = {relation: next(names) for relation in LAND}
     documents.append(_document(land, found))
     asked: dict[int, list[Question]] = {1: [_question([relation], land, [name]) for relation, name in found.items()]}
     asked[2] = []
     for relation, name in found.items():
-        details = {detail: names.new() for detail in DETAILS[relation]}
+        details = {detail: next(names) for detail in DETAILS[relation]}
         documents.append(_document(name, details))
         for detail, value in details.items():
             asked[1].append(_question([detail], name, [value]))

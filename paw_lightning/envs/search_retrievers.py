@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from heapq import nsmallest
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,33 +41,34 @@ class Retriever(ABC):
 
 
 class OverlapRetriever(Retriever):
-    """Ranks by the words that query and document share; for small corpora in memory.
+    """Ranks by the words, and the pairs of neighbouring words, that query and document share; for small corpora.
 
-    score = sum over the query's words of log(documents / documents with the word) · n / (n + 1), with n the word's
-    count in the document; ties fall to the earlier document, and documents that share nothing are not returned.
+    score = sum over the query's words and pairs of log(documents / documents with it) · n / (n + 1), with n its count
+    in the document; ties fall to the earlier document, and documents that share nothing are not returned.
     """
 
     def __init__(self, documents: Sequence[str]) -> None:
         self.documents = tuple(documents)
         self.postings: dict[str, list[tuple[int, float]]] = defaultdict(list)
         for number, document in enumerate(self.documents):
-            for word, count in Counter(_words(document)).items():
-                self.postings[word].append((number, count / (count + 1)))
-        self.rarity = {word: math.log(len(self.documents) / len(found)) for word, found in self.postings.items()}
+            for term, count in Counter(_terms(document)).items():
+                self.postings[term].append((number, count / (count + 1)))
+        self.rarity = {term: math.log(len(self.documents) / len(found)) for term, found in self.postings.items()}
 
     def search(self, query: str, topk: int) -> list[str]:
         """See the class; no error is possible."""
         scores: dict[int, float] = defaultdict(float)
-        for word in set(_words(query)):
-            if rarity := self.rarity.get(word):
-                for number, weight in self.postings[word]:
+        for term in sorted(set(_terms(query))):  # a sum has to come out the same in every process
+            if rarity := self.rarity.get(term):
+                for number, weight in self.postings[term]:
                     scores[number] += rarity * weight
         best = nsmallest(topk, ((-score, number) for number, score in scores.items()))
         return [self.documents[number] for _, number in best]
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
+def _terms(text: str) -> list[str]:
+    words = re.findall(r"\w+", text.lower())
+    return words + [f"{first} {second}" for first, second in pairwise(words)]
 
 
 class BM25Retriever(Retriever):

@@ -22,6 +22,12 @@ def corpus(tmp_path: Path) -> Path:
     return path
 
 
+def test_overlap_knows_names_of_two_words() -> None:
+    documents = ["Zola Miru\nZola Miru is here.", "Zola Beta\nZola, Zola, Zola, Zola and Gami Miru, Miru, Miru.", "no"]
+    # word by word the second would win: 5/6 + 3/4 of log 3/2 against 2/3 + 2/3; the pair, 2/3 of log 3, decides
+    assert OverlapRetriever(documents).search("Zola Miru", 1) == documents[:1]
+
+
 def test_overlap_ranks_by_rare_and_repeated_words() -> None:
     retriever = OverlapRetriever(DOCUMENTS)
     # red: 3 times in document 0 (3/4) and once in document 2 (1/2)
