@@ -35,23 +35,25 @@ def play(env: SearchEnv, question: int, rng: random.Random, *, noise: float, ins
 
     Each action is, with probability `noise`, a search for or an answer with any name in sight; else a sensible one. The
     sensible player searches step by step; who has read the last document answers, in a share `insight` of the episodes
-    with the right name, in the others with any name of that document.
+    with the right name, in the others with any name that was new in it.
     """
     observation, info = env.reset(seed=question)
     *searches, answer = env.expert_plan()
     reads, done, sight, played = rng.random() < insight, 0, observation, []
+    new: list[str] = []
     for _ in range(turns):
         if rng.random() < noise:
             action = f"{rng.choice(('search', 'answer'))} {rng.choice(names(sight))}"
         elif done < len(searches):
             action = searches[done]
         else:
-            action = answer if reads else f"answer {rng.choice(names(observation) or names(sight))}"
+            action = answer if reads else f"answer {rng.choice(new or names(sight))}"
         done += done < len(searches) and action == searches[done]
         following, _, terminated, truncated, _ = env.step(action)
         played.append((observation, action, following))
         if terminated or truncated:
             break
+        new = [name for name in names(following) if name not in sight]
         observation, sight = following, f"{sight} {following}"
     return Transcript(info["task"], played)
 
