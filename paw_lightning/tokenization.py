@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from paw_lightning.envs.search_protocol import read_tags
+
+ActionFormat = Literal["plain", "tags", "search"]
 SENTINELS = ("\ue000", "\ue001", "\ue002")  # private-use characters: they split a rendered chat template
 
 
@@ -29,8 +32,9 @@ class Prompt:
     history_turn: str = "{observation}\n> {action}\n"
     history_length: int = 2
     """Past turns that are shown, as in the paper (2 for ALFWorld and WebShop)."""
-    action_format: Literal["plain", "tags"] = "plain"
-    """plain: the whole answer is the action; tags: ``<think>...</think><action>...</action>`` as in the paper."""
+    action_format: ActionFormat = "plain"
+    """plain: the whole answer is the action; tags: ``<think>...</think><action>...</action>``; search:
+    ``<search>...</search>`` or ``<answer>...</answer>``; the latter two as in the paper."""
     max_tokens: int = 2048
     """Longest decision context. Step layout: the oldest history is dropped first to meet it. Where dropping does not
     help, as in the episode layout, the episode ends as cut off (the whole group is lost if that is its first turn)."""
@@ -274,14 +278,17 @@ ACTION = re.compile(r"<action>(.*?)</action>", re.DOTALL)
 HAN = re.compile(r"[\u4e00-\u9fff]")
 
 
-def parse_action(text: str, action_format: Literal["plain", "tags"]) -> ParsedAction:
+def parse_action(text: str, action_format: ActionFormat) -> ParsedAction:
     """Read the environment's command out of the policy's text.
 
     plain: the text is the action; it is well-formed when it is one non-empty line.
     tags: the first ``<action>`` pair, lower-cased; well-formed when there is a ``<think>`` pair before it and no Han
     character. Without the pair the last 30 characters are sent, so that a near miss can still act. Both rules are
     those the paper's base implementation uses.
+    search: the first ``<search>`` or ``<answer>`` pair up to the first closing tag; see `read_tags`.
     """
+    if action_format == "search":
+        return ParsedAction(*read_tags(text))
     if action_format == "plain":
         action = text.strip()
         return ParsedAction(action, bool(action) and "\n" not in action)

@@ -206,6 +206,7 @@ def test_every_config_is_tested() -> None:
         "compare",
         "method",
         "wm",
+        "search",
         "shop",
         "webshop",
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import household_transcripts
+import search_transcripts
 import shop_transcripts
 import yaml
 from household_transcripts import Transcript
@@ -90,4 +91,17 @@ SHOP = World(
     story="each of a goal never seen in the same phase before or again, in shops other than the one of the "
     "configuration. The expert goes by what the pages say",
 )
-WORLDS = {world.name: world for world in (HOUSEHOLD, SHOP)}
+SEARCH_INSIGHT = 0.5
+"""Share of the episodes whose player reads which of a document's facts is asked for; in the others it guesses."""
+SEARCH = World(
+    name="search",
+    config=search_transcripts.WORLD,
+    environment=search_transcripts.make_environment,
+    episodes=lambda seed, noise: search_transcripts.play_questions(seed, noise=noise, insight=SEARCH_INSIGHT),
+    texts=search_transcripts.search_texts,
+    recipe=Recipe(phases=(Phase(0.4, 600, 4e-3),)),
+    story="each of a question never asked in the same phase before or again, about facts other than those of the "
+    f"configuration. In a share {SEARCH_INSIGHT} of the episodes the player reads which fact is asked for, in the "
+    "others it guesses among what is new",
+)
+WORLDS = {world.name: world for world in (HOUSEHOLD, SHOP, SEARCH)}
