@@ -15,6 +15,8 @@ from paw_lightning.seeding import generator
 from paw_lightning.types import Episode, Minibatch, Rollout, Terms
 
 Split = Literal["train", "val", "test"]
+TASKS_PER_SEED = 10**9
+"""Distance of two run seeds' tasks where a split has no end."""
 
 
 class RolloutSource(Protocol):
@@ -141,10 +143,14 @@ class RolloutDataModule(L.LightningDataModule):
         return dataclasses.replace(batch, **moved)
 
     def train_tasks(self, iteration: int, extra_round: int = 0) -> list[int]:
-        """Task seeds of one round of play: the next ones, or the next of a shuffled pass when the split is finite."""
+        """Task seeds of one round of play: the next ones, or the next of a shuffled pass when the split is finite.
+
+        Of a split without end every run seed has a stretch of its own, so that runs differ in tasks as in sampling.
+        """
         count = self._source().num_tasks("train")
         first = (iteration * (1 + self.dynamic_sampling) + extra_round) * self.groups
         if count is None:
+            first += self.seed * TASKS_PER_SEED
             return list(range(first, first + self.groups))
         orders: dict[int, list[int]] = {}
         tasks = []
