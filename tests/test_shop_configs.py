@@ -171,9 +171,3 @@ def test_transcripts_are_of_other_shops_and_reproducible() -> None:
     titles = {product.title for product in own.products}
     seen = {line for t in transcripts for observation, _, _ in t.turns for line in observation.split("\n")}
     assert len(seen & titles) < 0.1 * len(titles)
-
-
-def test_the_household_recipe_is_what_its_shipped_policy_was_made_by() -> None:
-    from base_worlds import HOUSEHOLD, Phase, Recipe
-
-    assert HOUSEHOLD.recipe == Recipe(phases=(Phase(0.5, 600, 4e-3),), observation_weight=0.3, vocabulary=640, batch=32)

@@ -44,6 +44,7 @@ def evaluate(
         max_action_tokens=settings["max_action_tokens"],
         max_observation_tokens=settings["max_observation_tokens"],
         stop_token_ids=stops,
+        layout=settings.get("layout", "step"),
     )
     tasks = world.environment("val").num_tasks or episodes
     seeds = [number % tasks for number in range(episodes)]
