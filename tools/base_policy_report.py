@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import tempfile
+import textwrap
 from pathlib import Path
 
 import torch
@@ -91,6 +92,20 @@ def write_card(directory: Path, world: World, results: dict[str, dict[float, dic
     settings = ", ".join(f"{key} {value}" for key, value in rollout["environment"]["init_args"].items())
     parameters = load_language_model(str(directory)).num_parameters()
     command = f"--world {world.name}"
+    made = f"""
+        **How it was made.** `python tools/make_base_policy.py {command}`: {steps} of {recipe.batch} transcripts,
+        {world.story}. In a share {noises} of its turns the player did anything that the world would react to. Loss on
+        the actions, and with weight {recipe.observation_weight} on observations shuffled across episodes: it knows how
+        answers sound, not which action brings which answer."""
+    does = f"""
+        **What it does.** {EPISODES} episodes of unseen tasks ({settings}; {rollout["max_steps"]} turns), standard error
+        {error:.1%}. At temperature 1 {base[1.0]["well_formed_rate"]:.1%} of its actions are well-formed and
+        {base[1.0]["admissible_rate"]:.1%} are such that the world reacts to them."""
+    check = f"""
+        The last rows are the check that its weakness is real: {UPDATES} iterations of
+        `configs/{world.name}/{world.config.name}` without any reward, only the world-model loss, on the true next
+        observations and on observations shuffled across the update. `python tools/base_policy_report.py {command}`
+        measures all of this and writes this file."""
     text = f"""---
 license: mit
 success_at_temperature_1: {base[1.0]["success_rate"]:.4f}
@@ -103,24 +118,22 @@ A Qwen2-architecture language model of {parameters:,} parameters that plays the 
 start for tiny runs, standing where an instruction-tuned model stands in a real one. It has seen nothing but text of
 that world and is of no other use.
 
-**How it was made.** `python tools/make_base_policy.py {command}`: {steps} of {recipe.batch} transcripts, {world.story}.
-In a share {noises} of its turns the player did anything that the world would react to. Loss on the actions, and with
-weight {recipe.observation_weight} on observations shuffled across episodes: it knows how answers sound, not which
-action brings which answer.
+{paragraph(made)}
 
-**What it does.** {EPISODES} episodes of unseen tasks ({settings}; {rollout["max_steps"]} turns), standard error
-{error:.1%}. At temperature 1 {base[1.0]["well_formed_rate"]:.1%} of its actions are well-formed and
-{base[1.0]["admissible_rate"]:.1%} are such that the world reacts to them.
+{paragraph(does)}
 
 | policy | success, temperature 1 | temperature 0.4 |
 |---|---|---|
 {chr(10).join(rows)}
 
-The last rows are the check that its weakness is real: {UPDATES} iterations of `{world.config.parent.name}/\
-{world.config.name}` without any reward, only the world-model loss, on the true next observations and on observations
-shuffled across the update. `python tools/base_policy_report.py {command}` measures all of this and writes this file.
+{paragraph(check)}
 """
     (directory / "README.md").write_text(text)
+
+
+def paragraph(text: str) -> str:
+    """Wrapped anew, without indentation."""
+    return textwrap.fill(" ".join(text.split()), 118, break_long_words=False, break_on_hyphens=False)
 
 
 def main() -> None:

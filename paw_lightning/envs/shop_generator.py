@@ -118,25 +118,19 @@ def _brief_product(rng: random.Random, asin: str, department: Department) -> Pro
 def _full_product(rng: random.Random, asin: str, department: Department) -> Product:
     kind, material = rng.choice(department.kinds), rng.choice(department.materials)
     attributes = rng.sample(department.attributes, rng.randint(2, 4))
-    shown = rng.randint(0, len(attributes))
-    """How many of them the title names; search knows them all from the description."""
+    in_title = attributes[: rng.randint(0, len(attributes))]  # search knows them all, from the description
     wanted = tuple(sorted(rng.sample(attributes, rng.randint(1, min(3, len(attributes))))))
     names = rng.sample(sorted(department.options), rng.randint(1, len(department.options)))
     options = {
         name: _some(rng, department.options[name], rng.randint(2, len(department.options[name]))) for name in names
     }
-    low = rng.uniform(*department.prices)
-    ranged = rng.random() < PRICE_RANGE_SHARE
-    prices, tag = parse_pricing(f"${low:.2f} - ${1.5 * low:.2f}" if ranged else f"${low:.2f}")
-    one = attributes[0]
-    sentences = rng.sample(PRAISE, rng.randint(2, len(PRAISE)))
-    features = [f"{attribute.capitalize()}: see for yourself." for attribute in rng.sample(attributes, len(attributes))]
+    prices, tag = _pricing(rng, *department.prices)
+    praise = _praise(rng, attributes[0], material)
     return Product(
         asin=asin,
-        title=", ".join([f"{_brand(rng)} {material} {kind}", *attributes[:shown]]),
-        description=f"{', '.join(attributes).capitalize()} {kind} of {material}. "
-        + " ".join(sentence.format(one=one, material=material) for sentence in sentences),
-        bullets=(*features, f"Material: {material}."),
+        title=", ".join([f"{_brand(rng)} {material} {kind}", *in_title]),
+        description=f"{', '.join(attributes).capitalize()} {kind} of {material}. {praise}",
+        bullets=(*(f"{each.capitalize()}: see for yourself." for each in attributes), f"Material: {material}."),
         category=department.path.split(" › ")[0].lower(),
         query=kind,
         product_category=f"{department.path} › {kind.capitalize()}",
@@ -147,6 +141,17 @@ def _full_product(rng: random.Random, asin: str, department: Department) -> Prod
         instruction=f"Find me {', '.join(wanted)} {kind}",
         instruction_attributes=wanted,
     )
+
+
+def _pricing(rng: random.Random, lowest: int, highest: int) -> tuple[list[float], str]:
+    price = rng.uniform(lowest, highest)
+    ranged = rng.random() < PRICE_RANGE_SHARE
+    return parse_pricing(f"${price:.2f} - ${1.5 * price:.2f}" if ranged else f"${price:.2f}")
+
+
+def _praise(rng: random.Random, attribute: str, material: str) -> str:
+    sentences = rng.sample(PRAISE, rng.randint(2, len(PRAISE)))
+    return " ".join(sentence.format(one=attribute, material=material) for sentence in sentences)
 
 
 def _brand(rng: random.Random) -> str:

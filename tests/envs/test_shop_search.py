@@ -1,10 +1,12 @@
 """Search: words, lengths, scores worked out by hand, ties."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
 
+from paw_lightning.envs import shop_search
 from paw_lightning.envs.shop_search import BM25, LargeBM25, porter, same, stored_length, words
 
 
@@ -75,3 +77,13 @@ def test_the_large_index_agrees() -> None:
         assert large.search(query)[0] == own.search(query)[0]
     assert large.search(["unknown"]) == []
     assert len(large.search(["a"], hits=4)) == 4
+
+
+def test_the_number_of_documents_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(shop_search.make_index(DOCUMENTS), BM25)
+    monkeypatch.setattr(shop_search, "LARGE", len(DOCUMENTS))
+    assert isinstance(shop_search.make_index(DOCUMENTS), BM25)
+    monkeypatch.setattr(shop_search, "LARGE", len(DOCUMENTS) - 1)
+    monkeypatch.setitem(sys.modules, "bm25s", None)  # importing it now fails
+    with pytest.raises(ImportError, match=r"more than 4 products needs bm25s: pip install 'paw-lightning\[webshop\]'"):
+        shop_search.make_index(DOCUMENTS)
