@@ -24,7 +24,7 @@ class Segment:
     ids: list[int]
     role: Role = "context"
     transition: Transition | None = None
-    """Whose action it is; actions only."""
+    """Whose action it is, or whose true observation (observation_rows); None elsewhere."""
     weight: float = 0.0
     """What each token's loss is multiplied by. Of targets build_rows writes it; of actions the datamodule, as it
     depends on the mini-batch."""
@@ -87,6 +87,26 @@ def build_rows(rollout: Rollout, *, horizon: int = 1, discount: float = 1.0, sca
 def policy_rows(transitions: Sequence[Transition]) -> list[Row]:
     """Rows of whole episodes' transitions without any target: what scoring reads."""
     return [Row(segments) for segments in _episode_rows(transitions, [[] for _ in transitions])]
+
+
+def observation_rows(transitions: Sequence[Transition], wanted: Callable[[Transition], bool]) -> list[Row]:
+    """Rows of whole episodes in which the wanted true observations are targets and all else is context.
+
+    Selection, controls and weights play no part.
+    """
+    rows: list[Row] = []
+    open_row: list[Segment] = []  # segments up to the latest observation, which may turn out to be the last
+    for t in transitions:
+        open_row = [Segment(t.prompt_ids)] if t.prompt_ids else [*open_row, Segment(t.turn_ids)]
+        open_row += [Segment(t.action_ids), Segment(t.bridge_ids)]
+        if t.observation_ids and wanted(t):
+            if rows and rows[-1].segments[0] is open_row[0]:
+                rows.pop()
+            open_row.append(Segment(t.observation_ids, "target", t))
+            rows.append(Row(list(open_row)))
+        else:
+            open_row.append(Segment(t.observation_ids))
+    return rows
 
 
 def _target_weights(steps: Sequence[Transition], weight: float, discount: float) -> list[float]:

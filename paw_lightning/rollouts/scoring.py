@@ -52,7 +52,7 @@ def _score(
 ) -> Iterator[tuple[Transition, Tensor]]:
     """Yield each transition with one output [A] of its action tokens on the CPU; rows of like length share a batch."""
     device = next(model.parameters()).device
-    for rows in _batches(policy_rows(transitions), batch_tokens):
+    for rows in batches(policy_rows(transitions), batch_tokens):
         input_ids, actions, targets = (tensor.to(device) for tensor in rectangle(rows, 0))
         outputs = model(input_ids, actions, targets, temperature)
         scored = [s.transition for row in rows for s in row.having("action") if s.transition is not None]
@@ -61,7 +61,7 @@ def _score(
         yield from ((t, piece.clone()) for t, piece in zip(scored, pieces, strict=True))
 
 
-def _batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
+def batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
     """Group rows, sorted by length, so that a padded batch holds at most batch_tokens tokens (one row always fits)."""
     batch: list[Row] = []
     for row in sorted(rows, key=lambda row: row.length):
