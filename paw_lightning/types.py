@@ -93,6 +93,8 @@ class RolloutGroup:
     max_return: float | None
     """R_max as the environment states it (collector); None when it does not."""
     episodes: list[Episode]
+    environment: str = ""
+    """Name of the environment in a mixture (collector); empty otherwise."""
 
     # Written by RewardBalance.
     wm_coefficient: float = 0.0

@@ -2,5 +2,6 @@
 
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.envs.household import HouseholdEnv
+from paw_lightning.envs.worker import WorkerEnv
 
-__all__ = ["HouseholdEnv", "TextEnv"]
+__all__ = ["HouseholdEnv", "TextEnv", "WorkerEnv"]

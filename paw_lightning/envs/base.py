@@ -17,6 +17,7 @@ class TextEnv(ABC):
     - ``group_key`` (reset): names the task; episodes with equal keys start in the same state.
     - ``admissible_commands`` (reset, step): sorted actions the world would react to.
     - ``won`` (step): the task is solved.
+    - ``environment`` (reset): which environment of a mixture the episode is played in.
     - ``nuisance_spans`` (reset, step): character spans ``[(start, end), ...]`` of the observation that
       nobody can predict.
     """
@@ -31,6 +32,16 @@ class TextEnv(ABC):
         ``options["episode_seed"]`` seeds whatever is random *within* the episode, so that the k episodes of a group
         start alike and may still differ.
         """
+
+    def begin_reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> None:  # noqa: B027
+        """Set a reset going without waiting for it; the :meth:`reset` that follows with the same arguments returns it.
+
+        The collector begins all environments before it waits for the first, so that those which work outside this
+        process work side by side. An environment that computes in this process leaves it alone.
+        """
+
+    def begin_step(self, action: str) -> None:  # noqa: B027 - see begin_reset
+        """Set a step going without waiting for it; the :meth:`step` that follows with the same action returns it."""
 
     @abstractmethod
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:

@@ -14,7 +14,7 @@ import torch
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.rollouts.sampler import Generation
 from paw_lightning.seeding import stable_seed, uniforms
-from paw_lightning.tokenization import PromptBuilder, Turn, parse_action
+from paw_lightning.tokenization import ParsedAction, PromptBuilder, Turn, parse_action
 from paw_lightning.types import Episode, RolloutGroup, Transition
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,24 @@ class PlayedGroups:
     """One message for each group dropped because one of its episodes could not be played to its end."""
     seconds: dict[str, float]
     """Wall clock in "environment", "tokenization" and "generation"."""
+    retried_episodes: int = 0
+    """Episodes that were started again because their environment failed."""
+
+
+@dataclass(eq=False)
+class _Seat:
+    """One place in a group, its environment, and the attempt at its episode that is under way."""
+
+    group: int
+    task_seed: int
+    member: int
+    attempts: int = 0
+    env: TextEnv | None = None
+    player: _Player | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.player is not None and self.player.done
 
 
 @dataclass
@@ -48,24 +66,29 @@ class _Player:
     """One running episode with its environment."""
 
     env: TextEnv
-    group: int
     episode: Episode
     observation: str
     admissible: list[str] | None
     initial: str
     turns: list[Turn] = field(default_factory=list)
     done: bool = False
+    failure: EpisodeError | None = None
 
 
 class EpisodeError(RuntimeError):
-    """An environment misbehaved; the episode, and with it its whole group, is lost."""
+    """This attempt at an episode cannot be finished; `retry` says whether another could be."""
+
+    def __init__(self, message: str, *, retry: bool = True) -> None:
+        super().__init__(message)
+        self.retry = retry
 
 
 class Collector:
     """Plays groups with one sampler and any number of copies of one environment.
 
-    A failing environment costs its whole group, never half of one: statistics over the survivors of a group would be
-    biased towards whatever does not crash.
+    An episode whose environment fails is played again from its start, in a new environment and with the same seeds, up
+    to `episode_retries` times; other seeds would favour episodes that happen not to fail. Then its whole group is
+    dropped, never half of it: statistics over the survivors would be biased towards whatever does not crash.
     """
 
     def __init__(
@@ -78,6 +101,7 @@ class Collector:
         max_action_tokens: int,
         max_observation_tokens: int,
         stop_token_ids: Sequence[int],
+        episode_retries: int = 0,
     ) -> None:
         self.make_env = make_env
         self.prompts = prompts
@@ -86,6 +110,7 @@ class Collector:
         self.max_action_tokens = max_action_tokens
         self.max_observation_tokens = max_observation_tokens
         self.stop_token_ids = frozenset(stop_token_ids)
+        self.episode_retries = episode_retries
         self._idle: list[TextEnv] = []
 
     def play(
@@ -103,22 +128,25 @@ class Collector:
         """
         seconds: dict[str, float] = defaultdict(float)
         failed: dict[int, str] = {}
-        with timed(seconds, "environment"):
-            groups, players = self._start(task_seeds, group_size, seed, failed)
-        for turn in range(self.max_steps):
-            active = [p for p in players if not p.done and p.group not in failed]
-            if not active:
-                break
-            self._play_turn(active, turn, temperature, seed, failed, seconds)
+        groups, seats = _seats(task_seeds, group_size)
+        while active := [seat for seat in seats if not seat.done and seat.group not in failed]:
+            with timed(seconds, "environment"):
+                self._start([seat for seat in active if seat.player is None], groups, seed, failed)
+            players = [seat.player for seat in active if seat.player is not None and seat.group not in failed]
+            self._play_turn(players, temperature, seed, seconds)
+            for seat in active:
+                if seat.player is not None and seat.player.failure is not None:
+                    self._fail(seat, seat.player.failure, failed)
             if progress:
-                progress(sum(p.done or p.group in failed for p in players), len(players))
-        for p in players:
-            # What an environment is worth after a failure of its group nobody knows: the next group gets a new one.
-            (close_quietly if p.group in failed else self._idle.append)(p.env)
-        for g, message in failed.items():
-            logger.warning("dropped the whole group of task %s: %s", task_seeds[g], message)
+                progress(sum(seat.done or seat.group in failed for seat in seats), len(seats))
+        self._idle += [seat.env for seat in seats if seat.env is not None]
+        for g, group in enumerate(groups):
+            if g in failed:
+                logger.warning("dropped the whole group of task %s: %s", task_seeds[g], failed[g])
+            else:
+                group.episodes = [seat.player.episode for seat in seats if seat.group == g and seat.player is not None]
         kept = [group for g, group in enumerate(groups) if g not in failed]
-        return PlayedGroups(kept, list(failed.values()), seconds)
+        return PlayedGroups(kept, list(failed.values()), seconds, sum(seat.attempts > 0 for seat in seats))
 
     def close(self) -> None:
         """Close every environment."""
@@ -126,45 +154,54 @@ class Collector:
             close_quietly(self._idle.pop())
 
     def _start(
-        self, task_seeds: Sequence[int], group_size: int, seed: Sequence[int | str], failed: dict[int, str]
-    ) -> tuple[list[RolloutGroup], list[_Player]]:
-        groups: list[RolloutGroup] = []
-        players: list[_Player] = []
-        earlier: dict[int, int] = defaultdict(int)  # a task played twice has members 0..k-1, then k..2k-1
-        for g, task_seed in enumerate(task_seeds):
-            group = RolloutGroup(group_key=str(task_seed), max_return=None, episodes=[])
-            groups.append(group)
-            first = earlier[task_seed]
-            earlier[task_seed] += group_size
-            for member in range(first, first + group_size):
-                env = None
+        self, seats: list[_Seat], groups: list[RolloutGroup], seed: Sequence[int | str], failed: dict[int, str]
+    ) -> None:
+        """Seat a player at the start of each seat's episode; all resets begin before the first is waited for."""
+        errors: dict[_Seat, EpisodeError] = {}
+        options = {seat: {"episode_seed": stable_seed(*seed, seat.task_seed, seat.member)} for seat in seats}
+        for seat in seats:
+            try:
+                # A second attempt gets a new environment: what an old one is worth after a failure nobody knows.
+                seat.env = self._idle.pop() if self._idle and not seat.attempts else self.make_env()
+                seat.env.begin_reset(seed=seat.task_seed, options=options[seat])
+            except Exception as error:  # the environment is foreign code: anything may come
+                errors[seat] = EpisodeError(_describe(seat.env, "reset", error))
+        for seat in seats:
+            if seat not in errors:
                 try:
-                    env = self._idle.pop() if self._idle else self.make_env()
-                    options = {"episode_seed": stable_seed(*seed, task_seed, member)}
-                    observation, info = env.reset(seed=task_seed, options=options)
-                    _check_observation(observation, False)
-                    admissible = _check_info(info)
-                except Exception as error:  # the environment is foreign code: anything may come
-                    failed[g] = _describe(env, "reset", error)
-                    if env is not None:
-                        close_quietly(env)
-                    break
-                task = str(info.get("task", ""))
-                group.group_key = str(info.get("group_key", task_seed))
-                group.max_return = info.get("max_reward")
-                episode = Episode(task_seed, member, task)
-                group.episodes.append(episode)
-                players.append(_Player(env, g, episode, observation, admissible, observation))
-        return groups, players
+                    seat.player = self._reset(seat, groups[seat.group], options[seat])
+                except EpisodeError as error:
+                    errors[seat] = error
+        for seat in errors:
+            self._fail(seat, errors[seat], failed)
+
+    def _reset(self, seat: _Seat, group: RolloutGroup, options: dict[str, Any]) -> _Player:
+        assert seat.env is not None
+        try:
+            observation, info = seat.env.reset(seed=seat.task_seed, options=options)
+            _check_observation(observation, False)
+            admissible = _check_info(info)
+        except Exception as error:  # the environment is foreign code: anything may come
+            raise EpisodeError(_describe(seat.env, "reset", error)) from error
+        group.group_key = str(info.get("group_key", seat.task_seed))
+        group.max_return = info.get("max_reward")
+        group.environment = str(info.get("environment", ""))
+        episode = Episode(seat.task_seed, seat.member, str(info.get("task", "")))
+        return _Player(seat.env, episode, observation, admissible, observation)
+
+    def _fail(self, seat: _Seat, error: EpisodeError, failed: dict[int, str]) -> None:
+        """Clear a seat for the next attempt, or give its group up when there is none."""
+        if seat.env is not None:
+            close_quietly(seat.env)
+        seat.env = seat.player = None
+        if error.retry and seat.attempts < self.episode_retries and seat.group not in failed:
+            seat.attempts += 1
+            logger.warning("playing an episode of task %s again: %s", seat.task_seed, error)
+        else:
+            failed.setdefault(seat.group, str(error))
 
     def _play_turn(
-        self,
-        active: list[_Player],
-        turn: int,
-        temperature: float,
-        seed: Sequence[int | str],
-        failed: dict[int, str],
-        seconds: dict[str, float],
+        self, active: list[_Player], temperature: float, seed: Sequence[int | str], seconds: dict[str, float]
     ) -> None:
         prompts, ready = [], []
         with timed(seconds, "tokenization"):
@@ -175,9 +212,10 @@ class Collector:
                     )
                     ready.append(p)
                 except ValueError as error:
-                    failed[p.group] = str(error)
+                    p.failure = EpisodeError(str(error), retry=False)
             noise = [
-                uniforms(self.max_action_tokens, *seed, p.episode.task_seed, p.episode.member, turn) for p in ready
+                uniforms(self.max_action_tokens, *seed, p.episode.task_seed, p.episode.member, len(p.turns))
+                for p in ready
             ]
         if not ready:
             return
@@ -188,24 +226,33 @@ class Collector:
                 max_new_tokens=self.max_action_tokens,
                 uniforms=torch.stack(noise),
             )
-        for p, prompt_ids, generation in zip(ready, prompts, generations, strict=True):
-            if p.group in failed:
-                continue
-            with timed(seconds, "environment"):
-                try:
-                    self._act(p, prompt_ids, generation)
-                except EpisodeError as error:
-                    failed[p.group] = str(error)
+        with timed(seconds, "tokenization"):
+            actions = [self._parse(generation) for generation in generations]
+        with timed(seconds, "environment"):
+            for p, action in zip(ready, actions, strict=True):
+                self._begin(p, action)
+            for p, prompt_ids, generation, action in zip(ready, prompts, generations, actions, strict=True):
+                if p.failure is None:
+                    self._act(p, prompt_ids, generation, action)
         with timed(seconds, "tokenization"):
             for p in ready:
-                if p.group not in failed:
+                if p.failure is None:
                     self._encode_observation(p.episode.transitions[-1])
 
-    def _act(self, p: _Player, prompt_ids: list[int], generation: Generation) -> None:
-        """Send one action to one environment and record the transition."""
-        tokenizer = self.prompts.chat.tokenizer
+    def _parse(self, generation: Generation) -> ParsedAction:
         words = [i for i in generation.token_ids if i not in self.stop_token_ids]
-        action = parse_action(tokenizer.decode(words, skip_special_tokens=True), self.prompts.prompt.action_format)
+        text = self.prompts.chat.tokenizer.decode(words, skip_special_tokens=True)
+        return parse_action(text, self.prompts.prompt.action_format)
+
+    def _begin(self, p: _Player, action: ParsedAction) -> None:
+        """Set a step going: environments outside this process work side by side."""
+        try:
+            p.env.begin_step(action.text)
+        except Exception as error:  # the environment is foreign code: anything may come
+            p.failure = EpisodeError(_describe(p.env, f"step({action.text!r})", error))
+
+    def _act(self, p: _Player, prompt_ids: list[int], generation: Generation, action: ParsedAction) -> None:
+        """Send one action to one environment and record the transition, or why there is none."""
         try:
             observation, reward, terminated, truncated, info = p.env.step(action.text)
             done = bool(terminated or truncated)
@@ -215,7 +262,8 @@ class Collector:
             if reward != reward or reward in (float("inf"), float("-inf")):
                 raise ValueError(f"reward {reward!r}; wanted a finite number")
         except Exception as error:  # the environment is foreign code: anything may come
-            raise EpisodeError(_describe(p.env, f"step({action.text!r})", error)) from error
+            p.failure = EpisodeError(_describe(p.env, f"step({action.text!r})", error))
+            return
         p.episode.transitions.append(
             Transition(
                 prompt_ids=prompt_ids,
@@ -235,13 +283,25 @@ class Collector:
         )
         p.turns.append(Turn(p.observation, action.text))
         p.observation, p.admissible = observation, admissible
-        p.done, p.episode.finished = done, done
+        p.episode.finished = done
+        p.done = done or len(p.turns) == self.max_steps
         p.episode.won = p.episode.won or bool(info.get("won", False))
 
     def _encode_observation(self, transition: Transition) -> None:
         ids = self.prompts.chat.encode_text(transition.observation_text)
         if len(ids) <= self.max_observation_tokens:
             transition.observation_ids = ids
+
+
+def _seats(task_seeds: Sequence[int], group_size: int) -> tuple[list[RolloutGroup], list[_Seat]]:
+    groups = [RolloutGroup(group_key=str(seed), max_return=None, episodes=[]) for seed in task_seeds]
+    seats: list[_Seat] = []
+    earlier: dict[int, int] = defaultdict(int)  # a task played twice has members 0..k-1, then k..2k-1
+    for g, task_seed in enumerate(task_seeds):
+        first = earlier[task_seed]
+        earlier[task_seed] += group_size
+        seats += [_Seat(g, task_seed, member) for member in range(first, first + group_size)]
+    return groups, seats
 
 
 def _check_observation(observation: Any, terminal: bool) -> None:

@@ -1,0 +1,43 @@
+"""Environments named in a configuration, and packages that only some of them need."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from paw_lightning.envs.base import TextEnv
+
+
+def build_environment(spec: dict[str, Any], split: str) -> TextEnv:
+    """Build ``{"class_path": "package.module.Class", "init_args": {...}}`` for a split.
+
+    Raises ValueError for a spec of another shape, TypeError for a class that is no TextEnv.
+    """
+    check_spec(spec)
+    module, _, name = spec["class_path"].rpartition(".")
+    found = getattr(importlib.import_module(module), name, None)
+    if not (isinstance(found, type) and issubclass(found, TextEnv)):
+        raise TypeError(f"class_path {spec['class_path']!r} names {found!r}; wanted a subclass of TextEnv")
+    return found(split, **(spec.get("init_args") or {}))  # type: ignore[call-arg]
+
+
+def check_spec(spec: Any, optional: tuple[str, ...] = ()) -> None:
+    """Refuse what does not name a class; `optional` lists further keys that may stand in it."""
+    known = {"class_path", "init_args", *optional}
+    if not isinstance(spec, dict) or "." not in str(spec.get("class_path")) or not spec.keys() <= known:
+        raise ValueError(
+            f"the environment {spec!r} cannot be built; wanted {{class_path: package.module.Class, init_args: {{...}}}}"
+            + "".join(f", and perhaps {key}" for key in optional)
+        )
+
+
+def import_extra(module: str, extra: str) -> Any:
+    """Import an optional package, naming the extra that brings it when it is not there."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+            raise  # the package is there and itself lacks something
+        raise ModuleNotFoundError(
+            f"this environment needs {module.split('.')[0]}: pip install 'paw-lightning[{extra}]'", name=error.name
+        ) from error
