@@ -27,7 +27,7 @@ class TextEnv(ABC):
 
     @abstractmethod
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        """Start task number ``seed`` and return its first observation and info.
+        """Start task number ``seed`` and return its first observation and info; beyond ``num_tasks`` start over.
 
         ``options["episode_seed"]`` seeds whatever is random *within* the episode, so that the k episodes of a group
         start alike and may still differ.

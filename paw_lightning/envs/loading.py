@@ -1,8 +1,11 @@
-"""Environments named in a configuration, and packages that only some of them need."""
+"""Environments named in a configuration, and what only some of them need."""
 
 from __future__ import annotations
 
 import importlib
+import os
+import shutil
+from pathlib import Path
 from typing import Any
 
 from paw_lightning.envs.base import TextEnv
@@ -41,3 +44,10 @@ def import_extra(module: str, extra: str) -> Any:
         raise ModuleNotFoundError(
             f"this environment needs {module.split('.')[0]}: pip install 'paw-lightning[{extra}]'", name=error.name
         ) from error
+
+
+def require_java() -> None:
+    """Refuse to go on without a Java machine; the packages that start one fail in less readable ways."""
+    home = os.environ.get("JAVA_HOME")
+    if shutil.which("java") is None and not (home and (Path(home) / "bin" / "java").exists()):
+        raise RuntimeError("this environment runs in a Java machine: apt-get install default-jre-headless")

@@ -23,6 +23,8 @@ MAX_ANSWER_BYTES = 64 * 2**20
 CLOSE_SECONDS = 3.0
 LOG_CHARACTERS = 600
 """How much of what a worker last wrote to its standard error goes into an error message."""
+_Call = tuple[str, list[Any], dict[str, Any]]
+"""Method, positional and named arguments."""
 
 
 class WorkerError(RuntimeError):
@@ -72,7 +74,7 @@ class WorkerEnv(TextEnv):
         self.settings = {"environment": environment, "split": split, "memory_limit_mb": memory_limit_mb}
         self.variables = {"OMP_NUM_THREADS": "1", **(variables or {})}
         self._worker: _Worker | None = None
-        self._begun: tuple[str, dict[str, Any]] | None = None
+        self._begun: _Call | None = None
 
     @property
     def num_tasks(self) -> int | None:  # type: ignore[override]
@@ -93,7 +95,7 @@ class WorkerEnv(TextEnv):
         """Send the reset, starting a process if none runs."""
         if self._begun is not None:
             self._kill()  # an unfinished call: nobody knows what it will do to the next episode
-        self._begin("reset", {"seed": seed, "options": options}, self.reset_timeout)
+        self._begin(("reset", [], {"seed": seed, "options": options}), self.reset_timeout)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start an episode in the worker.
@@ -101,9 +103,8 @@ class WorkerEnv(TextEnv):
         Raises:
             WorkerError: the worker failed and is gone.
         """
-        arguments = {"seed": seed, "options": options}
-        if self._begun != ("reset", arguments):
-            self.begin_reset(**arguments)  # type: ignore[arg-type]
+        if self._begun != ("reset", [], {"seed": seed, "options": options}):
+            self.begin_reset(seed=seed, options=options)
         observation, info = self._finish(2)
         return observation, info
 
@@ -111,7 +112,7 @@ class WorkerEnv(TextEnv):
         """Send the action; the clock of `step_timeout` starts."""
         if self._worker is None or self._begun is not None:
             raise RuntimeError("begin_step without a running episode: call reset() first, and step() after each")
-        self._begin("step", {"action": action}, self.step_timeout)
+        self._begin(("step", [action], {}), self.step_timeout)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Play one action in the worker.
@@ -121,7 +122,7 @@ class WorkerEnv(TextEnv):
         """
         if self._begun is None:
             self.begin_step(action)
-        if self._begun != ("step", {"action": action}):
+        if self._begun != ("step", [action], {}):
             raise RuntimeError(f"step({action!r}) after the beginning of {self._begun}: finish that one first")
         observation, reward, terminated, truncated, info = self._finish(5)
         return observation, reward, terminated, truncated, info
@@ -137,9 +138,9 @@ class WorkerEnv(TextEnv):
             self._worker = _Worker(self.settings, self.variables, self.reset_timeout)
         return self._worker
 
-    def _begin(self, method: str, arguments: dict[str, Any], seconds: float) -> None:
-        self._running().send(method, arguments, seconds)
-        self._begun = (method, arguments)
+    def _begin(self, call: _Call, seconds: float) -> None:
+        self._running().send(call, seconds)
+        self._begun = call
 
     def _finish(self, length: int) -> list[Any]:
         assert self._worker is not None and self._begun is not None
@@ -171,7 +172,7 @@ class _Worker:
         # Not multiprocessing: its "fork" copies torch's threads, its "spawn" imports the main program anew, and its
         # pipes break when an environment replaces standard output.
         self.process = subprocess.Popen(
-            [sys.executable, worker_process.__file__, argument],
+            [sys.executable, "-P", worker_process.__file__, argument],
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=self.log,
@@ -186,14 +187,14 @@ class _Worker:
         """Number, deadline and seconds of every request that has no answer yet."""
         self.sent = 0
         self.num_tasks: int | None = None
-        self.send("build", {}, build_seconds)
+        self.send(("build", [], {}), build_seconds)
 
-    def send(self, method: str, arguments: dict[str, Any], seconds: float) -> None:
+    def send(self, call: _Call, seconds: float) -> None:
         """Send one request. A worker that is gone is noticed when its answer is waited for."""
         self.sent += 1
         self.waiting.append((self.sent, time.monotonic() + seconds, seconds))
-        line = json.dumps([self.sent, method, arguments, seconds]).encode() + b"\n"
-        if method == "reset":
+        line = json.dumps([self.sent, *call, seconds]).encode() + b"\n"
+        if call[0] == "reset":
             self.log.truncate(0)  # so that a talkative environment does not fill the disk
         with suppress(OSError):
             self.socket.settimeout(seconds)

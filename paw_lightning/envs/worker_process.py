@@ -59,28 +59,28 @@ def die_with_parent(channel: socket.socket, parent: int) -> None:
 
 
 def serve(channel: socket.socket, settings: dict[str, Any]) -> None:
-    """Answer requests ``[number, method, arguments, seconds]`` with ``[number, result, error]``."""
+    """Answer requests ``[number, method, positional, named, seconds]`` with ``[number, result, error]``."""
     from paw_lightning.envs.loading import build_environment
 
     env: Any = None
 
-    def call(method: str, arguments: dict[str, Any]) -> Any:
+    def call(method: str, positional: list[Any], named: dict[str, Any]) -> Any:
         nonlocal env
         if method == "build":
             env = build_environment(settings["environment"], settings["split"])
             return env.num_tasks
-        observation, *rest = getattr(env, method)(**arguments)
+        observation, *rest = getattr(env, method)(*positional, **named)
         if not isinstance(observation, str):
             raise TypeError(f"observation of type {type(observation).__name__}; wanted a str")
         return [observation, *rest]
 
     for line in channel.makefile("rb"):
-        number, method, arguments, seconds = json.loads(line)
+        number, method, positional, named, seconds = json.loads(line)
         # The parent kills a call that takes too long. Should it be gone and the watching thread be kept from running
         # by code that never lets go of the interpreter, the kernel does.
         signal.setitimer(signal.ITIMER_REAL, seconds + GRACE_SECONDS)
         try:
-            answer = json.dumps([number, call(method, arguments), None], default=plain)
+            answer = json.dumps([number, call(method, positional, named), None], default=plain)
         except Exception as error:  # the environment is foreign code: anything may come
             answer = json.dumps([number, None, f"{type(error).__name__}: {error}"])
         signal.setitimer(signal.ITIMER_REAL, 0)
