@@ -18,7 +18,7 @@ from paw_lightning.datamodule import RolloutDataModule, Split
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.module import PaWModule
 from paw_lightning.rollouts import scoring
-from paw_lightning.rollouts.collector import Collector, PlayedGroups, close_quietly, timed
+from paw_lightning.rollouts.collector import Collector, PlayedGroups, timed
 from paw_lightning.rollouts.sampler import NativeSampler
 from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder
 from paw_lightning.types import Episode, Rollout, RolloutGroup
@@ -154,7 +154,7 @@ class EnvironmentLoop(L.Callback):
         if split not in self.task_counts:
             env = self.environment(split)
             self.task_counts[split] = env.num_tasks
-            close_quietly(env)  # a worker that only counts would cost a process
+            self._collector(split).keep(env)  # it may be a process that took seconds to start
         return self.task_counts[split]
 
     def collect(self, iteration: int, task_seeds: list[int], group_size: int) -> Rollout:

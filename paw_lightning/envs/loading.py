@@ -6,17 +6,29 @@ import importlib
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from paw_lightning.envs.base import TextEnv
 
 
-def build_environment(spec: dict[str, Any], split: str) -> TextEnv:
+class EnvironmentSpec(TypedDict, total=False):
+    """An environment as a configuration names it.
+
+    Its arguments are typed as a bare ``dict``: the command line would build the environments that it finds in anything
+    more telling, and these have to be built elsewhere or later.
+    """
+
+    class_path: str
+    init_args: dict  # type: ignore[type-arg]
+    weight: float
+
+
+def build_environment(spec: Any, split: str) -> TextEnv:
     """Build ``{"class_path": "package.module.Class", "init_args": {...}}`` for a split.
 
     Raises ValueError for a spec of another shape, TypeError for a class that is no TextEnv.
     """
-    check_spec(spec)
+    spec = plain_spec(spec)
     module, _, name = spec["class_path"].rpartition(".")
     found = getattr(importlib.import_module(module), name, None)
     if not (isinstance(found, type) and issubclass(found, TextEnv)):
@@ -24,14 +36,27 @@ def build_environment(spec: dict[str, Any], split: str) -> TextEnv:
     return found(split, **(spec.get("init_args") or {}))  # type: ignore[call-arg]
 
 
-def check_spec(spec: Any, optional: tuple[str, ...] = ()) -> None:
-    """Refuse what does not name a class; `optional` lists further keys that may stand in it."""
+def plain_spec(spec: Any, optional: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The spec with every namespace of the command line in it made a dictionary; `optional` lists further keys.
+
+    Raises ValueError for what does not name a class.
+    """
+    spec = _plain(spec)
     known = {"class_path", "init_args", *optional}
     if not isinstance(spec, dict) or "." not in str(spec.get("class_path")) or not spec.keys() <= known:
         raise ValueError(
             f"the environment {spec!r} cannot be built; wanted {{class_path: package.module.Class, init_args: {{...}}}}"
             + "".join(f", and perhaps {key}" for key in optional)
         )
+    return spec
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "as_dict"):
+        value = value.as_dict()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def import_extra(module: str, extra: str) -> Any:

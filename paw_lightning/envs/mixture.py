@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
 from fractions import Fraction
 from typing import Any
 
 from paw_lightning.envs.base import TextEnv
-from paw_lightning.envs.loading import build_environment, check_spec
+from paw_lightning.envs.loading import EnvironmentSpec, build_environment, plain_spec
 
 
 class MixtureEnv(TextEnv):
@@ -25,15 +26,15 @@ class MixtureEnv(TextEnv):
         ValueError: no environment, one that cannot be built, or a weight that is not positive.
     """
 
-    def __init__(self, split: str = "train", *, environments: dict[str, dict[str, Any]]) -> None:
+    def __init__(self, split: str = "train", *, environments: dict[str, EnvironmentSpec]) -> None:
         if not environments:
             raise ValueError("environments is empty; wanted {name: {class_path: ..., weight: ...}}")
-        for name, spec in environments.items():
-            check_spec(spec, ("weight",))
-            if not name or "/" in name or not float(spec.get("weight", 1.0)) > 0:
-                raise ValueError(f"environments.{name} is {spec!r}; wanted a plain name and a positive weight")
-        self._split, self._specs = split, environments
-        self._shares = shares({name: float(spec.get("weight", 1.0)) for name, spec in environments.items()})
+        specs = {name: plain_spec(spec, ("weight",)) for name, spec in environments.items()}
+        weights = {name: float(spec.pop("weight", 1.0)) for name, spec in specs.items()}
+        for name, weight in weights.items():
+            if not name or "/" in name or not 0 < weight < math.inf:
+                raise ValueError(f"environments.{name} has the weight {weight}; wanted a plain name, a positive weight")
+        self._split, self._specs, self._shares = split, specs, shares(weights)
         self._built: dict[str, TextEnv] = {}
         self._random = random.Random(f"{split} task order")
         self._current: TextEnv | None = None
@@ -72,8 +73,7 @@ class MixtureEnv(TextEnv):
         """Name, environment (built when it is first needed) and the environment's own task number."""
         name, number = assign(seed, self._shares)
         if name not in self._built:
-            spec = {key: value for key, value in self._specs[name].items() if key != "weight"}
-            self._built[name] = build_environment(spec, self._split)
+            self._built[name] = build_environment(self._specs[name], self._split)
         return name, self._built[name], number
 
 

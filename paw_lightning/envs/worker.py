@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from paw_lightning.envs import worker_process
 from paw_lightning.envs.base import TextEnv
-from paw_lightning.envs.loading import check_spec
+from paw_lightning.envs.loading import EnvironmentSpec, plain_spec
 
 MAX_ANSWER_BYTES = 64 * 2**20
 CLOSE_SECONDS = 3.0
@@ -59,19 +59,18 @@ class WorkerEnv(TextEnv):
         self,
         split: str = "train",
         *,
-        environment: dict[str, Any],
+        environment: EnvironmentSpec,
         step_timeout: float = 60.0,
         reset_timeout: float = 300.0,
         memory_limit_mb: float | None = None,
         variables: dict[str, str] | None = None,
     ) -> None:
-        check_spec(environment)
         limits = {"step_timeout": step_timeout, "reset_timeout": reset_timeout, "memory_limit_mb": memory_limit_mb}
         for name, value in limits.items():
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} is {value}; wanted a positive number")
         self.step_timeout, self.reset_timeout = step_timeout, reset_timeout
-        self.settings = {"environment": environment, "split": split, "memory_limit_mb": memory_limit_mb}
+        self.settings = {"environment": plain_spec(environment), "split": split, "memory_limit_mb": memory_limit_mb}
         self.variables = {"OMP_NUM_THREADS": "1", **(variables or {})}
         self._worker: _Worker | None = None
         self._begun: _Call | None = None

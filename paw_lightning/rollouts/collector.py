@@ -148,6 +148,10 @@ class Collector:
         kept = [group for g, group in enumerate(groups) if g not in failed]
         return PlayedGroups(kept, list(failed.values()), seconds, sum(seat.attempts > 0 for seat in seats))
 
+    def keep(self, env: TextEnv) -> None:
+        """Take over an environment that nobody plays in."""
+        self._idle.append(env)
+
     def close(self) -> None:
         """Close every environment."""
         while self._idle:
