@@ -73,7 +73,6 @@ class OpenEnvEnv(TextEnv):
 
     def close(self) -> None:
         """End the session."""
-        self._socket.send(json.dumps({"type": "close"}))
         self._socket.close()
 
     def _send(self, message: dict[str, Any]) -> None:

@@ -52,7 +52,11 @@ def test_a_part_plays_as_it_would_alone() -> None:
     observation, info = env.reset(seed=0)
     alone = HouseholdEnv("val", num_tasks=3, success_reward=5.0)
     expected, theirs = alone.reset(seed=0)
-    assert (observation, info["max_reward"], info["admissible_commands"]) == (expected, 5.0, theirs["admissible_commands"])
+    assert (observation, info["max_reward"], info["admissible_commands"]) == (
+        expected,
+        5.0,
+        theirs["admissible_commands"],
+    )
     assert (info["environment"], info["group_key"]) == ("house", "house/val/0")
     for command in alone.expert_plan():
         assert env.step(command)[:4] == alone.step(command)[:4]
