@@ -11,10 +11,11 @@ import pytest
 from paw_lightning.envs import HouseholdEnv, WorkerEnv
 from tests.envs.test_household_official import official, recordings  # noqa: F401 - fixtures
 
-GAMES = 6
+GAMES = 3
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_both_engines_answer_alike(request: pytest.FixtureRequest) -> None:
     """Random admissible commands with some nonsense, then the stored solution from a fresh start."""
     if importlib.util.find_spec("alfworld") is None:
