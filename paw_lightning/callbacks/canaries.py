@@ -15,7 +15,7 @@ from paw_lightning.callbacks import canary_checks as checks
 from paw_lightning.callbacks.base import RolloutCallback
 from paw_lightning.callbacks.environment_loop import EnvironmentLoop
 from paw_lightning.module import PaWModule
-from paw_lightning.rollouts.collector import Sampler
+from paw_lightning.rollouts.sampler import Sampler
 from paw_lightning.types import Minibatch, Rollout, Transition
 
 

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from paw_lightning.module import PaWModule
-from paw_lightning.rollouts.collector import Sampler
-from paw_lightning.rollouts.sampler import Generation
+from paw_lightning.rollouts.sampler import Generation, Sampler
 from paw_lightning.seeding import uniforms
 from paw_lightning.types import Minibatch, Transition
 

@@ -20,7 +20,7 @@ from paw_lightning.datamodule import RolloutDataModule, Split
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.module import PaWModule
 from paw_lightning.rollouts import scoring
-from paw_lightning.rollouts.collector import Collector, PlayedGroups, close_quietly, timed
+from paw_lightning.rollouts.collector import Collector, PlayedGroups, timed
 from paw_lightning.rollouts.dynamic_sampling import UsefulGroups, play_useful, without_variance
 from paw_lightning.rollouts.layouts import LayoutName
 from paw_lightning.rollouts.sampler import NativeSampler
@@ -49,6 +49,8 @@ class EnvironmentLoop(L.Callback):
             teach a text that nobody wrote).
         temperature: of sampling in training, above 0; the policy loss uses the same distribution.
         validation_temperature: of sampling in `validate` and `test`; 0 is greedy.
+        episode_retries: how often an episode whose environment failed is played again from its start with the same
+            seeds (choice); after that its whole group is dropped.
         old_logprobs: `sampler` takes those recorded while sampling; `trainer` recomputes them in one more pass.
         scoring_tokens: padded tokens per no-grad batch.
     """
@@ -65,6 +67,7 @@ class EnvironmentLoop(L.Callback):
         max_observation_tokens: int = 512,
         temperature: float = 1.0,
         validation_temperature: float = 1.0,
+        episode_retries: int = 1,
         old_logprobs: Literal["sampler", "trainer"] = "sampler",
         scoring_tokens: int = 32_768,
     ) -> None:
@@ -91,6 +94,9 @@ class EnvironmentLoop(L.Callback):
             raise ValueError(f"rollout.temperature is {temperature}; wanted above 0: a greedy policy cannot explore")
         if not validation_temperature >= 0:
             raise ValueError(f"rollout.validation_temperature is {validation_temperature}; wanted at least 0")
+        if episode_retries < 0:
+            raise ValueError(f"rollout.episode_retries is {episode_retries}; wanted at least 0")
+        self.episode_retries = episode_retries
         self.environment, self.prompt, self.advantage = environment, prompt, advantage or GRPO()
         self.layout = layout
         self.inadmissible_action_penalty = inadmissible_action_penalty
@@ -101,7 +107,8 @@ class EnvironmentLoop(L.Callback):
         self.rollout_metrics: dict[str, float] | None = None
         self.dropped_evaluations = 0
         self.collectors: dict[Split, Collector] = {}
-        self.environments: dict[Split, TextEnv] = {}
+        self.task_counts: dict[Split, int | None] = {}
+        self.evaluations: dict[str, list[Episode]] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Attach to the datamodule as its source of rollouts."""
@@ -172,16 +179,15 @@ class EnvironmentLoop(L.Callback):
         """Close every environment."""
         for collector in self.collectors.values():
             collector.close()
-        for env in self.environments.values():
-            close_quietly(env)
         self.collectors.clear()
-        self.environments.clear()
 
     def num_tasks(self, split: Split) -> int | None:
         """How many tasks the environment's split holds; None when they never end."""
-        if split not in self.environments:
-            self.environments[split] = self.environment(split)
-        return getattr(self.environments[split], "num_tasks", None)
+        if split not in self.task_counts:
+            env = self.environment(split)
+            self.task_counts[split] = env.num_tasks
+            self._collector(split).keep(env)  # it may be a process that took seconds to start
+        return self.task_counts[split]
 
     def collect(self, iteration: int, task_seeds: list[int], group_size: int) -> Rollout:
         """Play one iteration, score it, and let the other callbacks write their fields."""
@@ -191,6 +197,7 @@ class EnvironmentLoop(L.Callback):
         rollout = Rollout(iteration, played.groups, len(played.failures), dict(played.seconds))
         overlong = [t for t in rollout.transitions if t.predictable and t.observation_text and not t.observation_ids]
         rollout.metrics["rollout/overlong_observations"] = float(len(overlong))
+        rollout.metrics["rollout/retried_episodes"] = float(played.retried_episodes)
         with timed(rollout.seconds, "scoring"), self._precision():
             self._score(rollout)
         self._write_advantages(rollout)
@@ -233,6 +240,9 @@ class EnvironmentLoop(L.Callback):
         """Play unseen tasks once each; the same seeds give the same episodes at every call with equal weights."""
         played = self._play(split, task_seeds, 1, self.validation_temperature, (0,))
         self.dropped_evaluations += len(played.failures)
+        for group in played.groups:
+            if group.environment:
+                self.evaluations.setdefault(f"{split}/{group.environment}", []).extend(group.episodes)
         return [episode for group in played.groups for episode in group.episodes]
 
     def _play_useful(self, iteration: int, task_seeds: list[int], group_size: int) -> UsefulGroups:
@@ -285,6 +295,7 @@ class EnvironmentLoop(L.Callback):
                 layout=self.layout,
                 counterfactuals=split == "train"
                 and any(callback.needs_counterfactuals for callback in rollout_callbacks(self.trainer)),
+                episode_retries=self.episode_retries,
             )
         return self.collectors[split]
 
@@ -328,14 +339,20 @@ class EnvironmentLoop(L.Callback):
         self.rollout_metrics = None
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log how many tasks were lost: the success rate is over the others."""
-        pl_module.log("val/dropped_tasks", float(self.dropped_evaluations), sync_dist=True)
-        self.dropped_evaluations = 0
+        """Log how many tasks were lost (the success rate is over the others), and a mixture's parts."""
+        self._log_evaluation("val", pl_module)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log how many tasks were lost: the success rate is over the others."""
-        pl_module.log("test/dropped_tasks", float(self.dropped_evaluations), sync_dist=True)
+        """Log how many tasks were lost (the success rate is over the others), and a mixture's parts."""
+        self._log_evaluation("test", pl_module)
+
+    def _log_evaluation(self, split: Split, pl_module: L.LightningModule) -> None:
+        metrics = {f"{split}/dropped_tasks": float(self.dropped_evaluations)}
+        for prefix, episodes in self.evaluations.items():
+            metrics.update(outcome_metrics(prefix, episodes))
+        pl_module.log_dict(metrics, sync_dist=True)
         self.dropped_evaluations = 0
+        self.evaluations.clear()
 
 
 def rollout_metrics(rollout: Rollout) -> dict[str, float]:
@@ -343,10 +360,14 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
     episodes, transitions, groups = rollout.episodes, rollout.transitions, rollout.groups
     won = [all(e.won for e in g.episodes) for g in groups]
     lost = [not any(e.won for e in g.episodes) for g in groups]
+    parts: dict[str, float] = {}
+    for name in sorted({g.environment for g in groups} - {""}):
+        parts.update(
+            outcome_metrics(f"rollout/{name}", [e for g in groups if g.environment == name for e in g.episodes])
+        )
     return {
-        "rollout/return": _mean(e.episode_return for e in episodes),
-        "rollout/success_rate": _mean(e.won for e in episodes),
-        "rollout/episode_length": _mean(len(e.transitions) for e in episodes),
+        **outcome_metrics("rollout", episodes),
+        **parts,
         "rollout/valid_action_rate": _mean(t.admissible for t in transitions),
         "rollout/well_formed_rate": _mean(t.well_formed for t in transitions),
         "rollout/truncated_action_rate": _mean(t.truncated for t in transitions),
@@ -355,6 +376,15 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
         "rollout/all_fail_groups": _mean(lost),
         "rollout/all_success_groups": _mean(won),
         "rollout/dropped_groups": float(rollout.dropped_groups),
+    }
+
+
+def outcome_metrics(prefix: str, episodes: list[Episode]) -> dict[str, float]:
+    """How episodes went, under names that begin with `prefix`."""
+    return {
+        f"{prefix}/return": _mean(e.episode_return for e in episodes),
+        f"{prefix}/success_rate": _mean(e.won for e in episodes),
+        f"{prefix}/episode_length": _mean(len(e.transitions) for e in episodes),
     }
 
 

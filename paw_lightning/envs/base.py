@@ -20,6 +20,7 @@ class TextEnv(ABC):
     - ``admissible_action`` (step): the world reacted to the action just played. Without it, an action is admissible if
       it is among the ``admissible_commands``; a world that takes free text (a search) has to say it.
     - ``won`` (step): the task is solved.
+    - ``environment`` (reset): which environment of a mixture the episode is played in.
     - ``nuisance_spans`` (reset, step): character spans ``[(start, end), ...]`` of the observation that
       nobody can predict.
     - ``predictable`` (step): False where the observation as a whole is no target for a world model, such as a last page
@@ -31,11 +32,21 @@ class TextEnv(ABC):
 
     @abstractmethod
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        """Start task number ``seed`` and return its first observation and info.
+        """Start task number ``seed`` and return its first observation and info; beyond ``num_tasks`` start over.
 
         ``options["episode_seed"]`` seeds whatever is random *within* the episode, so that the k episodes of a group
         start alike and may still differ.
         """
+
+    def begin_reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> None:  # noqa: B027
+        """Set a reset going without waiting for it; the :meth:`reset` that follows with the same arguments returns it.
+
+        The collector begins all environments before it waits for the first, so that those which work outside this
+        process work side by side. An environment that computes in this process leaves it alone.
+        """
+
+    def begin_step(self, action: str) -> None:  # noqa: B027 - see begin_reset
+        """Set a step going without waiting for it; the :meth:`step` that follows with the same action returns it."""
 
     @abstractmethod
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:

@@ -12,14 +12,24 @@ from typing import Any
 import torch
 
 from paw_lightning.envs.base import TextEnv
-from paw_lightning.rollouts.layouts import LAYOUTS, Context, Layout, LayoutName
+from paw_lightning.rollouts.layouts import LAYOUTS, Context, LayoutName
+from paw_lightning.rollouts.players import (
+    EpisodeError,
+    Player,
+    Seat,
+    check_info,
+    check_observation,
+    close_quietly,
+    describe,
+    take_seats,
+    was_admissible,
+)
 from paw_lightning.rollouts.sampler import Generation, Sampler, SessionSampler
 from paw_lightning.seeding import stable_seed, uniforms
 from paw_lightning.tokenization import ParsedAction, PromptBuilder, PromptTooLongError, parse_action
 from paw_lightning.types import Episode, RolloutGroup, Transition
 
 logger = logging.getLogger(__name__)
-
 
 Progress = Callable[[int, int], None]
 """Called with (finished episodes, all episodes) after every turn."""
@@ -34,25 +44,15 @@ class PlayedGroups:
     """One message for each group dropped because one of its episodes could not be played to its end."""
     seconds: dict[str, float]
     """Wall clock in "environment", "tokenization" and "generation"."""
-
-
-@dataclass
-class _Player:
-    """One running episode with its environment."""
-
-    env: TextEnv
-    group: int
-    episode: Episode
-    observation: str
-    admissible: list[str] | None
-    layout: Layout
-    done: bool = False
+    retried_episodes: int = 0
+    """Episodes that were started again because their environment failed."""
 
 
 @dataclass
 class _Play:
     """What all turns of one call of `play` share."""
 
+    groups: list[RolloutGroup]
     sampler: Sampler
     temperature: float
     seed: Sequence[int | str]
@@ -61,15 +61,12 @@ class _Play:
     seconds: dict[str, float]
 
 
-class EpisodeError(RuntimeError):
-    """An environment misbehaved; the episode, and with it its whole group, is lost."""
-
-
 class Collector:
     """Plays groups with one sampler and any number of copies of one environment.
 
-    A failing environment costs its whole group, never half of one: statistics over the survivors of a group would be
-    biased towards whatever does not crash.
+    An episode whose environment fails is played again from its start, in a new environment and with the same seeds, up
+    to `episode_retries` times; other seeds would favour episodes that happen not to fail. Then its whole group is
+    dropped, never half of it: statistics over the survivors would be biased towards whatever does not crash.
     """
 
     def __init__(
@@ -84,6 +81,7 @@ class Collector:
         stop_token_ids: Sequence[int],
         layout: LayoutName = "step",
         counterfactuals: bool = False,
+        episode_retries: int = 0,
     ) -> None:
         self.make_env = make_env
         self.prompts = prompts
@@ -95,6 +93,7 @@ class Collector:
         self.layout = layout
         self.counterfactuals = counterfactuals
         """Record with each turn the answer to another admissible action, drawn at random."""
+        self.episode_retries = episode_retries
         self._idle: list[TextEnv] = []
 
     def play(
@@ -113,72 +112,95 @@ class Collector:
         An episode whose next decision context is too long ends there, as at max_steps; at its first turn there is
         nothing to keep, and its group is lost.
         """
-        seconds: dict[str, float] = defaultdict(float)
-        failed: dict[int, str] = {}
+        groups, seats = take_seats(task_seeds, group_size)
         sampler = self.sampler
         if self.layout == "episode" and isinstance(sampler, SessionSampler):
             sampler = sampler.session()
-        play = _Play(sampler, temperature, seed, failed, seconds)
-        with timed(seconds, "environment"):
-            groups, players = self._start(task_seeds, group_size, seed, failed)
-        for turn in range(self.max_steps):
-            active = [p for p in players if not p.done and p.group not in failed]
-            if not active:
-                break
-            self._play_turn(active, turn, play)
+        play = _Play(groups, sampler, temperature, seed, {}, defaultdict(float))
+        while active := [seat for seat in seats if not seat.done and seat.group not in play.failed]:
+            with timed(play.seconds, "environment"):
+                self._start([seat for seat in active if seat.player is None], play)
+            self._play_turn([s.player for s in active if s.player is not None and s.group not in play.failed], play)
+            for seat in active:
+                if seat.player is not None and seat.player.failure is not None:
+                    self._fail(seat, seat.player.failure, play.failed)
             if progress:
-                progress(sum(p.done or p.group in failed for p in players), len(players))
-        for p in players:
-            # What an environment is worth after a failure of its group nobody knows: the next group gets a new one.
-            (close_quietly if p.group in failed else self._idle.append)(p.env)
-        for g, message in failed.items():
-            logger.warning("dropped the whole group of task %s: %s", task_seeds[g], message)
-        kept = [group for g, group in enumerate(groups) if g not in failed]
-        return PlayedGroups(kept, list(failed.values()), seconds)
+                progress(sum(seat.done or seat.group in play.failed for seat in seats), len(seats))
+        return self._gather(task_seeds, seats, play)
+
+    def keep(self, env: TextEnv) -> None:
+        """Take over an environment that nobody plays in."""
+        self._idle.append(env)
 
     def close(self) -> None:
         """Close every environment."""
         while self._idle:
             close_quietly(self._idle.pop())
 
-    def _start(
-        self, task_seeds: Sequence[int], group_size: int, seed: Sequence[int | str], failed: dict[int, str]
-    ) -> tuple[list[RolloutGroup], list[_Player]]:
-        groups: list[RolloutGroup] = []
-        players: list[_Player] = []
-        earlier: dict[int, int] = defaultdict(int)  # a task played twice has members 0..k-1, then k..2k-1
-        for g, task_seed in enumerate(task_seeds):
-            group = RolloutGroup(group_key=str(task_seed), max_return=None, episodes=[])
-            groups.append(group)
-            first = earlier[task_seed]
-            earlier[task_seed] += group_size
-            for member in range(first, first + group_size):
-                env = None
-                try:
-                    env = self._idle.pop() if self._idle else self.make_env()
-                    options = {"episode_seed": stable_seed(*seed, task_seed, member)}
-                    observation, info = env.reset(seed=task_seed, options=options)
-                    _check_observation(observation, False)
-                    admissible = _check_info(info)
-                except Exception as error:  # the environment is foreign code: anything may come
-                    failed[g] = _describe(env, "reset", error)
-                    if env is not None:
-                        close_quietly(env)
-                    break
-                task = str(info.get("task", ""))
-                group.group_key = str(info.get("group_key", task_seed))
-                group.max_return = info.get("max_reward")
-                episode = Episode(task_seed, member, task)
-                group.episodes.append(episode)
-                layout = LAYOUTS[self.layout](self.prompts, task, observation, self.max_observation_tokens)
-                players.append(_Player(env, g, episode, observation, admissible, layout))
-        return groups, players
+    def _gather(self, task_seeds: Sequence[int], seats: list[Seat], play: _Play) -> PlayedGroups:
+        """Hand out the groups that are whole, and keep the environments for the next."""
+        self._idle += [seat.env for seat in seats if seat.env is not None]
+        for g, message in play.failed.items():
+            logger.warning("dropped the whole group of task %s: %s", task_seeds[g], message)
+        for seat in seats:
+            if seat.group not in play.failed:
+                assert seat.player is not None
+                play.groups[seat.group].episodes.append(seat.player.episode)
+        kept = [group for g, group in enumerate(play.groups) if g not in play.failed]
+        retried = sum(seat.attempts > 0 for seat in seats)
+        return PlayedGroups(kept, list(play.failed.values()), play.seconds, retried)
 
-    def _play_turn(self, active: list[_Player], turn: int, play: _Play) -> None:
+    def _start(self, seats: list[Seat], play: _Play) -> None:
+        """Seat a player at the start of each seat's episode; all resets begin before the first is waited for."""
+        errors: dict[Seat, EpisodeError] = {}
+        options = {seat: {"episode_seed": stable_seed(*play.seed, seat.task_seed, seat.member)} for seat in seats}
+        for seat in seats:
+            try:
+                # A second attempt gets a new environment: what an old one is worth after a failure nobody knows.
+                seat.env = self._idle.pop() if self._idle and not seat.attempts else self.make_env()
+                seat.env.begin_reset(seed=seat.task_seed, options=options[seat])
+            except Exception as error:  # the environment is foreign code: anything may come
+                errors[seat] = EpisodeError(describe(seat.env, "reset", error))
+        for seat in seats:
+            if seat not in errors:
+                try:
+                    seat.player = self._reset(seat, play.groups[seat.group], options[seat])
+                except EpisodeError as error:
+                    errors[seat] = error
+        for seat in errors:
+            self._fail(seat, errors[seat], play.failed)
+
+    def _reset(self, seat: Seat, group: RolloutGroup, options: dict[str, Any]) -> Player:
+        assert seat.env is not None
+        try:
+            observation, info = seat.env.reset(seed=seat.task_seed, options=options)
+            check_observation(observation, False)
+            admissible = check_info(info)
+        except Exception as error:  # the environment is foreign code: anything may come
+            raise EpisodeError(describe(seat.env, "reset", error)) from error
+        group.group_key = str(info.get("group_key", seat.task_seed))
+        group.max_return = info.get("max_reward")
+        group.environment = str(info.get("environment", ""))
+        episode = Episode(seat.task_seed, seat.member, str(info.get("task", "")))
+        layout = LAYOUTS[self.layout](self.prompts, episode.task, observation, self.max_observation_tokens)
+        return Player(seat.env, episode, observation, admissible, layout)
+
+    def _fail(self, seat: Seat, error: EpisodeError, failed: dict[int, str]) -> None:
+        """Clear a seat for the next attempt, or give its group up when there is none."""
+        if seat.env is not None:
+            close_quietly(seat.env)
+        seat.env = seat.player = None
+        if error.retry and seat.attempts < self.episode_retries and seat.group not in failed:
+            seat.attempts += 1
+            logger.warning("playing an episode of task %s again: %s", seat.task_seed, error)
+        else:
+            failed.setdefault(seat.group, str(error))
+
+    def _play_turn(self, active: list[Player], play: _Play) -> None:
         with timed(play.seconds, "tokenization"):
-            ready = [(p, context) for p in active if (context := self._context(p, play.failed))]
+            ready = [(p, context) for p in active if (context := self._context(p))]
             noise = [
-                uniforms(self.max_action_tokens, *play.seed, p.episode.task_seed, p.episode.member, turn)
+                uniforms(self.max_action_tokens, *play.seed, p.episode.task_seed, p.episode.member, p.turn)
                 for p, _ in ready
             ]
         if not ready:
@@ -190,47 +212,63 @@ class Collector:
                 max_new_tokens=self.max_action_tokens,
                 uniforms=torch.stack(noise),
             )
-        for (p, context), generation in zip(ready, generations, strict=True):
-            if p.group in play.failed:
-                continue
-            with timed(play.seconds, "environment"):
-                try:
-                    self._act(p, context, generation, play.seed)
-                except EpisodeError as error:
-                    play.failed[p.group] = str(error)
+        with timed(play.seconds, "tokenization"):
+            actions = [self._parse(generation) for generation in generations]
+        with timed(play.seconds, "environment"):
+            others = [self._begin(p, action, play.seed) for (p, _), action in zip(ready, actions, strict=True)]
+            for (p, context), generation, action, other in zip(ready, generations, actions, others, strict=True):
+                if p.failure is None:
+                    self._act(p, context, generation, action, other)
         with timed(play.seconds, "tokenization"):
             for p, _ in ready:
-                if p.group not in play.failed:
+                if p.failure is None:
                     p.layout.record(p.episode.transitions[-1], p.admissible or [])
 
-    def _context(self, p: _Player, failed: dict[int, str]) -> Context | None:
+    def _context(self, p: Player) -> Context | None:
         """The player's decision context; None when it has none, which ends its episode or costs its group."""
         try:
             return p.layout.context(p.observation, p.admissible or [])
         except ValueError as error:
-            if isinstance(error, PromptTooLongError) and p.episode.transitions:
+            if isinstance(error, PromptTooLongError) and p.turn:
                 p.done = p.episode.overflowed = True
             else:
-                failed[p.group] = str(error)
+                p.failure = EpisodeError(str(error), retry=False)
             return None
 
-    def _act(self, p: _Player, context: Context, generation: Generation, seed: Sequence[int | str]) -> None:
-        """Send one action to one environment and record the transition."""
-        tokenizer = self.prompts.chat.tokenizer
+    def _parse(self, generation: Generation) -> ParsedAction:
         words = [i for i in generation.token_ids if i not in self.stop_token_ids]
-        action = parse_action(tokenizer.decode(words, skip_special_tokens=True), self.prompts.prompt.action_format)
-        counterfactual = self._peek(p, action.text, seed) if self.counterfactuals else None
+        text = self.prompts.chat.tokenizer.decode(words, skip_special_tokens=True)
+        return parse_action(text, self.prompts.prompt.action_format)
+
+    def _begin(self, p: Player, action: ParsedAction, seed: Sequence[int | str]) -> str | None:
+        """Set a step going, as environments outside this process work side by side; returns the counterfactual."""
+        try:
+            # Before the step: a worker can only do one thing at a time.
+            other = self._peek(p, action.text, seed) if self.counterfactuals else None
+            p.env.begin_step(action.text)
+            return other
+        except NotImplementedError:
+            raise  # not a broken episode but a setting that this environment cannot meet: no group could be played
+        except Exception as error:  # the environment is foreign code: anything may come
+            p.failure = EpisodeError(describe(p.env, f"step({action.text!r})", error))
+            return None
+
+    def _act(
+        self, p: Player, context: Context, generation: Generation, action: ParsedAction, other: str | None
+    ) -> None:
+        """Take one environment's answer and record the transition, or why there is none."""
         try:
             observation, reward, terminated, truncated, info = p.env.step(action.text)
             done = bool(terminated or truncated)
-            _check_observation(observation, done)
-            admissible = _check_info(info)
+            check_observation(observation, done)
+            admissible = check_info(info)
             nuisance_spans = [(int(start), int(stop)) for start, stop in info.get("nuisance_spans", [])]
             reward = float(reward)
             if reward != reward or reward in (float("inf"), float("-inf")):
                 raise ValueError(f"reward {reward!r}; wanted a finite number")
         except Exception as error:  # the environment is foreign code: anything may come
-            raise EpisodeError(_describe(p.env, f"step({action.text!r})", error)) from error
+            p.failure = EpisodeError(describe(p.env, f"step({action.text!r})", error))
+            return
         p.episode.transitions.append(
             Transition(
                 prompt_ids=context.prompt_ids,
@@ -244,20 +282,21 @@ class Collector:
                 anchor=p.observation,
                 reward=reward,
                 well_formed=action.well_formed,
-                admissible=_was_admissible(action, p.admissible, info),
+                admissible=was_admissible(action, p.admissible, info),
                 truncated=not generation.stopped,
                 turn_ids=context.turn_ids,
                 dropped_turns=context.dropped_turns,
                 predictable=bool(info.get("predictable", True)),
                 nuisance_spans=nuisance_spans,
-                counterfactual_ids=None if counterfactual is None else self._fitting(counterfactual),
+                counterfactual_ids=None if other is None else self._fitting(other),
             )
         )
         p.observation, p.admissible = observation, admissible
-        p.done, p.episode.finished = done, done
+        p.episode.finished = done
+        p.done = done or p.turn == self.max_steps
         p.episode.won = p.episode.won or bool(info.get("won", False))
 
-    def _peek(self, p: _Player, taken: str, seed: Sequence[int | str]) -> str | None:
+    def _peek(self, p: Player, taken: str, seed: Sequence[int | str]) -> str | None:
         """The answer to another admissible action than the one taken; None where there is no other."""
         others = sorted(set(p.admissible or []) - {taken})
         if p.admissible is None:
@@ -267,61 +306,15 @@ class Collector:
             )
         if not others:
             return None
-        turn = len(p.episode.transitions)
-        drawn = stable_seed(*seed, "counterfactual", p.episode.task_seed, p.episode.member, turn) % len(others)
-        try:
-            observation = p.env.peek(others[drawn])
-            _check_observation(observation, True)
-        except NotImplementedError:
-            raise  # not a broken episode but a setting that this environment cannot meet: no group could be played
-        except Exception as error:  # the environment is foreign code: anything may come
-            raise EpisodeError(_describe(p.env, f"peek({others[drawn]!r})", error)) from error
+        drawn = stable_seed(*seed, "counterfactual", p.episode.task_seed, p.episode.member, p.turn) % len(others)
+        observation = p.env.peek(others[drawn])
+        check_observation(observation, True)
         return observation
 
     def _fitting(self, text: str) -> list[int]:
         """Token ids of an observation; none for one that is longer than the limit."""
         ids = self.prompts.chat.encode_text(text)
         return ids if len(ids) <= self.max_observation_tokens else []
-
-
-def _check_observation(observation: Any, terminal: bool) -> None:
-    """Only the last observation of an episode may be empty: there is nothing to act on in an empty one."""
-    if not isinstance(observation, str):
-        raise TypeError(f"observation of type {type(observation).__name__}; wanted a str")
-    if not observation.strip() and not terminal:
-        raise ValueError("an empty observation in the middle of an episode; wanted text")
-
-
-def _check_info(info: Any) -> list[str] | None:
-    """Return the admissible commands after checking what a group's statistics and prompts will be made of."""
-    if not isinstance(info, dict):
-        raise TypeError(f"info of type {type(info).__name__}; wanted a dict")
-    largest = info.get("max_reward")
-    if largest is not None and not isinstance(largest, int | float):
-        raise TypeError(f"info['max_reward'] is {largest!r}; wanted a number")
-    admissible = info.get("admissible_commands")
-    if admissible is not None and not all(isinstance(command, str) for command in admissible):
-        raise TypeError("info['admissible_commands'] holds something that is not a str")
-    return None if admissible is None else list(admissible)
-
-
-def _was_admissible(action: ParsedAction, listed: list[str] | None, info: dict[str, Any]) -> bool:
-    """The environment's word for it, else its list's; without either any well-formed action is."""
-    otherwise = action.well_formed if listed is None else action.text in listed
-    return bool(info.get("admissible_action", otherwise))
-
-
-def close_quietly(env: TextEnv) -> None:
-    """Close an environment; one that fails at that must not take the run along."""
-    try:
-        env.close()
-    except Exception as error:  # the environment is foreign code: anything may come
-        logger.warning("%s", _describe(env, "close", error))
-
-
-def _describe(env: TextEnv | None, call: str, error: Exception) -> str:
-    name = "the environment" if env is None else type(env).__name__
-    return f"{name}.{call} failed with {type(error).__name__}: {error} (rollout.environment)"
 
 
 class timed:

@@ -45,6 +45,7 @@ def play_useful(play: Callable[[int, int], PlayedGroups], groups: int, extra_rou
         useful, flat = useful + found, flat + without
         result.resampled += len(more.groups)
         total.failures += more.failures
+        total.retried_episodes += more.retried_episodes
         for name, seconds in more.seconds.items():
             total.seconds[name] = total.seconds.get(name, 0.0) + seconds
     total.groups, result.left_out = (useful, flat) if useful else (flat, [])
