@@ -89,9 +89,10 @@ def main() -> None:
     start = time.perf_counter()
     rollout = loop.collect(0, data.train_tasks(0), data.group_size)
     rollout_seconds = time.perf_counter() - start
-    batches = {}
+    batches, tokens = {}, {}
     for name, alpha in ARMS.items():
         select(trainer, module, rollout, alpha)
+        tokens[name] = sum(row.length for part in data.minibatch_rows(rollout) for row in part)
         batches[name] = micro_batches(data, rollout, module.tokenizer.pad_token_id, trainer.accumulate_grad_batches)
     seconds: dict[str, list[float]] = {name: [] for name in ARMS}
     for _ in range(options.repeats):
@@ -99,22 +100,20 @@ def main() -> None:
             seconds[name].append(update_seconds(module, batches[name]))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     ratios = [paw / grpo for paw, grpo in zip(seconds["paw"], seconds["grpo"], strict=True)]
-    context = sum(len(t.prompt_ids) + len(t.action_ids) for t in rollout.transitions)
-    added = sum(len(t.bridge_ids) + len(t.observation_ids) for t in rollout.transitions if t.wm_selected)
     report = {
-        "rows": len(rollout.transitions),
-        "tokens_grpo": context,
-        "tokens_added_share": added / context,
+        "transitions": len(rollout.transitions),
+        "tokens_grpo": tokens["grpo"],
+        "tokens_added_share": tokens["paw"] / tokens["grpo"] - 1,
         "update_seconds": medians,
         "rollout_seconds": rollout_seconds,
         "update_ratio": statistics.median(ratios),
         "step_ratio": (rollout_seconds + medians["paw"]) / (rollout_seconds + medians["grpo"]),
     }
-    print(f"| {'rows':>6} | prompt and action tokens | added by PaW | update, PaW / GRPO | whole step, PaW / GRPO |")
+    print("| transitions | tokens without PaW | added by PaW | update, PaW / GRPO | whole step, PaW / GRPO |")
     print("|---|---|---|---|---|")
     print(
-        f"| {report['rows']} | {context} | {report['tokens_added_share']:.1%} | {report['update_ratio']:.3f} "
-        f"| {report['step_ratio']:.3f} |"
+        f"| {report['transitions']} | {tokens['grpo']} | {report['tokens_added_share']:.1%} "
+        f"| {report['update_ratio']:.3f} | {report['step_ratio']:.3f} |"
     )
     if options.json:
         options.json.write_text(json.dumps(report, indent=2))

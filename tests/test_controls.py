@@ -285,7 +285,7 @@ def test_the_action_taken_is_no_counterfactual() -> None:
     player.counterfactuals = True
     env = Peeking()
     env.commands = {"admissible_commands": ["go", "stay"]}
-    options = SimpleNamespace(env=env, admissible=["go", "stay"], episode=make_episode([], task_seed=3))
+    options = SimpleNamespace(env=env, admissible=["go", "stay"], episode=make_episode([], task_seed=3), turn=0)
     assert player._peek(options, "go", ("run", 0)) == "instead stay"
     options.admissible = ["go"]
     assert player._peek(options, "go", ("run", 0)) is None

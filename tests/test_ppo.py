@@ -87,7 +87,7 @@ def test_first_advantages_of_a_critic_that_says_nothing_are_the_returns_to_go(
     settings = {"trainer__max_epochs": 1, "rollout__advantage__whiten": "false"}
     runs.fit(tmp_path, tiny_model_dir, **PPO, **BOTH_OUTCOMES, **settings)
     [rollout] = seen
-    assert sum(episode.won for episode in rollout.episodes) == 9
+    assert 0 < sum(episode.won for episode in rollout.episodes) < len(rollout.episodes)
     for episode in rollout.episodes:
         for i, t in enumerate(episode.transitions):
             to_go = sum(later.reward for later in episode.transitions[i:])

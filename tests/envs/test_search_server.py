@@ -152,7 +152,7 @@ def test_a_failing_search_costs_its_whole_group(server: FakeServer) -> None:
         max_observation_tokens=100,
         stop_token_ids=[tokenizer.eos_token_id],
     )
-    server.script = [well, well, status(500)]
+    server.script = [well, well, status(500), well]
     played = collector.play([0, 1], 2, temperature=1.0, seed=("test",))
     [group] = played.groups
     [failure] = played.failures
@@ -162,4 +162,4 @@ def test_a_failing_search_costs_its_whole_group(server: FakeServer) -> None:
     ] * 2
     assert [[len(t.observation_ids) for t in e.transitions] for e in group.episodes] == [[33, 0]] * 2
     assert "RetrievalError" in failure and server.url in failure
-    assert len(server.asked) == 3, "the last turn does not search"
+    assert len(server.asked) == 4, "the last turn does not search"
