@@ -82,6 +82,7 @@ class PaWModule(L.LightningModule):
             activation_checkpointing=self.activation_checkpointing,
         )
         self.model = models.PolicyWorldModel(language_model, self.separate_head)
+        models.check_heads(self.model)
         if self.policy_loss.kl_coefficient:
             self.__dict__["reference"] = models.frozen_copy(self.model)
         self.identity = models.identity(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config
 
 from paw_lightning.callbacks import EntropySelection
 from tests import runs
@@ -211,22 +210,3 @@ def test_a_failing_validation_task_is_counted(tiny_model_dir: str, tmp_path: Pat
 def test_a_single_member_group_is_warned_of(tiny_model_dir: str, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"data\.group_size is 1"):
         runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=1, data__group_size=1)
-
-
-def test_a_model_that_caps_its_logits_is_refused(tiny_model_dir: str, tmp_path: Path) -> None:
-    """The heads read hidden states themselves: Gemma 2's cap would be missing in training and present in sampling."""
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
-    config = Gemma2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        final_logit_softcapping=0.01,
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "gemma")
-    tokenizer.save_pretrained(tmp_path / "gemma")
-    with pytest.raises(ValueError, match=r"neither scales nor caps its logits \(model\.path\)"):
-        runs.fit(tmp_path, str(tmp_path / "gemma"))

@@ -11,7 +11,6 @@ import lightning as L
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from paw_lightning import models
 from paw_lightning.advantages import GAE, GRPO, NoReward
 from paw_lightning.callbacks.base import rollout_callbacks
 from paw_lightning.datamodule import RolloutDataModule, Split
@@ -109,8 +108,6 @@ class EnvironmentLoop(L.Callback):
             rank_zero_warn("data.group_size is 1: an advantage relative to the group is 0, no reward is learnt from")
         self._check_context_window()
         self._check_stops(data.minibatches)
-        assert pl_module.model is not None
-        models.check_heads(pl_module.model)
 
     def _check_stops(self, minibatches: int) -> None:
         """Refuse limits that would stop in the middle of an iteration: no unbroken run passes through that state."""
