@@ -58,11 +58,9 @@ def load_language_model(
     try:
         config = without_dropout(AutoConfig.from_pretrained(directory))
         if weights == "random":
-            model = AutoModelForCausalLM.from_config(config, dtype=torch_dtype, **attention(config))
+            model = AutoModelForCausalLM.from_config(config, dtype=torch_dtype)
         else:
-            model = AutoModelForCausalLM.from_pretrained(
-                directory, config=config, dtype=torch_dtype, **attention(config)
-            )
+            model = AutoModelForCausalLM.from_pretrained(directory, config=config, dtype=torch_dtype)
     except (OSError, ValueError) as error:
         raise _no_model(path, "causal language model", error) from error
     if activation_checkpointing:
@@ -76,12 +74,6 @@ def without_dropout(config: Any) -> Any:
         if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
             setattr(config, name, 0.0)
     return config
-
-
-def attention(config: Any) -> dict[str, str]:
-    """The attention implementation to ask for: the fused ones leave out Gemma 2's cap of the attention scores."""
-    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
-    return {"attn_implementation": "eager"} if capped else {}
 
 
 def _no_model(path: str, what: str, error: Exception) -> ValueError:
