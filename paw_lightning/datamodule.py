@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from paw_lightning import ranks
 from paw_lightning.seeding import generator
 from paw_lightning.tokenization import Row, collate
 from paw_lightning.types import Episode, Minibatch, Rollout
@@ -212,9 +213,11 @@ class RolloutStream:
         assert data.trainer is not None
         module: Any = data.trainer.lightning_module
         micro_batches = data.trainer.accumulate_grad_batches
+        rank, size = ranks.world()
         rollout = data.collect()
         for step, rows in enumerate(data.minibatch_rows(rollout)):
-            for micro_rows in split_evenly(rows, micro_batches, lambda row: row.length):
+            # All ranks hold the whole update; neighbours are of like length, so ranks finish together.
+            for micro_rows in split_evenly(rows, micro_batches * size, lambda row: row.length)[rank::size]:
                 yield collate(micro_rows, module.tokenizer.pad_token_id, on_policy=step == 0)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,28 @@ def fit(
     logger = {"trainer.logger.init_args.save_dir": directory, "model.path": model}
     files = [f"--config={path}" for path in configs]
     return run([command, *files, *arguments({**base, **logger, **overrides})])
+
+
+def fit_ranks(directory: Path, model: str, strategy: str, *, devices: int = 2, **settings: Any) -> Path:
+    """Run `fit` as a user does, in processes of their own, and return the run's log directory.
+
+    A rank that waits for another longer than 25 seconds fails, so that a bug is an error and not a hang.
+    """
+    timeout = {"strategy": strategy, "strategy.timeout": "0:00:25" if strategy.endswith("DDPStrategy") else 25}
+    strategies = {f"trainer.{name}": value for name, value in timeout.items()}
+    options = {
+        **TOY,
+        **strategies,
+        "trainer.devices": devices,
+        "trainer.logger.init_args.save_dir": directory,
+        "model.path": model,
+        **{name.replace("__", "."): value for name, value in settings.items()},
+    }
+    command = [sys.executable, "-m", "paw_lightning", "fit", *arguments(options)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-6000:]
+    return max((directory / "paw_lightning").iterdir(), key=lambda path: path.stat().st_mtime)
 
 
 def weights(cli: PaWCLI) -> dict[str, torch.Tensor]:

@@ -183,12 +183,6 @@ def test_evaluation_of_a_checkpoint(command: str, prefix: str, tiny_model_dir: s
     assert measured in (0.0, 0.25, 0.5, 0.75, 1.0), "four tasks were played"
 
 
-def test_several_devices_are_refused_until_they_are_right(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("lightning.Trainer.world_size", property(lambda self: 2))
-    with pytest.raises(NotImplementedError, match=r"trainer\.devices"):
-        runs.fit(tmp_path, tiny_model_dir)
-
-
 def test_alpha_of_the_class_is_checked_too() -> None:
     with pytest.raises(ValueError, match="alpha"):
         EntropySelection(alpha=-0.1)

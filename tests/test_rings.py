@@ -9,10 +9,10 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "paw_lightning"
 RINGS = [
-    {"types", "seeding"},
+    {"types", "seeding", "ranks"},
     {"advantages", "weighting", "losses", "envs"},
-    {"tokenization", "models", "rollouts"},
-    {"module", "datamodule", "callbacks"},
+    {"tokenization", "models", "lora", "rollouts"},
+    {"strategies", "module", "datamodule", "callbacks"},
     {"cli", "__main__"},
 ]
 RING_OF = {name: ring for ring, names in enumerate(RINGS) for name in names}

@@ -17,9 +17,11 @@ class ToyEnv(TextEnv):
         failure: str = "raise",
         max_reward: float | None = 1.0,
         commands: bool = False,
+        uneven: bool = False,
     ) -> None:
         self.split, self.fail_on, self.failure, self.max_reward = split, fail_on, failure, max_reward
         self.commands = {"admissible_commands": ["be even"]} if commands else {}
+        self.uneven = uneven
         self.closed = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
@@ -32,7 +34,7 @@ class ToyEnv(TextEnv):
     def step(self, action: str) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.turn += 1
         self.even += len(action) % 2 == 0
-        done = self.turn == 3
+        done = self.turn == (1 + (self.seed or 0) % 3 if self.uneven else 3)
         won = done and self.even >= 2
         if self.seed == self.fail_on and self.turn == 2:
             if self.failure == "raise":

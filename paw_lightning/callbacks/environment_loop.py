@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Literal
@@ -11,6 +12,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from paw_lightning import ranks
 from paw_lightning.advantages import GAE, GRPO, NoReward
 from paw_lightning.callbacks.base import rollout_callbacks
 from paw_lightning.datamodule import RolloutDataModule, Split
@@ -95,12 +97,6 @@ class EnvironmentLoop(L.Callback):
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, RolloutDataModule) or not isinstance(pl_module, PaWModule):
             raise TypeError("EnvironmentLoop needs a PaWModule and a RolloutDataModule")
-        if trainer.world_size > 1:
-            # Every rank would play the same episodes: right, and useless.
-            raise NotImplementedError(
-                f"{trainer.world_size} processes were asked for; rollouts are not yet spread over ranks: set "
-                "trainer.devices and trainer.num_nodes to 1"
-            )
         self.trainer, self.module, self.seed = trainer, pl_module, data.seed
         pl_module.temperature = self.temperature
         data.source = self
@@ -151,12 +147,14 @@ class EnvironmentLoop(L.Callback):
     def collect(self, iteration: int, task_seeds: list[int], group_size: int) -> Rollout:
         """Play one iteration, score it, and let the other callbacks write their fields."""
         start = time.perf_counter()
+        self.module.replica.refresh(self.trainer.strategy)
         played = self._play("train", task_seeds, group_size, self.temperature, iteration)
         rollout = Rollout(iteration, played.groups, len(played.failures), dict(played.seconds))
         overlong = [t for t in rollout.transitions if t.observation_text and not t.observation_ids]
         rollout.metrics["rollout/overlong_observations"] = float(len(overlong))
         with timed(rollout.seconds, "scoring"), self._precision():
             self._score(rollout)
+        self.module.replica.release()
         for group in rollout.groups:
             advantages = self.advantage(group)
             for transition, value in zip(group.transitions, advantages, strict=True):
@@ -185,16 +183,33 @@ class EnvironmentLoop(L.Callback):
 
         seed = (self.seed, split, iteration)
         with self._precision():
-            played = self._collector(split).play(
-                task_seeds, group_size, temperature=temperature, seed=seed, progress=progress
+            played = self._play_share(
+                lambda tasks, earlier: self._collector(split).play(
+                    tasks, group_size, temperature=temperature, seed=seed, progress=progress, earlier=earlier
+                ),
+                task_seeds,
+                group_size,
             )
         if not played.groups and split == "train":
             raise RuntimeError(f"no {split} group could be played to its end; the last failure: {played.failures[-1]}")
         return played
 
+    def _play_share(
+        self, play: Callable[[list[int], dict[int, int]], PlayedGroups], task_seeds: list[int], group_size: int
+    ) -> PlayedGroups:
+        """Play this rank's tasks and return all ranks' groups, in the order one process would have played them.
+
+        Every rank then holds the whole update, so that what is normalised or selected over it needs no further talk.
+        """
+        mine = ranks.share(len(task_seeds))
+        earlier = {task: count * group_size for task, count in Counter(task_seeds[: mine.start]).items()}
+        parts = ranks.together(lambda: play(task_seeds[mine], earlier))
+        seconds = {name: max(part.seconds.get(name, 0.0) for part in parts) for name in parts[0].seconds}
+        return PlayedGroups([g for p in parts for g in p.groups], [f for p in parts for f in p.failures], seconds)
+
     def _collector(self, split: Split) -> Collector:
         if split not in self.collectors:
-            tokenizer, language_model = self.module.tokenizer, self.module.language_model
+            tokenizer, language_model = self.module.tokenizer, self.module.replica.model.language_model
             stops = stop_token_ids(tokenizer, language_model)
             self.collectors[split] = Collector(
                 lambda: self.environment(split),
@@ -212,15 +227,24 @@ class EnvironmentLoop(L.Callback):
         return self.trainer.precision_plugin.forward_context()
 
     def _score(self, rollout: Rollout) -> None:
-        transitions = rollout.transitions
+        """Every rank scores a part of the update and gets the rest from the others."""
+        mine = ranks.share(len(rollout.groups))
+
+        def score() -> list[RolloutGroup]:
+            self._score_groups(rollout.groups[mine])
+            return rollout.groups[mine]
+
+        rollout.groups = [group for part in ranks.together(score) for group in part]
+
+    def _score_groups(self, groups: list[RolloutGroup]) -> None:
+        transitions, model = [t for group in groups for t in group.transitions], self.module.replica.model
         if self.old_logprobs == "sampler":
             scoring.copy_sampled_logprobs(transitions)
         else:
-            assert self.module.model is not None
-            scoring.write_old_logprobs(self.module.model, transitions, self.temperature, self.scoring_tokens)
-        reference = self.module.reference_model()
-        if reference is not None:
-            scoring.write_reference_logprobs(reference, transitions, self.temperature, self.scoring_tokens)
+            scoring.write_old_logprobs(model, transitions, self.temperature, self.scoring_tokens)
+        with self.module.reference_model() as reference:
+            if reference is not None:
+                scoring.write_reference_logprobs(reference, transitions, self.temperature, self.scoring_tokens)
 
     def _log(self, rollout: Rollout, seconds: float) -> None:
         metrics = {**rollout_metrics(rollout), **rollout.metrics, "time/rollout_s": seconds}
@@ -238,6 +262,18 @@ class EnvironmentLoop(L.Callback):
         update = {"time/update_s": self.update_end - self.update_start}
         pl_module.log_dict({**self.rollout_metrics, **update}, on_step=False, on_epoch=True, sync_dist=True)
         self.rollout_metrics = None
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Gather the weights to play with: inside a step, a sharded model could not be."""
+        self.module.replica.refresh(trainer.strategy)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Free them."""
+        self.module.replica.release()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """As for validation."""
+        self.module.replica.refresh(trainer.strategy)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log how many tasks were lost: the success rate is over the others."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -96,15 +96,18 @@ class Collector:
         temperature: float,
         seed: Sequence[int | str],
         progress: Progress | None = None,
+        earlier: Mapping[int, int] | None = None,
     ) -> PlayedGroups:
         """Play `group_size` episodes of each task to their ends or to max_steps.
+
+        `earlier`: members of a task that other ranks play on this occasion; numbering goes on after them.
 
         `seed` names the occasion (run seed, iteration): with a task and a member it fixes an episode completely.
         """
         seconds: dict[str, float] = defaultdict(float)
         failed: dict[int, str] = {}
         with timed(seconds, "environment"):
-            groups, players = self._start(task_seeds, group_size, seed, failed)
+            groups, players = self._start(task_seeds, group_size, seed, failed, earlier or {})
         for turn in range(self.max_steps):
             active = [p for p in players if not p.done and p.group not in failed]
             if not active:
@@ -126,11 +129,16 @@ class Collector:
             close_quietly(self._idle.pop())
 
     def _start(
-        self, task_seeds: Sequence[int], group_size: int, seed: Sequence[int | str], failed: dict[int, str]
+        self,
+        task_seeds: Sequence[int],
+        group_size: int,
+        seed: Sequence[int | str],
+        failed: dict[int, str],
+        played: Mapping[int, int],
     ) -> tuple[list[RolloutGroup], list[_Player]]:
         groups: list[RolloutGroup] = []
         players: list[_Player] = []
-        earlier: dict[int, int] = defaultdict(int)  # a task played twice has members 0..k-1, then k..2k-1
+        earlier = defaultdict(int, played)  # a task played twice has members 0..k-1, then k..2k-1
         for g, task_seed in enumerate(task_seeds):
             group = RolloutGroup(group_key=str(task_seed), max_return=None, episodes=[])
             groups.append(group)
