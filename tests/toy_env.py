@@ -18,10 +18,11 @@ class ToyEnv(TextEnv):
         max_reward: float | None = 1.0,
         commands: bool = False,
         uneven: bool = False,
+        num_tasks: int | None = None,
     ) -> None:
         self.split, self.fail_on, self.failure, self.max_reward = split, fail_on, failure, max_reward
         self.commands = {"admissible_commands": ["be even"]} if commands else {}
-        self.uneven = uneven
+        self.uneven, self.num_tasks = uneven, num_tasks
         self.closed = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
