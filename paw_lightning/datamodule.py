@@ -239,12 +239,12 @@ class EvaluationStream:
 def split_evenly(rows: list[Row], parts: int, cost: Callable[[Row], int]) -> list[list[Row]]:
     """Cut rows into exactly `parts` lists of like cost, rows of like length together so that little is padded.
 
-    With fewer rows than parts the rest are copies of one row with all weights 0: the number of micro-batches must not
-    vary, since Lightning mis-scales a short accumulation and ranks would wait for each other.
+    With fewer rows than parts the rest are one token of context each, without anything to learn: the number of
+    micro-batches must not vary, since Lightning mis-scales a short accumulation and ranks would wait for each other.
     """
     ordered = sorted(rows, key=cost)
     while len(ordered) < parts:
-        ordered.append(Row(ordered[-1].transition, 0.0, 0.0, 0.0))
+        ordered.insert(0, filler(ordered[-1]))
     total = sum(map(cost, ordered))
     pieces: list[list[Row]] = [[]]
     spent = 0
@@ -256,3 +256,18 @@ def split_evenly(rows: list[Row], parts: int, cost: Callable[[Row], int]) -> lis
         pieces[-1].append(row)
         spent += cost(row)
     return pieces
+
+
+def filler(row: Row) -> Row:
+    """The first token of a row as context: it is read, and counts in no loss and no metric."""
+    t, nothing = row.transition, torch.empty(0)
+    bare = dataclasses.replace(
+        t,
+        prompt_ids=t.prompt_ids[:1],
+        action_ids=[],
+        wm_selected=False,
+        old_logprobs=nothing,
+        reference_logprobs=None if t.reference_logprobs is None else nothing,
+        importance=None,
+    )
+    return Row(bare, 0.0, 0.0, 0.0)

@@ -76,6 +76,11 @@ def is_adapter(name: str) -> bool:
     return ".lora_" in name
 
 
+def has_adapters(model: nn.Module) -> bool:
+    """Whether the model trains adapters."""
+    return any(isinstance(module, LoraLayer) for module in model.modules())
+
+
 @contextmanager
 def adapters_off(model: nn.Module) -> Iterator[None]:
     """The loaded model inside, without a second copy of its weights."""

@@ -264,7 +264,8 @@ def collate(rows: Sequence[Row], pad_token_id: int, *, on_policy: bool) -> Minib
         input_ids[i, : len(ids)] = torch.tensor(ids)
         action_mask[i, start:stop] = True
         observation_mask[i, len(ids) - len(targets) : len(ids)] = True
-        flat["advantages"].append(torch.full((len(t.action_ids),), t.advantage))
+        importance = torch.ones(len(t.action_ids)) if t.importance is None else t.importance
+        flat["advantages"].append(t.advantage * importance)  # the surrogate is linear in the advantage
         flat["policy"].append(torch.full((len(t.action_ids),), row.policy_weight))
         flat["old"].append(t.old_logprobs)
         if t.reference_logprobs is not None:

@@ -52,6 +52,8 @@ class BrokenSampler(L.Callback):
 class SignalOnRankOne(RankProbe):
     """The second rank alone gets SIGTERM, in the first iteration."""
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Minibatch, _: int) -> None:
-        if ranks.world()[0] == 1 and trainer.current_epoch == 0 and trainer.global_step == 0:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Minibatch, batch_idx: int
+    ) -> None:
+        if ranks.world()[0] == 1 and trainer.current_epoch == batch_idx == 0:
             os.kill(os.getpid(), signal.SIGTERM)

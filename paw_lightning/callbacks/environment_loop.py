@@ -11,6 +11,7 @@ from typing import Any, Literal
 import lightning as L
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from transformers import PreTrainedModel
 
 from paw_lightning import ranks
 from paw_lightning.advantages import GAE, GRPO, NoReward
@@ -19,12 +20,22 @@ from paw_lightning.datamodule import RolloutDataModule, Split
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.module import PaWModule
 from paw_lightning.rollouts import scoring
-from paw_lightning.rollouts.collector import Collector, PlayedGroups, close_quietly, timed
+from paw_lightning.rollouts.collector import Collector, PlayedGroups, Sampler, close_quietly, timed
+from paw_lightning.rollouts.external import ExternalSampler
+from paw_lightning.rollouts.paged import PagedSampler
 from paw_lightning.rollouts.sampler import NativeSampler
+from paw_lightning.rollouts.vllm import VLLMSampler
 from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder
 from paw_lightning.types import Episode, Rollout, RolloutGroup
 
 Advantage = Callable[[RolloutGroup], list[float]]
+SamplerFactory = Callable[[PreTrainedModel, list[int], int], ExternalSampler]
+"""Called with the language model, the tokens that end an action, and the padding token."""
+SAMPLERS: dict[str, Callable[[PreTrainedModel, list[int], int], Sampler]] = {
+    "native": NativeSampler,
+    "paged": PagedSampler,
+    "vllm": VLLMSampler,
+}
 
 
 class EnvironmentLoop(L.Callback):
@@ -45,6 +56,10 @@ class EnvironmentLoop(L.Callback):
         validation_temperature: of sampling in `validate` and `test`; 0 is greedy.
         old_logprobs: `sampler` takes those recorded while sampling; `trainer` recomputes them in one more pass.
         scoring_tokens: padded tokens per no-grad batch.
+        sampler: `native`, `paged` (transformers' continuous batching, for accelerators), `vllm` (a server), or a class
+            with settings.
+        importance_cap: multiply each action token's advantage by the trainer's probability over the sampler's, at most
+            this; needs `old_logprobs: trainer`. null trusts the sampler.
     """
 
     def __init__(
@@ -60,6 +75,8 @@ class EnvironmentLoop(L.Callback):
         validation_temperature: float = 1.0,
         old_logprobs: Literal["sampler", "trainer"] = "sampler",
         scoring_tokens: int = 32_768,
+        sampler: Literal["native", "paged", "vllm"] | SamplerFactory = "native",
+        importance_cap: float | None = None,
     ) -> None:
         counts = {
             "max_steps": max_steps,
@@ -81,12 +98,20 @@ class EnvironmentLoop(L.Callback):
             raise ValueError(f"rollout.temperature is {temperature}; wanted above 0: a greedy policy cannot explore")
         if not validation_temperature >= 0:
             raise ValueError(f"rollout.validation_temperature is {validation_temperature}; wanted at least 0")
+        if importance_cap is not None and (not importance_cap > 0 or old_logprobs != "trainer"):
+            raise ValueError(
+                f"rollout.importance_cap is {importance_cap} and rollout.old_logprobs is {old_logprobs!r}; wanted a "
+                "cap above 0 and `trainer`, which measures the sampler against the trainer, or a cap of null"
+            )
         self.environment, self.prompt, self.advantage = environment, prompt, advantage or GRPO()
         self.inadmissible_action_penalty = inadmissible_action_penalty
         self.max_steps, self.max_action_tokens = max_steps, max_action_tokens
         self.max_observation_tokens = max_observation_tokens
         self.temperature, self.validation_temperature = temperature, validation_temperature
         self.old_logprobs, self.scoring_tokens = old_logprobs, scoring_tokens
+        self.make_sampler = SAMPLERS[sampler] if isinstance(sampler, str) else sampler
+        self.importance_cap = importance_cap
+        self.sampler: Any = None
         self.rollout_metrics: dict[str, float] | None = None
         self.dropped_evaluations = 0
         self.collectors: dict[Split, Collector] = {}
@@ -147,7 +172,7 @@ class EnvironmentLoop(L.Callback):
     def collect(self, iteration: int, task_seeds: list[int], group_size: int) -> Rollout:
         """Play one iteration, score it, and let the other callbacks write their fields."""
         start = time.perf_counter()
-        self.module.replica.refresh(self.trainer.strategy)
+        self._refresh_weights()
         played = self._play("train", task_seeds, group_size, self.temperature, iteration)
         rollout = Rollout(iteration, played.groups, len(played.failures), dict(played.seconds))
         overlong = [t for t in rollout.transitions if t.observation_text and not t.observation_ids]
@@ -207,6 +232,15 @@ class EnvironmentLoop(L.Callback):
         seconds = {name: max(part.seconds.get(name, 0.0) for part in parts) for name in parts[0].seconds}
         return PlayedGroups([g for p in parts for g in p.groups], [f for p in parts for f in p.failures], seconds)
 
+    def _refresh_weights(self) -> None:
+        """Give whoever plays the weights as they are now; every rank has to call it, outside of any forward."""
+        self.module.replica.refresh(self.trainer.strategy)
+        if self.sampler is None:
+            model, tokenizer = self.module.replica.model.language_model, self.module.tokenizer
+            self.sampler = self.make_sampler(model, stop_token_ids(tokenizer, model), tokenizer.pad_token_id)
+        if isinstance(self.sampler, ExternalSampler):
+            ranks.together(self.sampler.update_weights)
+
     def _collector(self, split: Split) -> Collector:
         if split not in self.collectors:
             tokenizer, language_model = self.module.tokenizer, self.module.replica.model.language_model
@@ -214,7 +248,7 @@ class EnvironmentLoop(L.Callback):
             self.collectors[split] = Collector(
                 lambda: self.environment(split),
                 PromptBuilder(self.prompt, ChatFormat(tokenizer)),
-                NativeSampler(language_model, stops, tokenizer.pad_token_id),
+                self.sampler,
                 max_steps=self.max_steps,
                 max_action_tokens=self.max_action_tokens,
                 max_observation_tokens=self.max_observation_tokens,
@@ -235,6 +269,8 @@ class EnvironmentLoop(L.Callback):
             return rollout.groups[mine]
 
         rollout.groups = [group for part in ranks.together(score) for group in part]
+        if self.old_logprobs == "trainer":
+            rollout.metrics["rollout/sampler_gap"] = sampler_gap(rollout)
 
     def _score_groups(self, groups: list[RolloutGroup]) -> None:
         transitions, model = [t for group in groups for t in group.transitions], self.module.replica.model
@@ -242,6 +278,9 @@ class EnvironmentLoop(L.Callback):
             scoring.copy_sampled_logprobs(transitions)
         else:
             scoring.write_old_logprobs(model, transitions, self.temperature, self.scoring_tokens)
+        scoring.write_entropies(model, transitions, self.temperature, self.scoring_tokens)
+        if self.importance_cap is not None:
+            scoring.write_importance(transitions, self.importance_cap)
         with self.module.reference_model() as reference:
             if reference is not None:
                 scoring.write_reference_logprobs(reference, transitions, self.temperature, self.scoring_tokens)
@@ -265,7 +304,7 @@ class EnvironmentLoop(L.Callback):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Gather the weights to play with: inside a step, a sharded model could not be."""
-        self.module.replica.refresh(trainer.strategy)
+        self._refresh_weights()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Free them."""
@@ -273,7 +312,7 @@ class EnvironmentLoop(L.Callback):
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """As for validation."""
-        self.module.replica.refresh(trainer.strategy)
+        self._refresh_weights()
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log how many tasks were lost: the success rate is over the others."""
@@ -302,6 +341,17 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
         "rollout/all_success_groups": _mean(won),
         "rollout/dropped_groups": float(rollout.dropped_groups),
     }
+
+
+def sampler_gap(rollout: Rollout) -> float:
+    """Mean |log p - log q| over action tokens: how far the sampler's arithmetic is from the trainer's, in nats."""
+    gaps = [
+        abs(p - q)
+        for t in rollout.transitions
+        if t.old_logprobs is not None
+        for p, q in zip(t.old_logprobs.tolist(), t.sampled_logprobs, strict=True)
+    ]
+    return _mean(gaps)
 
 
 def stop_token_ids(tokenizer: object, language_model: object) -> list[int]:

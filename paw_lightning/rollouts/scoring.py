@@ -33,11 +33,31 @@ def write_reference_logprobs(
         t.reference_logprobs = logprobs
 
 
+def write_entropies(
+    model: PolicyWorldModel, transitions: Sequence[Transition], temperature: float, batch_tokens: int
+) -> None:
+    """Write token_entropies where the sampler gave none."""
+    missing = [t for t in transitions if t.action_ids and not t.token_entropies]
+    for t, entropies in _score(model, missing, temperature, batch_tokens, output="action_entropies"):
+        t.token_entropies = entropies.tolist()
+
+
+def write_importance(transitions: Sequence[Transition], cap: float) -> None:
+    """Write importance = min(trainer's p / sampler's q, cap) of each action token: truncated importance sampling."""
+    for t in transitions:
+        assert t.old_logprobs is not None, "write_old_logprobs comes first"
+        t.importance = (t.old_logprobs - torch.tensor(t.sampled_logprobs)).exp().clamp(max=cap)
+
+
 @torch.no_grad()
 def _score(
-    model: PolicyWorldModel, transitions: Sequence[Transition], temperature: float, batch_tokens: int
+    model: PolicyWorldModel,
+    transitions: Sequence[Transition],
+    temperature: float,
+    batch_tokens: int,
+    output: str = "action_logprobs",
 ) -> Iterator[tuple[Transition, Tensor]]:
-    """Yield each transition with its action log-probs [A] on the CPU; rows of like length share a batch."""
+    """Yield each transition with one output [A] of its action tokens on the CPU; rows of like length share a batch."""
     device = next(model.parameters()).device
     for batch in _batches(transitions, batch_tokens):
         lengths = [len(t.prompt_ids) + len(t.action_ids) for t in batch]
@@ -48,7 +68,7 @@ def _score(
             mask[i, len(t.prompt_ids) : lengths[i]] = True
         mask = mask.to(device)
         outputs = model(input_ids.to(device), mask, torch.zeros_like(mask), temperature)
-        pieces = outputs.action_logprobs.cpu().split([len(t.action_ids) for t in batch])
+        pieces = getattr(outputs, output).cpu().split([len(t.action_ids) for t in batch])
         # Clones: a view would keep the whole batch's vector alive and alias its neighbours.
         yield from ((t, piece.clone()) for t, piece in zip(batch, pieces, strict=True))
 
