@@ -46,17 +46,24 @@ def fit(
 
 
 def fit_ranks(
-    directory: Path, model: str, strategy: str, *, devices: int = 2, command: str = "fit", **settings: Any
+    directory: Path,
+    model: str,
+    strategy: str = "",
+    *,
+    devices: int = 2,
+    configs: tuple[Path, ...] = (),
+    **settings: Any,
 ) -> Path:
-    """Run a command in several processes, as torchrun starts them, and return the run's log directory.
+    """Run `fit` in several processes, as torchrun starts them, and return the run's log directory.
+
+    Either on the toy world with a strategy given by class, or with config files that name theirs.
 
     A rank that waits for another longer than 25 seconds fails, so that a bug is an error and not a hang.
     """
     timeout = "0:00:25" if strategy.endswith("DDPStrategy") else 25
+    toy = {**TOY, "trainer.strategy": strategy, "trainer.strategy.timeout": timeout}
     options = {
-        **TOY,
-        "trainer.strategy": strategy,
-        "trainer.strategy.timeout": timeout,
+        **({} if configs else toy),
         "trainer.devices": devices,
         "trainer.logger.init_args.save_dir": directory,
         "trainer.callbacks+": "tests.rank_probe.RankProbe",
@@ -66,10 +73,9 @@ def fit_ranks(
     directory.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("forkserver")  # imports once for all, and forks no used autograd
     context.set_forkserver_preload(["tests.runs"])
-    port = _free_port()
+    port, command = _free_port(), ["fit", *[f"--config={path}" for path in configs], *arguments(options)]
     processes = [
-        context.Process(target=_rank, args=(rank, devices, port, [command, *arguments(options)], directory))
-        for rank in range(devices)
+        context.Process(target=_rank, args=(rank, devices, port, command, directory)) for rank in range(devices)
     ]
     for process in processes:
         process.start()

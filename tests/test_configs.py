@@ -32,6 +32,20 @@ def test_household_config_runs(config: Path, tmp_path: Path) -> None:
     assert list(curves["rollout/dropped_groups"].values()) == [0.0]
 
 
+@pytest.mark.parametrize("overlay", ["lora.yaml", "strategy/single.yaml"])
+def test_overlay_runs_in_one_process(overlay: str, tmp_path: Path) -> None:
+    cli = runs.fit(tmp_path, "tiny-household", (CONFIGS / "household" / "paw.yaml", CONFIGS / overlay), **SMALL)
+    assert runs.curves(cli)["rollout/well_formed_rate"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2"])
+def test_strategy_runs_in_two_processes(strategy: str, tmp_path: Path) -> None:
+    configs = (CONFIGS / "household" / "paw.yaml", CONFIGS / "strategy" / f"{strategy}.yaml")
+    directory = runs.fit_ranks(tmp_path, "tiny-household", configs=configs, **SMALL)
+    assert runs.read_curves(directory)["rollout/well_formed_rate"]
+
+
 def test_paw_and_grpo_differ_by_paws_keys_alone() -> None:
     paw, grpo = (yaml.safe_load((CONFIGS / "household" / f"{name}.yaml").read_text()) for name in ("paw", "grpo"))
     different = {
@@ -77,4 +91,10 @@ def test_readme_environment_runs(tiny_model_dir: str, tmp_path: Path, monkeypatc
 
 def test_every_config_is_tested() -> None:
     """A new folder of configs needs a test of its own: name it here."""
-    assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} <= {"household", "alfworld", "compare"}
+    assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} <= {
+        "household",
+        "alfworld",
+        "compare",
+        "strategy",
+        "configs",
+    }
