@@ -44,7 +44,7 @@ class FSDP2(ModelParallelStrategy):
 
     @property
     def _trains_adapters(self) -> bool:
-        return not self.lightning_module.strict_loading  # type: ignore[union-attr]
+        return bool(self.lightning_module.lora.rank)  # type: ignore[union-attr,operator]
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Gather no frozen weight: a checkpoint of adapters does not hold it."""

@@ -105,6 +105,7 @@ def test_no_dead_option(change: dict, tiny_model_dir: str, tmp_path: Path, basel
         # Nobody writes the one admissible command by chance.
         ({"rollout__environment__commands": True}, {"rollout__inadmissible_action_penalty": 0.5}),
         ({"rollout__max_action_tokens": 60}, {"data__normalization": "sequence_mean"}),
+        ({"model__lora__rank": 2, "reward_balance__coefficient": "constant"}, {"model__lora__alpha": 1.0}),
     ],
 )
 def test_no_dead_option_where_it_matters(common: dict, change: dict, tiny_model_dir: str, tmp_path: Path) -> None:

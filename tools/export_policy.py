@@ -2,8 +2,8 @@
 
     python tools/export_policy.py runs/paw_lightning/version_0/checkpoints/last.ckpt exported
 
-The run's config.yaml, two folders above the checkpoint, says which model the weights belong to (--config names another).
-One process without an accelerator gathers all shards: the whole model has to fit into memory.
+The run's config.yaml, two folders above the checkpoint, says which model the weights belong to (or --config does). One
+process without an accelerator gathers all shards: the whole model has to fit into memory.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     module = PaWModule(config["path"], lora=lora, dtype=config["dtype"])
     module.configure_model()
     state = load_weights(options.checkpoint)
-    # A separate world-model head and a critic are no part of the policy; frozen weights are no part of a LoRA checkpoint.
+    # Neither a separate world-model head nor a critic is part of the policy, nor frozen weights of a LoRA checkpoint.
     wanted = {name for name, p in module.named_parameters() if p.requires_grad}
     missing = sorted(wanted - state.keys())
     if missing:
