@@ -23,7 +23,7 @@ def model(tiny_model_dir: str):
 
 
 def sampler(model, stops: list[int]) -> PagedSampler:
-    return PagedSampler(model, stops, 0, page_size=32, num_blocks=64, max_batch_tokens=256)
+    return PagedSampler(model, stops, 0, page_size=8, num_blocks=128, max_batch_tokens=256)
 
 
 def uniforms(rows: int, steps: int, seed: int = 0) -> torch.Tensor:
@@ -50,6 +50,7 @@ def test_logprobs_are_the_models_own_and_no_setting_leaks(model) -> None:
 
 
 def test_new_weights_are_read_after_an_update(model) -> None:
+    """The prompts fill whole pages, which the next call would take over as they are."""
     paged = sampler(model, [2])
     paged.generate(PROMPTS, temperature=1.0, max_new_tokens=4, uniforms=uniforms(3, 4))
     with torch.no_grad():
