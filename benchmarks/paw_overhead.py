@@ -20,7 +20,7 @@ from paw_lightning import cli as command_line
 from paw_lightning.callbacks import EntropySelection, RewardBalance
 from paw_lightning.datamodule import RolloutDataModule, split_evenly
 from paw_lightning.module import PaWModule
-from paw_lightning.tokenization import collate
+from paw_lightning.rows import collate
 from paw_lightning.types import Minibatch, Rollout
 
 ARMS = {"grpo": 0.0, "paw": 0.75}

@@ -1,7 +1,9 @@
 """Times `NativeSampler` against transformers' `generate`: `python benchmarks/sampler.py --json sampler.json`.
 
 Both sample 12 tokens for the same 64 prompts from the same random Qwen2, interleaved in one process. `generate` only
-returns tokens; `NativeSampler` returns log-probs and entropies as well. On a busy machine trust the last column.
+returns tokens; `NativeSampler` returns log-probs and entropies as well. In "whole episodes" 8 groups of 8 transcripts
+grow for 8 turns by 12 sampled tokens and 20 to 60 of an observation: `generate` reads each transcript anew, a session
+of the sampler only what is new. On a busy machine trust the last column.
 """
 
 from __future__ import annotations
@@ -14,13 +16,14 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from paw_lightning.rollouts.sampler import NativeSampler
 
-VOCABULARY, NEW_TOKENS, ROWS, PAD = 600, 12, 64, 0
+VOCABULARY, NEW_TOKENS, ROWS, PAD, TURNS = 600, 12, 64, 0, 8
 MODELS = {  # hidden size, layers, shortest and longest ragged prompt
     "small": (96, 3, 40, 110),
     "tiny": (128, 4, 150, 300),
@@ -61,11 +64,32 @@ def workloads(shortest: int, longest: int) -> dict[str, Prompts]:
     }
 
 
-def generate_with_transformers(model: Qwen2ForCausalLM, prompts: Prompts) -> None:
+def play(write: Callable[[Prompts], Prompts], shortest: int, longest: int) -> None:
+    """Whole episodes: prompt, action, observation, action, ..."""
+    dice = random.Random(0)
+
+    def text(length: int) -> list[int]:
+        return [dice.randrange(1, VOCABULARY) for _ in range(length)]
+
+    transcripts = [prompt for _ in range(8) for prompt in [text(dice.randint(shortest, longest))] * 8]
+    for _ in range(TURNS):
+        actions = write(transcripts)
+        transcripts = [
+            transcript + action + text(dice.randint(20, 60))
+            for transcript, action in zip(transcripts, actions, strict=True)
+        ]
+
+
+def play_in_session(sampler: NativeSampler, shortest: int, longest: int, **settings: Any) -> None:
+    session = sampler.session()
+    play(lambda prompts: [g.token_ids for g in session.generate(prompts, **settings)], shortest, longest)
+
+
+def generate_with_transformers(model: Qwen2ForCausalLM, prompts: Prompts) -> Prompts:
     width = max(map(len, prompts))
     ids = torch.tensor([[PAD] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
-    model.generate(
+    whole: torch.Tensor = model.generate(
         input_ids=ids,
         attention_mask=mask,
         max_new_tokens=NEW_TOKENS,
@@ -75,7 +99,8 @@ def generate_with_transformers(model: Qwen2ForCausalLM, prompts: Prompts) -> Non
         top_p=1.0,
         repetition_penalty=1.0,
         pad_token_id=PAD,
-    ).tolist()
+    )
+    return whole[:, width:].tolist()
 
 
 def interleaved(calls: Sequence[Callable[[], object]], repeats: int) -> tuple[list[list[float]], list[list[float]]]:
@@ -95,6 +120,7 @@ def interleaved(calls: Sequence[Callable[[], object]], repeats: int) -> tuple[li
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--prompts", default="", help="only the cases whose name holds this")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
@@ -111,12 +137,21 @@ def main() -> None:
         model = build_model(hidden, layers).to(options.device)
         sampler = NativeSampler(model, stop_token_ids=[], pad_token_id=PAD)
         uniforms = torch.rand(ROWS, NEW_TOKENS)
-        for workload, prompts in workloads(shortest, longest).items():
-            settings = {"temperature": 1.0, "max_new_tokens": NEW_TOKENS, "uniforms": uniforms}
-            calls = [
+        settings = {"temperature": 1.0, "max_new_tokens": NEW_TOKENS, "uniforms": uniforms}
+        pairs: dict[str, list[Callable[[], object]]] = {
+            workload: [
                 partial(generate_with_transformers, model, prompts),
                 partial(sampler.generate, prompts, **settings),
             ]
+            for workload, prompts in workloads(shortest, longest).items()
+        }
+        pairs["whole episodes"] = [
+            partial(play, partial(generate_with_transformers, model), shortest, longest),
+            partial(play_in_session, sampler, shortest, longest, **settings),
+        ]
+        for workload, calls in pairs.items():
+            if options.prompts not in workload:
+                continue
             wall, processor = interleaved(calls, options.repeats)
             theirs, ours = map(statistics.median, wall)
             ratio, processor_ratio = theirs / ours, min(processor[0]) / min(processor[1])

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from paw_lightning.types import Episode, RolloutGroup
+from paw_lightning.types import Episode, RolloutGroup, Transition
 
 Level = Literal["trajectory", "row"]
 EPSILON = 1e-6
@@ -135,12 +135,16 @@ class GAE:
             `row` treats each turn alone, its last token rewarded with the whole return (verl-agent).
         gamma: discount per token, in [0, 1].
         gae_lambda: in [0, 1]; 1 uses returns alone, 0 trusts the critic.
+        whiten: over the update, as verl-agent and TRL do (choice: on, as GRPO's z-score: the size of a step then
+            does not hang on the size of the reward). The value targets stay as they are. Where all returns are equal
+            it blows the critic's own noise up to that size.
         invalid_action_penalty: >= 0; subtracted from the reward of a turn whose text held no action.
     """
 
     level: Level = "trajectory"
     gamma: float = 1.0
     gae_lambda: float = 1.0
+    whiten: bool = True
     invalid_action_penalty: float = 0.0
 
     def __post_init__(self) -> None:
@@ -150,8 +154,19 @@ class GAE:
                 f"{KEY}.gamma and .gae_lambda are {self.gamma} and {self.gae_lambda}; wanted both in [0, 1]"
             )
 
+    def of_update(self, episodes: Sequence[Episode]) -> list[tuple[Tensor, Tensor]]:
+        """(Advantages, value targets) of every turn of an update, from the turns' old_values; whitened if asked for."""
+        turns = [pair for episode in episodes for pair in self(episode, [_values(t) for t in episode.transitions])]
+        if not self.whiten:
+            return turns
+        advantages = whiten([advantage for advantage, _ in turns])
+        return [(advantage, target) for advantage, (_, target) in zip(advantages, turns, strict=True)]
+
     def __call__(self, episode: Episode, values: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """(Advantages, value targets) per turn, float [A] each, from the critic's values [A] of its tokens."""
+        """(Advantages, value targets) per turn, float [A] each, from the critic's values [A] of its tokens.
+
+        Nothing is whitened here: one episode does not know the update's mean.
+        """
         whole = self.level == "trajectory"
         rewards = []
         for t, v in zip(episode.transitions, values, strict=True):
@@ -182,9 +197,34 @@ def gae(rewards: Tensor, values: Tensor, *, gamma: float = 1.0, gae_lambda: floa
     return result, result + values.detach()
 
 
+def whiten(advantages: Sequence[Tensor]) -> list[Tensor]:
+    """(A - mean A) / (std A + 1e-6) over all tokens of all turns, float [A] each; std is unbiased.
+
+    Fewer than two tokens, or tokens that are all equal, have advantage 0.
+    """
+    tokens = torch.cat([torch.empty(0), *advantages])
+    if len(tokens) < 2 or bool((tokens == tokens[0]).all()):
+        return [torch.zeros_like(a) for a in advantages]
+    mean, scale = tokens.mean(), tokens.std() + EPSILON
+    return [(a - mean) / scale for a in advantages]
+
+
+def explained_variance(values: Tensor, targets: Tensor) -> float | None:
+    """1 - Var(target - V) / Var(target) over N tokens; None where the targets do not vary, so leave nothing to explain.
+
+    1: the critic knows the returns; 0: it does as well as a constant; below: worse.
+    """
+    if len(targets) < 2 or bool((targets == targets[0]).all()):
+        return None
+    return 1 - ((targets - values).var() / targets.var()).item()
+
+
 @dataclass(frozen=True)
 class NoReward:
-    """A = 0: the policy loss vanishes and only the world model (and a KL term) trains, a control without reward."""
+    """A = 0: the policy loss vanishes and the world model (and a KL term) trains alone, a control without reward.
+
+    What else would bring a reward in is refused: penalties on the advantage, `data.dynamic_sampling`, a critic.
+    """
 
     def __call__(self, group: RolloutGroup) -> list[float]:
         """One zero per transition."""
@@ -224,6 +264,12 @@ def _check(level: str, invalid_action_penalty: float) -> None:
         raise ValueError(
             f"{KEY}.invalid_action_penalty is {invalid_action_penalty}; wanted at least 0, as it is subtracted"
         )
+
+
+def _values(transition: Transition) -> Tensor:
+    if transition.old_values is None:
+        raise ValueError("rollout.advantage is GAE, but the rollout has no values; wanted a critic (model.critic)")
+    return transition.old_values
 
 
 def _rewards(episode: Episode) -> list[float]:

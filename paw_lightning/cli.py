@@ -17,12 +17,15 @@ from paw_lightning import callbacks
 from paw_lightning.datamodule import RolloutDataModule
 from paw_lightning.module import PaWModule
 
-# Callbacks get keys of their own: of a list only the last item could be overridden from the command line.
+# Callbacks get keys of their own: of a list only the last item could be overridden from the command line. They run in
+# this order: what is predicted is settled before it is weighed, and weighed before it is looked at.
 SECTIONS = {
     "rollout": callbacks.EnvironmentLoop,
     "entropy_selection": callbacks.EntropySelection,
-    "reward_balance": callbacks.RewardBalance,
     "target_control": callbacks.TargetControl,
+    "reward_balance": callbacks.RewardBalance,
+    "canaries": callbacks.Canaries,
+    "world_model_health": callbacks.WorldModelHealth,
     "rollout_samples": callbacks.RolloutSamples,
     "policy_export": callbacks.PolicyExport,
     "success_report": callbacks.SuccessReport,

@@ -11,12 +11,13 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from paw_lightning import ranks
+from paw_lightning.rows import Row, build_rows, collate
 from paw_lightning.seeding import generator
-from paw_lightning.tokenization import Row, collate
-from paw_lightning.types import Episode, Minibatch, Rollout
-from paw_lightning.weighting import wm_token_weights
+from paw_lightning.types import Episode, Minibatch, Rollout, Terms
 
 Split = Literal["train", "val", "test"]
+TASKS_PER_SEED = 10**9
+"""Distance of two run seeds' tasks where a split has no end."""
 
 
 class RolloutSource(Protocol):
@@ -38,9 +39,20 @@ class RolloutDataModule(L.LightningDataModule):
         minibatches: optimizer steps per iteration; their rows are a random partition of the update.
         normalization: of the policy loss over one optimizer step. `token_mean`: every action token counts alike;
             `sequence_mean`: every action does; `group_mean`: every group does.
+        dynamic_sampling: extra rounds in which new tasks are played in place of groups whose returns are all equal
+            (DAPO), until `groups` useful ones are there; 0 keeps every group. With PaW it also takes away the groups
+            in which every episode fails, those that eq. 10 gives lambda = 1: the world model then learns least where
+            the policy is weakest. Every iteration owns `dynamic_sampling` + 1 blocks of `groups` tasks, whether played
+            or not, so that the tasks of an iteration hang on nothing that happened before it.
+        world_model_interval: 0 trains both losses in every optimizer step. I > 0 lets them take turns (TAPO): after I
+            steps of the policy loss alone comes one of the world-model loss alone, over the rollout's selected
+            transitions, counted through the whole run. There are still `minibatches` steps per iteration; each loss
+            divides the rollout among those of its own.
         validation_tasks: unseen tasks played by `validate`, once each.
         test_tasks: unseen tasks played by `test`, once each.
         evaluation_batch: episodes played side by side in validation and test.
+        wm_horizon: observations ahead that a selected transition teaches, the actions in between being given.
+        wm_discount: in (0, 1]; step j weighs wm_discount^(j-1) over the sum of these.
         seed: of everything random in the run; the command line takes it from `seed_everything`.
     """
 
@@ -50,9 +62,13 @@ class RolloutDataModule(L.LightningDataModule):
         group_size: int = 8,
         minibatches: int = 2,
         normalization: Literal["token_mean", "sequence_mean", "group_mean"] = "token_mean",
+        dynamic_sampling: int = 0,
+        world_model_interval: int = 0,
         validation_tasks: int = 128,
         test_tasks: int = 200,
         evaluation_batch: int = 128,
+        wm_horizon: int = 1,
+        wm_discount: float = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -63,14 +79,26 @@ class RolloutDataModule(L.LightningDataModule):
             "validation_tasks": validation_tasks,
             "test_tasks": test_tasks,
             "evaluation_batch": evaluation_batch,
+            "wm_horizon": wm_horizon,
         }
         for name, value in counts.items():
             if value < 1:
                 raise ValueError(f"data.{name} is {value}; wanted at least 1")
+        if dynamic_sampling < 0 or (dynamic_sampling and group_size == 1):
+            raise ValueError(
+                f"data.dynamic_sampling is {dynamic_sampling} and data.group_size {group_size}; wanted 0 or more extra "
+                "rounds, and groups of at least 2 to compare"
+            )
+        if world_model_interval < 0:
+            raise ValueError(f"data.world_model_interval is {world_model_interval}; wanted at least 0")
+        if not 0 < wm_discount <= 1:
+            raise ValueError(f"data.wm_discount is {wm_discount}; wanted above 0 and at most 1")
         self.groups, self.group_size, self.minibatches = groups, group_size, minibatches
+        self.dynamic_sampling, self.world_model_interval = dynamic_sampling, world_model_interval
         self.normalization = normalization
         self.evaluation_tasks = {"val": validation_tasks, "test": test_tasks}
         self.evaluation_batch = evaluation_batch
+        self.wm_horizon, self.wm_discount = wm_horizon, wm_discount
         self.seed = seed
         self.source: RolloutSource | None = None
         """Who plays; EnvironmentLoop writes it."""
@@ -82,6 +110,8 @@ class RolloutDataModule(L.LightningDataModule):
             "groups": self.groups,
             "group_size": self.group_size,
             "minibatches": self.minibatches,
+            "dynamic_sampling": self.dynamic_sampling,
+            "world_model_interval": self.world_model_interval,
         }
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
@@ -113,11 +143,15 @@ class RolloutDataModule(L.LightningDataModule):
         moved: dict[str, Any] = {name: value.to(device) for name, value in tensors.items()}
         return dataclasses.replace(batch, **moved)
 
-    def train_tasks(self, iteration: int) -> list[int]:
-        """Task seeds of one iteration: the next ones, or the next of a shuffled pass when the split is finite."""
+    def train_tasks(self, iteration: int, extra_round: int = 0) -> list[int]:
+        """Task seeds of one round of play: the next ones, or the next of a shuffled pass when the split is finite.
+
+        Of a split without end every run seed has a stretch of its own, so that runs differ in tasks as in sampling.
+        """
         count = self._source().num_tasks("train")
-        first = iteration * self.groups
+        first = (iteration * (1 + self.dynamic_sampling) + extra_round) * self.groups
         if count is None:
+            first += self.seed * TASKS_PER_SEED
             return list(range(first, first + self.groups))
         orders: dict[int, list[int]] = {}
         tasks = []
@@ -133,49 +167,72 @@ class RolloutDataModule(L.LightningDataModule):
         wanted, count = self.evaluation_tasks[split], self._source().num_tasks(split)
         return list(range(wanted if count is None else min(wanted, count)))
 
-    def minibatch_rows(self, rollout: Rollout) -> list[list[Row]]:
-        """Cut an update into `minibatches` random parts, one per optimizer step, and weigh every token.
+    def steps(self, rollout: Rollout) -> list[tuple[Terms, list[Row]]]:
+        """What each optimizer step of an iteration trains, and on which rows."""
+        if not self.world_model_interval:
+            return [("joint", rows) for rows in self.minibatch_rows(rollout)]
+        if not any(t.wm_selected for t in rollout.transitions):
+            raise ValueError(
+                f"data.world_model_interval is {self.world_model_interval} but no transition is selected; wanted "
+                "entropy_selection.alpha above 0, or data.world_model_interval: 0"
+            )
+        first, cycle = rollout.iteration * self.minibatches, self.world_model_interval + 1
+        turns: list[Terms] = [
+            "world_model" if step % cycle == self.world_model_interval else "policy"
+            for step in range(first, first + self.minibatches)
+        ]
+        rows = {
+            "policy": iter(self.minibatch_rows(without_targets(rollout), turns.count("policy"))),
+            "world_model": iter(self.minibatch_rows(rollout, turns.count("world_model"))),
+        }
+        return [(terms, next(rows[terms])) for terms in turns]
+
+    def minibatch_rows(self, rollout: Rollout, parts: int | None = None) -> list[list[Row]]:
+        """Cut an update into `parts` (None: `minibatches`) random parts, one per optimizer step, and weigh every token.
 
         World-model weights carry the number of parts, so that the mean over the steps is eq. 11 of the whole update.
         """
-        group_of = [g for g, group in enumerate(rollout.groups) for _ in group.transitions]
-        transitions = rollout.transitions
-        coefficients = [group.wm_coefficient for group in rollout.groups]
-        wm_weights = wm_token_weights(
-            group_of,
-            [t.wm_selected for t in transitions],
-            [len(t.target_ids) for t in transitions],
-            coefficients,
-        )
-        order = torch.randperm(len(transitions), generator=generator(self.seed, "rows", rollout.iteration)).tolist()
-        if len(transitions) < self.minibatches:
+        count = self.minibatches if parts is None else parts
+        rows = build_rows(rollout, horizon=self.wm_horizon, discount=self.wm_discount, scale=count)
+        if len(rows) < count:
             raise ValueError(
-                f"the rollout has {len(transitions)} transitions for {self.minibatches} optimizer steps; wanted at "
-                "least one each: lower data.minibatches or raise data.groups"
+                f"the rollout has {len(rows)} rows for {count} optimizer steps; wanted at least one each: "
+                "lower data.minibatches or raise data.groups"
             )
-        parts = []
-        for part in range(self.minibatches):
-            indices = order[part :: self.minibatches]
-            weights = self._policy_weights([(group_of[i], len(transitions[i].action_ids)) for i in indices])
-            parts.append(
-                [
-                    Row(transitions[i], weight, wm_weights[i] * self.minibatches, coefficients[group_of[i]])
-                    for i, weight in zip(indices, weights, strict=True)
-                ]
-            )
-        return parts
+        order = torch.randperm(len(rows), generator=generator(self.seed, "rows", rollout.iteration)).tolist()
+        minibatches = [[rows[i] for i in order[part::count]] for part in range(count)]
+        for minibatch in minibatches:
+            actions = [(row.group, segment) for row in minibatch for segment in row.having("action")]
+            weights = self._policy_weights([(group, len(segment.ids)) for group, segment in actions])
+            for (_, segment), weight in zip(actions, weights, strict=True):
+                segment.weight = weight
+        return minibatches
 
-    def _policy_weights(self, rows: list[tuple[int, int]]) -> list[float]:
-        """Weight of each action token of rows given as (group, action tokens); over all tokens they sum to 1."""
+    def micro_batches(self, rollout: Rollout) -> Iterator[Minibatch]:
+        """An update as it is trained on: the micro-batches of its first optimizer step, of its second, and so on.
+
+        All ranks hold the whole update, and each gets its own part of every step.
+        """
+        assert self.trainer is not None
+        module: Any = self.trainer.lightning_module
+        rank, size = ranks.world()
+        parts = self.trainer.accumulate_grad_batches * size
+        for step, (terms, rows) in enumerate(self.steps(rollout)):
+            # Neighbours are of like length, so ranks finish together.
+            for micro_rows in split_evenly(rows, parts, lambda row: row.length)[rank::size]:
+                yield restrict(collate(micro_rows, module.tokenizer.pad_token_id, on_policy=step == 0), terms)
+
+    def _policy_weights(self, actions: list[tuple[int, int]]) -> list[float]:
+        """Weight of each token of actions given as (group, tokens); over all tokens they sum to 1."""
         if self.normalization == "token_mean":
-            total = sum(length for _, length in rows)
-            return [1 / total for _ in rows]
+            total = sum(length for _, length in actions)
+            return [1 / total for _ in actions]
         if self.normalization == "sequence_mean":
-            return [1 / (len(rows) * length) for _, length in rows]
+            return [1 / (len(actions) * length) for _, length in actions]
         tokens: dict[int, int] = {}
-        for group, length in rows:
+        for group, length in actions:
             tokens[group] = tokens.get(group, 0) + length
-        return [1 / (len(tokens) * tokens[group]) for group, _ in rows]
+        return [1 / (len(tokens) * tokens[group]) for group, _ in actions]
 
     def _source(self) -> RolloutSource:
         if self.source is None:
@@ -209,16 +266,7 @@ class RolloutStream:
         return self.data.minibatches * self.data.trainer.accumulate_grad_batches
 
     def __iter__(self) -> Iterator[Minibatch]:
-        data = self.data
-        assert data.trainer is not None
-        module: Any = data.trainer.lightning_module
-        micro_batches = data.trainer.accumulate_grad_batches
-        rank, size = ranks.world()
-        rollout = data.collect()
-        for step, rows in enumerate(data.minibatch_rows(rollout)):
-            # All ranks hold the whole update; neighbours are of like length, so ranks finish together.
-            for micro_rows in split_evenly(rows, micro_batches * size, lambda row: row.length)[rank::size]:
-                yield collate(micro_rows, module.tokenizer.pad_token_id, on_policy=step == 0)
+        yield from self.data.micro_batches(self.data.collect())
 
 
 class EvaluationStream:
@@ -236,6 +284,28 @@ class EvaluationStream:
             yield self.data.evaluate(self.split, seeds[start : start + self.data.evaluation_batch])
 
 
+def without_targets(rollout: Rollout) -> Rollout:
+    """The same rollout with nothing selected: its rows carry the policy loss alone and append no observation."""
+
+    def unselected(episode: Episode) -> Episode:
+        return dataclasses.replace(
+            episode, transitions=[dataclasses.replace(t, wm_selected=False) for t in episode.transitions]
+        )
+
+    groups = [dataclasses.replace(g, episodes=list(map(unselected, g.episodes))) for g in rollout.groups]
+    return dataclasses.replace(rollout, groups=groups)
+
+
+def restrict(batch: Minibatch, terms: Terms) -> Minibatch:
+    """Name the losses that a micro-batch carries; for the world model alone, no token is an action token any more."""
+    if terms != "world_model":
+        return dataclasses.replace(batch, terms=terms)
+    per_action = ("advantages", "old_logprobs", "reference_logprobs", "policy_weights", "old_values", "value_targets")
+    vectors = {name: getattr(batch, name) for name in per_action}
+    empty: dict[str, Any] = {name: None if vector is None else vector[:0] for name, vector in vectors.items()}
+    return dataclasses.replace(batch, terms=terms, action_mask=torch.zeros_like(batch.action_mask), **empty)
+
+
 def split_evenly(rows: list[Row], parts: int, cost: Callable[[Row], int]) -> list[list[Row]]:
     """Cut rows into exactly `parts` lists of like cost, rows of like length together so that little is padded.
 
@@ -244,7 +314,7 @@ def split_evenly(rows: list[Row], parts: int, cost: Callable[[Row], int]) -> lis
     """
     ordered = sorted(rows, key=cost)
     while len(ordered) < parts:
-        ordered.insert(0, filler(ordered[-1]))
+        ordered.insert(0, ordered[-1].weightless())
     total = sum(map(cost, ordered))
     pieces: list[list[Row]] = [[]]
     spent = 0
@@ -256,18 +326,3 @@ def split_evenly(rows: list[Row], parts: int, cost: Callable[[Row], int]) -> lis
         pieces[-1].append(row)
         spent += cost(row)
     return pieces
-
-
-def filler(row: Row) -> Row:
-    """The first token of a row as context: it is read, and counts in no loss and no metric."""
-    t, nothing = row.transition, torch.empty(0)
-    bare = dataclasses.replace(
-        t,
-        prompt_ids=t.prompt_ids[:1],
-        action_ids=[],
-        wm_selected=False,
-        old_logprobs=nothing,
-        reference_logprobs=None if t.reference_logprobs is None else nothing,
-        importance=None,
-    )
-    return Row(bare, 0.0, 0.0, 0.0)

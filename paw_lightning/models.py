@@ -1,4 +1,4 @@
-"""The shared language model and its two readers: a policy head and a world-model head."""
+"""The shared language model and its readers: a policy head, a world-model head, and PPO's value head."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from paw_lightning.losses.linear_logprob import linear_logprob
+from paw_lightning.losses.linear_logprob import CHUNK_BYTES, linear_logprob
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -143,6 +143,55 @@ class WorldModelHead(nn.Module):
         logprobs, _ = self.form.read(states, weight, targets, getattr(lm_head, "bias", None))
         return logprobs
 
+    @torch.no_grad()
+    def hits(self, hidden: Tensor, lm_head: nn.Linear, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """Arguments as in ``forward`` -> bool [M]: the target is the most likely token."""
+        states, targets = predicting_states(hidden, input_ids, mask)
+        weight = lm_head.weight if self.projection is None else self.projection
+        rows = max(1, CHUNK_BYTES // (4 * len(weight)))
+        chunks = [nn.functional.linear(h, weight, getattr(lm_head, "bias", None)).argmax(1) for h in states.split(rows)]
+        return torch.cat(chunks) == targets
+
+
+class ValueHead(nn.Module):
+    """Reads the hidden states that predict action tokens: the value of the state before each token.
+
+    It starts at 0, so that the first values are 0 and the first gradient does not reach the backbone.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(hidden_size, 1)  # float32 whatever the backbone: returns need the digits
+        nn.init.zeros_(self.projection.weight)
+        nn.init.zeros_(self.projection.bias)
+
+    def forward(self, hidden: Tensor, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """hidden [B, T, H], input_ids and mask [B, T] -> values float32 [N], N = mask.sum()."""
+        states, _ = predicting_states(hidden, input_ids, mask)
+        # A product and a sum: autocast would make a matrix product bfloat16.
+        return (states.float() * self.projection.weight[0]).sum(-1) + self.projection.bias
+
+
+class SeparateCritic(nn.Module):
+    """A value head on a backbone of its own, a copy of the policy's as it starts."""
+
+    def __init__(self, language_model: PreTrainedModel) -> None:
+        super().__init__()
+        self.backbone = copy.deepcopy(language_model.get_decoder())
+        self.value_head = ValueHead(language_model.config.get_text_config().hidden_size)
+
+    def forward(self, hidden: Tensor, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """As ValueHead's; the policy's hidden states are not read."""
+        own = self.backbone(input_ids=input_ids, use_cache=False).last_hidden_state
+        return self.value_head(own, input_ids, mask)
+
+
+def build_critic(language_model: PreTrainedModel, kind: Literal["none", "shared", "separate"]) -> nn.Module | None:
+    """The critic of a policy that has not been trained yet; None for none."""
+    if kind == "separate":
+        return SeparateCritic(language_model)
+    return ValueHead(language_model.config.get_text_config().hidden_size) if kind == "shared" else None
+
 
 def predicting_states(hidden: Tensor, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return the hidden states one position before each masked token, and those tokens."""
@@ -151,15 +200,17 @@ def predicting_states(hidden: Tensor, input_ids: Tensor, mask: Tensor) -> tuple[
 
 @dataclass
 class HeadOutputs:
-    """What the two heads read from one forward pass; flat vectors in the row-major order of their mask, in nats."""
+    """What the heads read from one forward pass; flat vectors in the row-major order of their mask, in nats."""
 
     action_logprobs: Tensor
     action_entropies: Tensor
     observation_logprobs: Tensor
+    values: Tensor | None
+    """In units of return, one per action token; None without a critic."""
 
 
 class PolicyWorldModel(nn.Module):
-    """One language model, one forward pass, two heads.
+    """One language model, one forward pass, two heads, and a critic where PPO asks for one.
 
     Everything happens inside one ``forward``, so that sharding strategies see a single root module.
     """
@@ -171,6 +222,7 @@ class PolicyWorldModel(nn.Module):
         self.policy_head = PolicyHead(form)
         own = language_model.get_output_embeddings().weight if separate_world_model_head else None
         self.world_model_head = WorldModelHead(form, own)
+        self.critic: nn.Module | None = None
 
     def forward(
         self, input_ids: Tensor, action_mask: Tensor, observation_mask: Tensor, temperature: float
@@ -180,7 +232,9 @@ class PolicyWorldModel(nn.Module):
         hidden = backbone(input_ids=input_ids, use_cache=False).last_hidden_state
         lm_head = self.language_model.get_output_embeddings()
         logprobs, entropies = self.policy_head(hidden, lm_head, input_ids, action_mask, temperature)
-        return HeadOutputs(logprobs, entropies, self.world_model_head(hidden, lm_head, input_ids, observation_mask))
+        observed = self.world_model_head(hidden, lm_head, input_ids, observation_mask)
+        values = None if self.critic is None else self.critic(hidden, input_ids, action_mask)
+        return HeadOutputs(logprobs, entropies, observed, values)
 
 
 @torch.no_grad()
@@ -221,7 +275,12 @@ IDENTITY_KEYS = (
 
 
 def identity(
-    language_model: PreTrainedModel, tokenizer: Any, separate_world_model_head: bool, *, with_weights: bool
+    language_model: PreTrainedModel,
+    tokenizer: Any,
+    separate_world_model_head: bool,
+    *,
+    critic: str = "none",
+    with_weights: bool,
 ) -> dict[str, Any]:
     """Return what a checkpoint belongs to: the shapes of its model, the tokens of its tokenizer.
 
@@ -234,6 +293,8 @@ def identity(
         "world_model_head": "separate" if separate_world_model_head else "shared",
         "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest()[:16],
     }
+    if critic != "none":
+        result["critic"] = critic
     return result | ({"reference weights": weight_digest(language_model)} if with_weights else {})
 
 

@@ -1,4 +1,4 @@
-"""PaWModule: one forward through the shared language model, two heads, two losses."""
+"""PaWModule: one forward through the shared language model, two heads, two losses (three with PPO's critic)."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ from transformers import PreTrainedModel
 from paw_lightning import lora as adapters
 from paw_lightning import models, ranks, strategies
 from paw_lightning.lora import LoRA
-from paw_lightning.losses.policy import PolicyLoss, kl_estimate
+from paw_lightning.losses.policy import PolicyLoss, ValueLoss, kl_estimate
 from paw_lightning.losses.world_model import WorldModelLoss
 from paw_lightning.types import Episode, Minibatch
 
 
 @dataclass
 class StepLosses:
-    """Both losses of a micro-batch (scalars) and what they were made from."""
+    """The losses of a micro-batch (scalars) and what they were made from."""
 
     policy: Tensor
     world_model: Tensor
+    value: Tensor
+    """Before its coefficient; 0 without a critic."""
     out: models.HeadOutputs
     old_logprobs: Tensor
     """float [N]: the log-probs the ratio was taken against."""
@@ -46,6 +48,10 @@ class PaWModule(L.LightningModule):
         world_model_loss: the loss of an observation token; `entropy_selection.alpha: 0` switches the term off.
         world_model_head: `separate` gives the world model a projection of its own (an ablation; the paper shares).
         lora: train adapters instead of the model's own weights; `rank: 0` trains the whole model.
+        critic: of PPO (`rollout.advantage: GAE`): `shared` is a value head on the policy's backbone, `separate` a copy
+            of the backbone with a value head; neither is part of the exported policy.
+        value_loss: the critic's loss.
+        critic_learning_rate: of the critic's own parameters; null is the optimizer's.
         optimizer: any torch optimizer; `lr_scheduler` is stepped once per iteration.
         dtype: of the weights; mixed precision is `trainer.precision`. Below float32 an optimizer step smaller than
             the distance to the next number is lost: meant for the frozen weights beside `lora`, which is float32.
@@ -60,16 +66,25 @@ class PaWModule(L.LightningModule):
         world_model_loss: WorldModelLoss = WorldModelLoss(),  # noqa: B008 - frozen
         world_model_head: Literal["shared", "separate"] = "shared",
         lora: LoRA = LoRA(),  # noqa: B008 - frozen
+        critic: Literal["none", "shared", "separate"] = "none",
+        value_loss: ValueLoss = ValueLoss(),  # noqa: B008 - frozen
+        critic_learning_rate: float | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        if critic_learning_rate is not None and (critic == "none" or not critic_learning_rate > 0):
+            raise ValueError(
+                f"model.critic_learning_rate is {critic_learning_rate} and model.critic is {critic!r}; wanted a rate "
+                "above 0 and a critic, or null"
+            )
         self.path, self.weights, self.dtype_name = path, weights, dtype
         self.policy_loss, self.world_model_loss = policy_loss, world_model_loss
         self.separate_head = world_model_head == "separate"
         self.lora = lora
+        self.critic, self.value_loss, self.critic_learning_rate = critic, value_loss, critic_learning_rate
         self.optimizer_factory, self.scheduler_factory = optimizer, lr_scheduler
         self.activation_checkpointing = activation_checkpointing
         self.temperature = 1.0
@@ -96,9 +111,13 @@ class PaWModule(L.LightningModule):
         models.check_heads(self.model)
         if self.policy_loss.kl_coefficient and not self.lora.rank:
             self.__dict__["reference"] = models.frozen_copy(self.model)
-        loaded_weights_matter = bool(self.policy_loss.kl_coefficient or self.lora.rank)
+        self.model.critic = models.build_critic(language_model, self.critic)  # after the copy, which needs none
         self.identity = models.identity(
-            language_model, self.tokenizer, self.separate_head, with_weights=loaded_weights_matter
+            language_model,
+            self.tokenizer,
+            self.separate_head,
+            critic=self.critic,
+            with_weights=bool(self.policy_loss.kl_coefficient or self.lora.rank),
         )
         self._adapt_and_shard()
 
@@ -142,15 +161,22 @@ class PaWModule(L.LightningModule):
             yield self.__dict__["reference"].to(self.device)
 
     def configure_optimizers(self) -> Any:
-        """One optimizer over everything trainable."""
-        optimizer = self.optimizer_factory([p for p in self.parameters() if p.requires_grad])
+        """One optimizer over everything trainable; a critic's own parameters are its second group."""
+        assert self.model is not None
+        own = [] if self.model.critic is None else [p for p in self.model.critic.parameters() if p.requires_grad]
+        others = {id(p) for p in own}
+        parameters: list[Any] = [p for p in self.parameters() if p.requires_grad and id(p) not in others]
+        if own:
+            rate = {} if self.critic_learning_rate is None else {"lr": self.critic_learning_rate}
+            parameters = [{"params": parameters}, {"params": own, **rate}]
+        optimizer = self.optimizer_factory(parameters)
         if self.scheduler_factory is None:
             return optimizer
         schedule = {"scheduler": self.scheduler_factory(optimizer), "interval": "epoch"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def losses(self, batch: Minibatch) -> StepLosses:
-        """Both losses of one micro-batch, from one forward pass."""
+        """All losses of one micro-batch, from one forward pass."""
         assert self.model is not None
         out = self.model(batch.input_ids, batch.action_mask, batch.observation_mask, self.temperature)
         # Until the first step the policy IS the one that sampled, so the ratio is 1 by definition; taking the
@@ -161,14 +187,22 @@ class PaWModule(L.LightningModule):
         )
         policy = (batch.policy_weights * policy_tokens).sum()
         world_model = (batch.wm_weights * self.world_model_loss(out.observation_logprobs)).sum()
-        return StepLosses(policy, world_model, out, old_logprobs)
+        return StepLosses(policy, world_model, self._value_loss(batch, out.values), out, old_logprobs)
+
+    def _value_loss(self, batch: Minibatch, values: Tensor | None) -> Tensor:
+        """The critic's loss, normalised as the policy's."""
+        if values is None:
+            return torch.zeros((), device=self.device)
+        assert batch.old_values is not None and batch.value_targets is not None, "EnvironmentLoop writes the targets"
+        return (batch.policy_weights * self.value_loss(values, batch.old_values, batch.value_targets)).sum()
 
     def training_step(self, batch: Minibatch, batch_idx: int) -> Tensor:
-        """Policy loss plus world-model loss (eq. 3)."""
+        """Policy loss plus world-model loss (eq. 3), plus PPO's value loss."""
         losses = self.losses(batch)
         self._log_step(batch, losses)
+        total = losses.policy + losses.world_model + self.value_loss.coefficient * losses.value
         # Lightning divides by the number of micro-batches and of ranks; the weights have already done so.
-        return (losses.policy + losses.world_model) * self._parts
+        return total * self._parts
 
     @property
     def _parts(self) -> int:
@@ -176,11 +210,28 @@ class PaWModule(L.LightningModule):
         return self.trainer.accumulate_grad_batches * ranks.world()[1]
 
     def _log_step(self, batch: Minibatch, losses: StepLosses) -> None:
-        out, old_logprobs = losses.out, losses.old_logprobs
-        self._log_mean("train/policy_loss", losses.policy.detach() * self._parts, 1)
-        self._log_mean("train/wm_loss", losses.world_model.detach() * self._parts, 1)
-        logprobs, observed = out.action_logprobs.detach(), out.observation_logprobs.detach()
-        actions, targets = len(logprobs), len(observed)
+        out = losses.out
+        if batch.terms != "world_model":
+            self._log_mean("train/policy_loss", losses.policy.detach() * self._parts, 1)
+            if out.values is not None:
+                self._log_mean("train/value_loss", losses.value.detach() * self._parts, 1)
+            self._log_actions(batch, out, losses.old_logprobs)
+        if batch.terms != "policy":
+            self._log_mean("train/wm_loss", losses.world_model.detach() * self._parts, 1)
+        observed = out.observation_logprobs.detach()
+        targets = len(observed)
+        if targets:
+            weights = self.world_model_loss.token_weights(observed)
+            self._log_mean("wm/effective_weight", (batch.wm_coefficients * weights).mean(), targets)
+            self._log_mean("wm/observation_nll", -observed.mean(), targets)
+            active = (weights > 0).float().mean()
+            self._log_mean("wm/active_token_fraction", active, targets)
+
+    def _log_actions(self, batch: Minibatch, out: models.HeadOutputs, old_logprobs: Tensor) -> None:
+        logprobs = out.action_logprobs.detach()
+        actions = len(logprobs)
+        if not actions:
+            return  # a mean over nothing would make the whole iteration's nan
         clipped = self.policy_loss.clipped(logprobs, old_logprobs, batch.advantages)
         self._log_mean("train/clip_fraction", clipped.float().mean(), actions)
         self._log_mean("train/approx_kl", kl_estimate(old_logprobs, logprobs).mean(), actions)
@@ -189,12 +240,6 @@ class PaWModule(L.LightningModule):
             self._log_mean("train/reference_kl", kl_estimate(logprobs, batch.reference_logprobs).mean(), actions)
         if batch.on_policy:
             self._log_mean("rollout/logprob_gap", (logprobs - batch.old_logprobs).abs().mean(), actions)
-        if targets:
-            weights = self.world_model_loss.token_weights(observed)
-            self._log_mean("wm/effective_weight", (batch.wm_coefficients * weights).mean(), targets)
-            self._log_mean("wm/observation_nll", -observed.mean(), targets)
-            active = (weights > 0).float().mean()
-            self._log_mean("wm/active_token_fraction", active, targets)
 
     def _log_mean(self, name: str, value: Tensor, count: int) -> None:
         """Log the mean over an iteration and all ranks, every micro-batch weighted by its count.
@@ -222,6 +267,19 @@ class PaWModule(L.LightningModule):
                 "(model.optimizer) or set trainer.gradient_clip_val"
             )
         self._log_mean("train/grad_norm", norm, 1)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip a critic's gradient apart from the policy's: a wrong value must not shrink the policy's step."""
+        if self.critic == "none" or not gradient_clip_val or gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        for group in optimizer.param_groups:
+            strategies.clip_gradients(self.trainer.strategy, group["params"], gradient_clip_val)
 
     def validation_step(self, batch: list[Episode], batch_idx: int) -> None:
         """Log the outcome of finished validation episodes."""

@@ -80,9 +80,7 @@ class FSDP1(FSDPStrategy):
         )
 
     def _clip(self, optimizer: torch.optim.Optimizer, clip_val: float | int) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = gradient_norm(self, parameters)
-        torch.nn.utils.clip_grads_with_norm_(parameters, float(clip_val), norm)
+        clip_gradients(self, [p for group in optimizer.param_groups for p in group["params"]], clip_val)
 
 
 StrategyRegistry.register("paw_fsdp2", FSDP2, description="FSDP2 over all ranks, one unit per decoder layer")
@@ -121,6 +119,14 @@ def gradient_norm(strategy: Strategy, parameters: Iterable[nn.Parameter]) -> Ten
         return norm
     square = norm.to(strategy.root_device) ** 2
     return strategy.reduce(square, reduce_op="sum").sqrt()
+
+
+def clip_gradients(strategy: Strategy, parameters: list[nn.Parameter], largest: float) -> None:
+    """Scale these parameters' gradient to a 2-norm of at most `largest`; every rank has to call it."""
+    if isinstance(strategy, FSDPStrategy):  # plain tensors that do not know they are parts
+        torch.nn.utils.clip_grads_with_norm_(parameters, float(largest), gradient_norm(strategy, parameters))
+    else:
+        torch.nn.utils.clip_grad_norm_(parameters, float(largest))
 
 
 class Replica:

@@ -1,4 +1,4 @@
-"""From an environment's text to token ids and back: prompts, action parsing, and padded mini-batches."""
+"""From an environment's text to token ids and back: prompts and action parsing."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
+from paw_lightning.envs.search_protocol import read_tags
 
-from paw_lightning.types import Minibatch, Transition
-
+ActionFormat = Literal["plain", "tags", "search"]
 SENTINELS = ("\ue000", "\ue001", "\ue002")  # private-use characters: they split a rendered chat template
 
 
@@ -27,19 +26,31 @@ class Prompt:
     template: str = "{initial_observation}\n{history}{observation}\nTask: {task}"
     first_template: str = "{observation}\nTask: {task}"
     """Used at the first turn, where there is no history."""
+    turn_template: str = "{observation}\nTask: {task}"
+    """Text of each later turn in the episode layout, over ``task``, ``observation`` (once), ``admissible_commands`` and
+    ``step``; the transcript itself is the history, so `template` and the history's keys are of the step layout."""
     history_turn: str = "{observation}\n> {action}\n"
     history_length: int = 2
     """Past turns that are shown, as in the paper (2 for ALFWorld and WebShop)."""
-    action_format: Literal["plain", "tags"] = "plain"
-    """plain: the whole answer is the action; tags: ``<think>...</think><action>...</action>`` as in the paper."""
+    action_format: ActionFormat = "plain"
+    """plain: the whole answer is the action; tags: ``<think>...</think><action>...</action>``; search:
+    ``<search>...</search>`` or ``<answer>...</answer>``; the latter two as in the paper."""
     max_tokens: int = 2048
-    """Longest prompt; the oldest history is dropped first to meet it."""
+    """Longest decision context. Step layout: the oldest history is dropped first to meet it. Where dropping does not
+    help, as in the episode layout, the episode ends as cut off (the whole group is lost if that is its first turn)."""
 
     def __post_init__(self) -> None:
         known = {"task", "initial_observation", "observation", "history", "admissible_commands", "step"}
         _check_fields("template", self.template, known)
         _check_fields("first_template", self.first_template, known)
         _check_fields("history_turn", self.history_turn, {"task", "observation", "action", "step"})
+        _check_fields("turn_template", self.turn_template, {"task", "observation", "admissible_commands", "step"})
+        fields = [part[1:] for part in string.Formatter().parse(self.turn_template) if part[1] == "observation"]
+        if fields != [("observation", "", None)]:
+            raise ValueError(
+                f"rollout.prompt.turn_template is {self.turn_template!r}; wanted a plain {{observation}} in it exactly "
+                "once"
+            )
         if self.history_length < 0:
             raise ValueError(f"rollout.prompt.history_length is {self.history_length}; wanted 0 or more")
         if self.max_tokens < 1:
@@ -53,6 +64,18 @@ def _check_fields(name: str, template: str, known: set[str]) -> None:
         raise ValueError(f"rollout.prompt.{name} is not a format string: {error}") from error
     if unknown:
         raise ValueError(f"rollout.prompt.{name} uses unknown fields {sorted(unknown)}; wanted some of {sorted(known)}")
+
+
+def _halves(template: str) -> list[str]:
+    """Cut a format string at its ``{observation}`` fields, so that what stands around them is encoded apart."""
+    halves = [""]
+    for literal, name, spec, conversion in string.Formatter().parse(template):
+        halves[-1] += literal.replace("{", "{{").replace("}", "}}")
+        if name == "observation":
+            halves.append("")
+        elif name is not None:
+            halves[-1] += "{" + name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "") + "}"
+    return halves
 
 
 @dataclass(frozen=True)
@@ -103,12 +126,18 @@ class ChatFormat:
         self.after_ids = self._encode_scaffold(after)
         self.bridge_ids = self._encode_scaffold(bridge)
         self.roles = self._role_markers(before + after + bridge)
+        added = tokenizer.get_added_vocab()
+        self.longest_token = max(len(token) for token in tokenizer.get_vocab() if token not in added)
 
     def _role_markers(self, scaffold: str) -> re.Pattern[str] | None:
-        """Added tokens of the scaffold that the tokenizer does not call special, so would not split in a text."""
-        added = self.tokenizer.added_tokens_decoder.values()
-        markers = [re.escape(token.content) for token in added if not token.special and token.content in scaffold]
-        return re.compile("|".join(markers)) if markers else None
+        """Added tokens that the tokenizer does not call special, so would not split in a text.
+
+        Those of the scaffold and all that look like a tag; others, runs of spaces for example, are ordinary text.
+        """
+        added = [token.content for token in self.tokenizer.added_tokens_decoder.values() if not token.special]
+        markers = [text for text in added if text in scaffold or re.fullmatch(r"<[^ ].*>", text)]
+        markers.sort(key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, markers))) if markers else None
 
     @staticmethod
     def _split(rendered: str, sentinel: str) -> tuple[str, str]:
@@ -125,17 +154,35 @@ class ChatFormat:
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of untrusted text: control tokens in it stay ordinary text; unpaired surrogates become "?"."""
+        pieces = [piece for _, piece in self._pieces(text)]
+        if not pieces:
+            return []
+        encoded = self.tokenizer(pieces, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids
+        return [i for ids in encoded for i in ids]
+
+    def fewest_tokens(self, text: str) -> int:
+        """No fewer tokens than this can spell the text: enough to turn a megabyte away without tokenising it."""
+        return -(-len(text) // self.longest_token)
+
+    def text_offsets(self, text: str) -> list[tuple[int, int]]:
+        """Start and end character of every token that :meth:`encode_text` makes of a text.
+
+        Raises NotImplementedError for a tokenizer that is not one of the fast ones.
+        """
+        offsets = []
+        for start, piece in self._pieces(text):
+            options = {"split_special_tokens": True, "return_offsets_mapping": True}
+            encoded = self.tokenizer(piece, add_special_tokens=False, **options)
+            offsets += [(start + first, start + last) for first, last in encoded.offset_mapping]
+        return offsets
+
+    def _pieces(self, text: str) -> list[tuple[int, str]]:
+        """The parts of a text that are encoded apart, each with its first character's place."""
         text = text.encode("utf-8", "replace").decode("utf-8")
         # A look-alike of a role marker is cut after its first character: no piece is a marker any more.
         cuts = [match.start() + 1 for match in self.roles.finditer(text)] if self.roles else []
-        pieces = [text[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-        encode = self.tokenizer
-        return [
-            i
-            for piece in pieces
-            if piece
-            for i in encode(piece, add_special_tokens=False, split_special_tokens=True).input_ids
-        ]
+        pairs = zip([0, *cuts], [*cuts, len(text)], strict=True)
+        return [(start, text[start:stop]) for start, stop in pairs if stop > start]
 
     def bridge_after(self, action_ids: Sequence[int]) -> list[int]:
         """Turn-boundary ids that still have to come between an action as sampled and the next observation."""
@@ -145,32 +192,57 @@ class ChatFormat:
 
 
 class PromptBuilder:
-    """Writes decision contexts as token ids, independent of earlier turns' token ids (the paper's step layout)."""
+    """Writes decision contexts as token ids."""
 
     def __init__(self, prompt: Prompt, chat: ChatFormat) -> None:
         self.prompt = prompt
         self.chat = chat
+        self.before_observation, self.after_observation = _halves(prompt.turn_template)
 
     def build(
         self, task: str, observation: str, turns: Sequence[Turn], initial: str, admissible: list[str]
     ) -> list[int]:
-        """Return the prompt's ids, dropping the oldest shown turns while it is too long.
+        """Return the ids of :meth:`fit`."""
+        return self.fit(task, observation, turns, initial, admissible)[0]
+
+    def fit(
+        self, task: str, observation: str, turns: Sequence[Turn], initial: str, admissible: list[str]
+    ) -> tuple[list[int], int]:
+        """Return the prompt's ids, and how many of the turns to be shown were dropped, oldest first, to make it fit.
 
         Raises PromptTooLongError when it is too long without any history.
         """
-        length = self.prompt.history_length
+        length, limit = self.prompt.history_length, self.prompt.max_tokens
         shown = list(turns[-length:]) if length else []
-        while True:
-            text = self._render(task, observation, shown, len(turns), initial, admissible)
+
+        def written(dropped: int) -> list[int] | None:
+            text = self._render(task, observation, shown[dropped:], len(turns), initial, admissible)
+            if self.chat.fewest_tokens(text) > limit:
+                return None
             ids = [*self.chat.before_ids, *self.chat.encode_text(text), *self.chat.after_ids]
-            if len(ids) <= self.prompt.max_tokens:
-                return ids
-            if not shown:
-                raise PromptTooLongError(
-                    f"the prompt has {len(ids)} tokens without any history; wanted at most {self.prompt.max_tokens} "
-                    "(rollout.prompt.max_tokens)"
-                )
-            shown = shown[1:]
+            return ids if len(ids) <= limit else None
+
+        if (ids := written(0)) is not None:
+            return ids, 0
+        ids, enough, too_few = written(len(shown)), len(shown), 0
+        if ids is None:
+            raise PromptTooLongError(
+                f"the prompt without any history has more than {limit} tokens, the most that rollout.prompt.max_tokens "
+                "allows"
+            )
+        while enough - too_few > 1:  # by halves: a long history is not tokenised once for every turn of it
+            middle = (enough + too_few) // 2
+            if (attempt := written(middle)) is not None:
+                ids, enough = attempt, middle
+            else:
+                too_few = middle
+        return ids, enough
+
+    def turn(self, task: str, admissible: list[str], step: int) -> tuple[list[int], list[int]]:
+        """Ids of what stands before and after the observation in a later turn's text (episode layout)."""
+        fields = {"task": task, "admissible_commands": _listed(admissible), "step": step}
+        before, after = self.before_observation.format(**fields), self.after_observation.format(**fields)
+        return self.chat.encode_text(before), self.chat.encode_text(after)
 
     def _render(
         self,
@@ -192,9 +264,13 @@ class PromptBuilder:
             initial_observation=initial,
             observation=observation,
             history=history,
-            admissible_commands="\n".join(f"'{command}'" for command in admissible if command != "help"),
+            admissible_commands=_listed(admissible),
             step=played + 1,
         )
+
+
+def _listed(admissible: list[str]) -> str:
+    return "\n".join(f"'{command}'" for command in admissible if command != "help")
 
 
 THINK = re.compile(r"<think>.*?</think>", re.DOTALL)
@@ -202,14 +278,17 @@ ACTION = re.compile(r"<action>(.*?)</action>", re.DOTALL)
 HAN = re.compile(r"[\u4e00-\u9fff]")
 
 
-def parse_action(text: str, action_format: Literal["plain", "tags"]) -> ParsedAction:
+def parse_action(text: str, action_format: ActionFormat) -> ParsedAction:
     """Read the environment's command out of the policy's text.
 
     plain: the text is the action; it is well-formed when it is one non-empty line.
     tags: the first ``<action>`` pair, lower-cased; well-formed when there is a ``<think>`` pair before it and no Han
     character. Without the pair the last 30 characters are sent, so that a near miss can still act. Both rules are
     those the paper's base implementation uses.
+    search: the first ``<search>`` or ``<answer>`` pair up to the first closing tag; see `read_tags`.
     """
+    if action_format == "search":
+        return ParsedAction(*read_tags(text))
     if action_format == "plain":
         action = text.strip()
         return ParsedAction(action, bool(action) and "\n" not in action)
@@ -218,69 +297,3 @@ def parse_action(text: str, action_format: Literal["plain", "tags"]) -> ParsedAc
     think = THINK.search(text)
     ordered = match is not None and think is not None and think.end() <= match.start()
     return ParsedAction(action, bool(ordered and action and not HAN.search(text)))
-
-
-@dataclass(frozen=True)
-class Row:
-    """One transition on its way into a mini-batch, with the weights its tokens carry."""
-
-    transition: Transition
-    policy_weight: float
-    """Of each action token."""
-    wm_weight: float
-    """Of each observation token; 0 leaves the observation out."""
-    wm_coefficient: float
-
-    @property
-    def length(self) -> int:
-        """Tokens of the row without padding."""
-        t = self.transition
-        context = len(t.prompt_ids) + len(t.action_ids)
-        return context + len(t.bridge_ids) + len(t.target_ids) if t.target_ids else context
-
-
-def collate(rows: Sequence[Row], pad_token_id: int, *, on_policy: bool) -> Minibatch:
-    """Right-pad rows to one rectangle.
-
-    Right padding needs no attention mask under causal attention: no real token can see the padding after it.
-    """
-    width = max(row.length for row in rows)
-    input_ids = torch.full((len(rows), width), pad_token_id, dtype=torch.long)
-    action_mask = torch.zeros((len(rows), width), dtype=torch.bool)
-    observation_mask = torch.zeros((len(rows), width), dtype=torch.bool)
-    flat: dict[str, list[torch.Tensor]] = {
-        "advantages": [],
-        "old": [],
-        "reference": [],
-        "policy": [],
-        "wm": [],
-        "lambda": [],
-    }
-    for i, row in enumerate(rows):
-        t, targets = row.transition, row.transition.target_ids
-        assert t.old_logprobs is not None, "scoring writes old_logprobs before collate"
-        start, stop = len(t.prompt_ids), len(t.prompt_ids) + len(t.action_ids)
-        ids = t.prompt_ids + t.action_ids + (t.bridge_ids + targets if targets else [])
-        input_ids[i, : len(ids)] = torch.tensor(ids)
-        action_mask[i, start:stop] = True
-        observation_mask[i, len(ids) - len(targets) : len(ids)] = True
-        importance = torch.ones(len(t.action_ids)) if t.importance is None else t.importance
-        flat["advantages"].append(t.advantage * importance)  # the surrogate is linear in the advantage
-        flat["policy"].append(torch.full((len(t.action_ids),), row.policy_weight))
-        flat["old"].append(t.old_logprobs)
-        if t.reference_logprobs is not None:
-            flat["reference"].append(t.reference_logprobs)
-        flat["wm"].append(torch.full((len(targets),), row.wm_weight))
-        flat["lambda"].append(torch.full((len(targets),), row.wm_coefficient))
-    return Minibatch(
-        input_ids=input_ids,
-        action_mask=action_mask,
-        observation_mask=observation_mask,
-        advantages=torch.cat(flat["advantages"]),
-        old_logprobs=torch.cat(flat["old"]),
-        reference_logprobs=torch.cat(flat["reference"]) if flat["reference"] else None,
-        policy_weights=torch.cat(flat["policy"]),
-        wm_weights=torch.cat(flat["wm"]),
-        wm_coefficients=torch.cat(flat["lambda"]),
-        on_policy=on_policy,
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
@@ -13,13 +14,13 @@ class Transition:
 
     # Written by the collector.
     prompt_ids: list[int]
-    """Token ids of the decision context h_t."""
+    """Token ids of the decision context h_t; empty when it is the row of the transition before, carried on."""
     action_ids: list[int]
     """Token ids of a_t exactly as sampled, the end-of-turn token included when the policy wrote it."""
     bridge_ids: list[int]
     """Turn-boundary tokens between a_t and o_{t+1}: context, never a target."""
     observation_ids: list[int]
-    """Token ids of o_{t+1}: the world-model targets; empty when there is nothing to predict."""
+    """Token ids of o_{t+1}: the world-model targets; empty when it is not to be predicted."""
     sampled_logprobs: list[float]
     """log q(a_i | h, a_<i) of each action token under the distribution that was sampled from, in nats."""
     token_entropies: list[float]
@@ -35,39 +36,59 @@ class Transition:
     well_formed: bool
     """The policy's text could be parsed into an action."""
     admissible: bool
-    """The environment lists the action as admissible (or gives no list)."""
+    """The environment reacted to the action, or lists it as admissible (or says neither)."""
     truncated: bool = False
     """The action ran to the length limit without an end-of-turn token."""
+    turn_ids: list[int] = field(default_factory=list)
+    """What comes between o_t and a_t in a row that carries on from the transition before: context."""
+    dropped_turns: int = 0
+    """Past turns that the prompt would have shown and had no room for."""
+    predictable: bool = True
+    """The environment allows o_{t+1} as a world-model target."""
+    nuisance_spans: list[tuple[int, int]] = field(default_factory=list)
+    """Character spans of observation_text that nobody can predict, as the environment labels them."""
+    counterfactual_ids: list[int] | None = None
+    """Token ids of the answer to another action in the same state; None where nobody asked for one or none exists."""
 
     # Written by scoring.
     old_logprobs: Tensor | None = None
     """float [A]: log-probs of the behaviour policy that the ratio is taken against, in nats."""
     reference_logprobs: Tensor | None = None
     """float [A]: log-probs under the reference policy, in nats; None when no KL is asked for."""
+    old_values: Tensor | None = None
+    """float [A]: the critic's value before each action token, with the weights that played; None without a critic."""
 
     importance: Tensor | None = None
     """float [A]: truncated ratio of the trainer's to the sampler's probability; None where none is corrected for."""
 
     # Written by EnvironmentLoop.
     advantage: float = 0.0
-    """Advantage of every token of the action."""
+    """Advantage of every token of the action; their mean where each has its own."""
+    token_advantages: Tensor | None = None
+    """float [A]: an advantage for each action token (PPO); None where `advantage` holds for all."""
+    value_targets: Tensor | None = None
+    """float [A]: what the critic should have said, A + V before whitening; None without a critic."""
 
     # Written by EntropySelection.
     action_entropy: float = 0.0
     """H(a_t | h_t), in nats (eq. 4)."""
     wm_selected: bool = False
-    """The transition is in S_alpha: its observation is appended and predicted."""
+    """The transition is in S_alpha: its observation is predicted."""
 
     # Written by TargetControl.
     control_ids: list[int] | None = None
-    """Token ids that take the observation's place as targets; None where the true observation is predicted."""
+    """Token ids that take the observation's place as targets; None where the true observation is predicted, and
+    empty where the control has nothing to offer."""
+
+    @property
+    def predicted_ids(self) -> list[int]:
+        """What a world model that predicts o_{t+1} is taught: the observation, or the control in its place."""
+        return self.observation_ids if self.control_ids is None else self.control_ids
 
     @property
     def target_ids(self) -> list[int]:
-        """What the world model predicts; empty for an unselected transition: its observation is not even appended."""
-        if not self.wm_selected:
-            return []
-        return self.observation_ids if self.control_ids is None else self.control_ids
+        """What this transition teaches the world model; empty when it is not selected."""
+        return self.predicted_ids if self.wm_selected else []
 
 
 @dataclass
@@ -80,7 +101,9 @@ class Episode:
     transitions: list[Transition] = field(default_factory=list)
     won: bool = False
     finished: bool = False
-    """The environment ended it (False: the step limit did)."""
+    """The environment ended it (False: the step limit or the context limit did)."""
+    overflowed: bool = False
+    """It was cut off because its next decision context would have been too long."""
 
     @property
     def episode_return(self) -> float:
@@ -96,10 +119,12 @@ class RolloutGroup:
     max_return: float | None
     """R_max as the environment states it (collector); None when it does not."""
     episodes: list[Episode]
+    environment: str = ""
+    """Name of the environment in a mixture (collector); empty otherwise."""
 
     # Written by RewardBalance.
     wm_coefficient: float = 0.0
-    """lambda_g of eq. 10."""
+    """lambda_g (eq. 10 or what is configured in its place)."""
 
     @property
     def returns(self) -> list[float]:
@@ -122,7 +147,7 @@ class Rollout:
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall-clock seconds by phase (collector)."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Scalars that EntropySelection and RewardBalance want logged."""
+    """Scalars that callbacks want logged, by tag."""
 
     @property
     def episodes(self) -> list[Episode]:
@@ -133,15 +158,19 @@ class Rollout:
         return [t for group in self.groups for t in group.transitions]
 
 
+Terms = Literal["joint", "policy", "world_model"]
+"""Which losses an optimizer step carries: both, or one alone."""
+
+
 @dataclass
 class Minibatch:
-    """One right-padded micro-batch; written by tokenization.collate. B rows, T tokens, N action and M target tokens.
+    """One right-padded micro-batch; written by rows.collate. B rows, T tokens, N action and M target tokens.
 
-    The flat vectors follow the row-major order of their mask.
+    The flat vectors follow the row-major order of their mask; a row may hold several actions and targets.
     """
 
     input_ids: Tensor
-    """long [B, T]: prompt | action | bridge | observation | padding."""
+    """long [B, T]: prompt | action | bridge | observation | turn | action | ... | padding."""
     action_mask: Tensor
     """bool [B, T]: True on the N action tokens."""
     observation_mask: Tensor
@@ -155,8 +184,15 @@ class Minibatch:
     policy_weights: Tensor
     """float [N]: what each action token's loss is multiplied by; they sum to 1 over one optimizer step."""
     wm_weights: Tensor
-    """float [M]: lambda_g / (groups * selected in group * |o|) * optimizer steps per rollout (eqs. 9 and 11)."""
+    """float [M]: lambda_g / (groups * selected in group * |o|) * optimizer steps per rollout (eqs. 9 and 11), summed
+    over the transitions that teach the target."""
     wm_coefficients: Tensor
     """float [M]: lambda_g of each target's group, for monitoring."""
     on_policy: bool
     """No optimizer step was made since the rollout: the policy is still the one that sampled."""
+    old_values: Tensor | None = None
+    """float [N]; None without a critic."""
+    value_targets: Tensor | None = None
+    """float [N]; None without a critic."""
+    terms: Terms = "joint"
+    """Written by RolloutStream; where the world model trains alone, N is 0."""

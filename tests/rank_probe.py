@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -47,6 +48,22 @@ class BrokenSampler(L.Callback):
         if ranks.world()[0] == 1:
             for parameter in pl_module.parameters():
                 parameter.data.fill_(float("nan"))
+
+
+class ShiftedMask(L.Callback):
+    """The second rank's action masks cover one token too early."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        original = data.transfer_batch_to_device
+
+        def shift(batch: object, *rest: object) -> object:
+            batch = original(batch, *rest)
+            if isinstance(batch, Minibatch) and ranks.world()[0] == 1:
+                return replace(batch, action_mask=batch.action_mask.roll(-1, 1))
+            return batch
+
+        data.transfer_batch_to_device = shift
 
 
 class SignalOnRankOne(RankProbe):

@@ -7,7 +7,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paw_lightning.advantages import GAE, GRPO, RLOO, GiGPO, anchor_clusters, discounted_returns, gae
+from paw_lightning.advantages import (
+    GAE,
+    GRPO,
+    RLOO,
+    GiGPO,
+    anchor_clusters,
+    discounted_returns,
+    explained_variance,
+    gae,
+    whiten,
+)
 from paw_lightning.types import RolloutGroup
 from tests.factories import make_episode, make_group, make_transition
 
@@ -147,6 +157,51 @@ def test_gae_runs_through_the_turns_of_an_episode():
     # Row level: each turn alone, its last token paid the return 4, less the penalty.
     rows = GAE(level="row", invalid_action_penalty=0.5)(episode, values)
     assert [advantages.tolist() for advantages, _ in rows] == [[3.5, 3.5], [4.0]]
+
+
+def two_turns():
+    """Values [1, 2] and [4], rewards 1 and 3; an observation lies between the turns."""
+    first = make_transition(reward=1.0, old_values=torch.tensor([1.0, 2.0]), observation_ids=[7] * 9)
+    return make_episode([first, make_transition(reward=3.0, action_ids=[4], old_values=torch.tensor([4.0]))])
+
+
+def test_gae_skips_the_observations_between_turns():
+    # gamma = lambda = 0.5. delta = [0.5 * 2 - 1, 1 + 0.5 * 4 - 2, 3 - 4] = [0, 1, -1]: the nine observation tokens
+    # discount nothing. A = [0.25 * 0.75, 1 - 0.25, -1]; targets A + V.
+    turns = GAE(gamma=0.5, gae_lambda=0.5, whiten=False).of_update([two_turns()])
+    assert [a.tolist() for a, _ in turns] == [[0.1875, 0.75], [-1.0]]
+    assert [target.tolist() for _, target in turns] == [[1.1875, 2.75], [3.0]]
+    # Row level: the last token of each turn is paid 4, and nothing follows it. delta = [0, 4 - 2] and [4 - 4].
+    rows = GAE(level="row", gamma=0.5, gae_lambda=0.5, whiten=False).of_update([two_turns()])
+    assert [a.tolist() for a, _ in rows] == [[0.5, 2.0], [0.0]]
+
+
+def test_whitening_is_over_all_tokens_of_the_update():
+    # 1, 3 and 5: mean 3, unbiased std 2. Targets are not touched.
+    whitened = whiten([torch.tensor([1.0, 3.0]), torch.tensor([5.0])])
+    assert torch.cat(whitened).tolist() == pytest.approx([-1.0, 0.0, 1.0], abs=1e-5)
+    assert [len(a) for a in whitened] == [2, 1]
+    plain, white = (GAE(whiten=on).of_update([two_turns(), two_turns()]) for on in (False, True))
+    tokens = torch.cat([a for a, _ in white])
+    assert tokens.mean().item() == pytest.approx(0, abs=1e-6) and tokens.std().item() == pytest.approx(1, abs=1e-4)
+    assert all(torch.equal(a[1], b[1]) for a, b in zip(plain, white, strict=True))
+
+
+@pytest.mark.parametrize("advantages", [[], [torch.tensor([3.0])], [torch.tensor([2.0, 2.0]), torch.tensor([2.0])]])
+def test_whitening_leaves_no_advantage_where_nothing_differs(advantages):
+    assert torch.cat([torch.empty(0), *whiten(advantages)]).tolist() == [0.0] * sum(map(len, advantages))
+
+
+def test_explained_variance_by_hand():
+    # Targets 0, 2: variance 2. Errors 0, 1: variance 0.5.
+    assert explained_variance(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 2.0])) == 0.75
+    assert explained_variance(torch.tensor([5.0, 5.0]), torch.tensor([0.0, 2.0])) == 0.0
+    assert explained_variance(torch.tensor([0.0, 1.0]), torch.tensor([2.0, 2.0])) is None
+
+
+def test_gae_without_values_names_the_critic():
+    with pytest.raises(ValueError, match=r"model\.critic"):
+        GAE().of_update([make_episode([make_transition()])])
 
 
 def test_gae_extremes():

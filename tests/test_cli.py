@@ -11,6 +11,17 @@ import torch
 from paw_lightning.callbacks import EntropySelection
 from tests import runs
 
+NO_REWARD = {"rollout__advantage": "paw_lightning.advantages.NoReward"}
+PPO = {"rollout__advantage": "paw_lightning.advantages.GAE", "model__critic": "shared"}
+PPO_CHANGES = [
+    {"model__critic": "separate"},
+    {"model__critic_learning_rate": 0.1},
+    {"model__value_loss__coefficient": 5.0},
+    {"model__value_loss__clip": 0.0001},
+    {"rollout__advantage__whiten": "false"},
+    {"rollout__advantage__gamma": 0.5},
+    {"rollout__advantage__gae_lambda": 0.5},
+]
 TAGS = [
     "rollout/return",
     "rollout/success_rate",
@@ -43,6 +54,17 @@ def test_every_promised_curve_has_a_point_per_iteration(tiny_model_dir: str, tmp
     assert 0 <= curves["rollout/logprob_gap"][1] < 1e-5, "sampler and trainer agree"
 
 
+@pytest.mark.parametrize("targets", ["observation", "shuffled"])
+def test_the_episode_layout_runs(targets: str, tiny_model_dir: str, tmp_path: Path) -> None:
+    """Six episodes are six rows, and rows of controls besides; the session's log-probs are the trainer's."""
+    settings = {"rollout__layout": "episode", "target_control__targets": targets, "entropy_selection__alpha": 1}
+    cli = runs.fit(tmp_path, tiny_model_dir, model__policy_loss__kl_coefficient=0.1, **settings)
+    curves = runs.curves(cli)
+    assert [tag for tag in TAGS if tag != "wm/entropy_threshold" and len(curves.get(tag, {})) != 2] == []
+    assert 0 <= curves["rollout/logprob_gap"][1] < 1e-5, "sampler and trainer agree"
+    assert curves["rollout/context_overflows"][1] == curves["rollout/history_truncations"][1] == 0
+
+
 def test_a_learning_run_moves_the_weights_from_the_first_iteration(tiny_model_dir: str, tmp_path: Path) -> None:
     cli = runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=1)
     assert cli.trainer.global_step == 2, "two optimizer steps in the first iteration"
@@ -69,6 +91,12 @@ def test_alpha_zero_switches_every_world_model_setting_off(tiny_model_dir: str, 
     [
         {"entropy_selection__alpha": 1.0},
         {"entropy_selection__entropy": "sampled"},
+        {"entropy_selection__rule": "random"},
+        {"entropy_selection__rule": "lowest_probability"},
+        {"entropy_selection__rule": "all", "entropy_selection__alpha": 1},
+        {"reward_balance__value": 0.5},
+        {"reward_balance__coefficient": "linear", "reward_balance__anneal_iterations": 2},
+        {"reward_balance__match_weight_of": "cross_entropy"},
         {"reward_balance__coefficient": "constant"},
         {"reward_balance__max_return": 2.0},
         {"model__world_model_loss__kind": "cross_entropy"},
@@ -83,10 +111,14 @@ def test_alpha_zero_switches_every_world_model_setting_off(tiny_model_dir: str, 
         {"rollout__temperature": 0.5},
         {"rollout__prompt__history_length": 0},
         {"rollout__max_observation_tokens": 5},
-        {"rollout__advantage": "paw_lightning.advantages.NoReward"},
+        NO_REWARD,
+        PPO,
+        {"data__world_model_interval": 1},
         {"target_control__targets": "shuffled"},
         {"target_control__targets": "random_tokens"},
         {"seed_everything": 3},
+        {"data__wm_horizon": 2},
+        {"rollout__layout": "episode"},
     ],
     ids=lambda change: ",".join(f"{k}={v}" for k, v in change.items()),
 )
@@ -106,6 +138,14 @@ def test_no_dead_option(change: dict, tiny_model_dir: str, tmp_path: Path, basel
         ({"rollout__environment__commands": True}, {"rollout__inadmissible_action_penalty": 0.5}),
         ({"rollout__max_action_tokens": 60}, {"data__normalization": "sequence_mean"}),
         ({"model__lora__rank": 2, "reward_balance__coefficient": "constant"}, {"model__lora__alpha": 1.0}),
+        # Two episodes of a random policy often end alike.
+        ({"data__group_size": 2}, {"data__dynamic_sampling": 2}),
+        *((PPO, change) for change in PPO_CHANGES),
+        # A reward at the end and no discount: every token is worth the whole return, turn by turn or not.
+        (PPO | {"rollout__advantage__gamma": 0.5}, {"rollout__advantage__level": "row"}),
+        ({"data__wm_horizon": 2}, {"data__wm_discount": 0.5}),
+        ({"rollout__layout": "episode"}, {"rollout__prompt__turn_template": "{observation}"}),
+        ({"rollout__layout": "episode"}, {"rollout__prompt__max_tokens": 80}),
     ],
 )
 def test_no_dead_option_where_it_matters(common: dict, change: dict, tiny_model_dir: str, tmp_path: Path) -> None:
@@ -126,6 +166,9 @@ def baseline(tiny_model_dir: str, tmp_path_factory) -> dict:
     [
         ({"entropy_selection__alpha": 1.5}, "entropy_selection.alpha is 1.5; wanted a share in"),
         ({"model__world_model_loss__rho": 0}, "model.world_model_loss.rho is 0.0"),
+        ({"entropy_selection__rule": "all"}, "entropy_selection.alpha is 0.75 and rule is 'all'; wanted alpha 1"),
+        ({"reward_balance__coefficient": "linear"}, "reward_balance.anneal_iterations is None"),
+        ({"world_model_health__every": -1}, "world_model_health.every is -1"),
         ({"rollout__temperature": 0}, "rollout.temperature is 0.0"),
         ({"data__groups": 0}, "data.groups is 0"),
         ({"rollout__max_steps": 0}, "rollout.max_steps is 0"),
@@ -135,7 +178,21 @@ def baseline(tiny_model_dir: str, tmp_path_factory) -> dict:
         ({"reward_balance__max_return": 0.5}, "gave a return of 1.0, above its largest, 0.5"),
         ({"rollout__prompt__template": "{observation"}, "rollout.prompt.template is not a format string"),
         ({"rollout__max_observation_tokens": 0}, "rollout.max_observation_tokens is 0"),
-        ({"rollout__advantage": "paw_lightning.advantages.GAE"}, "rollout.advantage is GAE"),
+        ({"rollout__advantage": "paw_lightning.advantages.GAE"}, "GAE and model.critic is 'none'"),
+        ({"model__critic": "shared"}, "model.critic is 'shared' and rollout.advantage is GRPO"),
+        ({"model__critic_learning_rate": 0.1}, "model.critic_learning_rate is 0.1 and model.critic is 'none'"),
+        ({"model__critic": "shared", "model__critic_learning_rate": 0}, "model.critic_learning_rate is 0.0"),
+        ({"model__value_loss__clip": 0}, "model.value_loss.clip is 0.0"),
+        ({"data__dynamic_sampling": 1, "data__group_size": 1}, "data.dynamic_sampling is 1 and data.group_size 1"),
+        ({"data__dynamic_sampling": 1} | NO_REWARD, "data.dynamic_sampling is 1 and rollout.advantage is NoReward"),
+        ({"rollout__inadmissible_action_penalty": 1} | NO_REWARD, "wanted 0: a penalty is a reward"),
+        ({"entropy_selection__alpha": 0} | NO_REWARD, "there is nothing to learn"),
+        ({"data__world_model_interval": -1}, "data.world_model_interval is -1"),
+        ({"data__world_model_interval": 1, "entropy_selection__alpha": 0}, "no transition is selected"),
+        ({"data__wm_horizon": 0}, "data.wm_horizon is 0"),
+        ({"data__wm_discount": 0}, "data.wm_discount is 0.0"),
+        ({"data__wm_horizon": 99}, "data.wm_horizon 99 x (rollout.max_action_tokens 6"),
+        ({"rollout__prompt__turn_template": "{history}{observation}"}, "rollout.prompt.turn_template uses unknown"),
         ({"trainer__max_steps": 3}, "trainer.max_steps is 3; wanted a multiple of data.minibatches (2)"),
         ({"trainer__max_time": "00:01:00:00"}, "trainer.max_time stops in mid-iteration"),
         ({"rollout__environment__max_reward": None}, "does not state its largest return"),

@@ -196,3 +196,24 @@ def test_overlong_observations_are_played_but_not_predicted() -> None:
     c.max_observation_tokens = 5
     transitions = [t for group in play(c).groups for t in group.transitions]
     assert all(t.observation_text and t.observation_ids == [] for t in transitions)
+
+
+class Talkative(ToyEnv):
+    """Says of every step what a collector can be told: only the second action was fine, the last page is no target."""
+
+    def step(self, action: str):
+        observation, reward, terminated, truncated, info = super().step(action)
+        said = {"admissible_action": self.turn == 2, "predictable": not terminated}
+        return observation, reward, terminated, truncated, info | said
+
+
+def test_the_environment_says_what_was_admissible_and_what_is_no_target() -> None:
+    c = collector()
+    c.make_env = lambda: Talkative(commands=True)  # its list would call every action inadmissible
+    episodes = [e for group in play(c).groups for e in group.episodes]
+    assert len(episodes) == 4
+    for episode in episodes:
+        assert [t.admissible for t in episode.transitions] == [False, True, False]
+        assert [t.predictable for t in episode.transitions] == [True, True, False]
+        assert [bool(t.observation_ids) for t in episode.transitions] == [True, True, False]
+        assert episode.transitions[-1].observation_text, "it is played and shown all the same"

@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from paw_lightning.datamodule import RolloutDataModule, split_evenly
+from paw_lightning.datamodule import RolloutDataModule, restrict, split_evenly
 from paw_lightning.losses import PolicyLoss, WorldModelLoss
 from paw_lightning.module import PaWModule
-from paw_lightning.tokenization import Row, collate
-from paw_lightning.types import Episode, Rollout, RolloutGroup, Transition
+from paw_lightning.rollouts.scoring import write_old_logprobs
+from paw_lightning.rows import Row, Segment, collate
+from paw_lightning.types import Episode, Rollout, RolloutGroup, Terms, Transition
 
 
 def transition(prompt: int, action: list[int], observation: list[int], advantage: float, **fields) -> Transition:
@@ -65,14 +66,16 @@ def module(tiny_model_dir: str) -> PaWModule:
     return module
 
 
-def step_gradients(module: PaWModule, rows: list[Row], micro_batches: int, padding: int = 0) -> tuple[float, dict]:
+def step_gradients(
+    module: PaWModule, rows: list[Row], micro_batches: int, padding: int = 0, terms: Terms = "joint"
+) -> tuple[float, dict]:
     """Loss and gradients of one optimizer step cut into micro-batches, as Lightning accumulates them."""
     module._trainer = SimpleNamespace(accumulate_grad_batches=micro_batches)  # type: ignore[assignment]
     module.__class__.trainer = property(lambda self: self._trainer)  # type: ignore[assignment]
     module.zero_grad()
     total = 0.0
     for piece in split_evenly(rows, micro_batches, lambda row: row.length):
-        batch = collate(piece, 0, on_policy=False)
+        batch = restrict(collate(piece, 0, on_policy=False), terms)
         if padding:
             pad = torch.nn.functional.pad
             batch = replace(
@@ -131,6 +134,15 @@ def test_loss_is_equation_11(module: PaWModule) -> None:
         torch.testing.assert_close(gradients[name], p.grad, atol=1e-5, rtol=1e-3, msg=name)
 
 
+def having(rows: list[Row], role: str) -> list[Segment]:
+    return [segment for row in rows for segment in row.having(role)]
+
+
+def mass(rows: list[Row], role: str) -> float:
+    """The sum of all weights of a role's tokens."""
+    return math.fsum(segment.weight * len(segment.ids) for segment in having(rows, role))
+
+
 def test_weights_by_hand() -> None:
     """Token mean: 16 action tokens, 1/16 each.
 
@@ -138,25 +150,25 @@ def test_weights_by_hand() -> None:
     group 1 has one selected of 3 tokens: 1/(3*1*3) = 1/9; the rest 0.
     """
     [rows] = RolloutDataModule(minibatches=1).minibatch_rows(make_rollout())
-    assert {row.policy_weight for row in rows} == {1 / 16}
-    by_action = {row.transition.action_ids[0]: row.wm_weight for row in rows}
-    expected = {60: 1 / 72, 62: 1 / 36, 63: 1 / 18, 66: 1 / 9, 67: 0.0, 69: 0.0}
-    assert by_action == pytest.approx(expected)
+    assert {segment.weight for segment in having(rows, "action")} == {1 / 16}
+    by_target = {segment.ids[0]: segment.weight for segment in having(rows, "target")}
+    expected = {70: 1 / 72, 74: 1 / 36, 76: 1 / 18, 77: 1 / 9}
+    assert by_target == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("normalization", ["token_mean", "sequence_mean", "group_mean"])
 def test_policy_weights_sum_to_one_in_every_step(normalization: str) -> None:
     data = RolloutDataModule(minibatches=2, normalization=normalization)
     for rows in data.minibatch_rows(make_rollout()):
-        assert math.fsum(row.policy_weight * len(row.transition.action_ids) for row in rows) == pytest.approx(1)
+        assert mass(rows, "action") == pytest.approx(1)
 
 
 def test_world_model_weights_of_all_steps_average_to_the_update(module: PaWModule) -> None:
     """Two steps carry twice the weight each, so that their mean is eq. 11 of the whole update."""
     whole = RolloutDataModule(minibatches=1).minibatch_rows(make_rollout())[0]
     halves = RolloutDataModule(minibatches=2).minibatch_rows(make_rollout())
-    total = sum(row.wm_weight * len(row.transition.observation_ids) for row in whole)
-    mean = sum(row.wm_weight * len(row.transition.observation_ids) for rows in halves for row in rows) / 2
+    total = mass(whole, "target")
+    mean = sum(mass(rows, "target") for rows in halves) / 2
     # (0.5 + 1 + 0) / 3 groups
     assert total == pytest.approx(0.5)
     assert mean == pytest.approx(total)
@@ -171,6 +183,56 @@ def test_loss_does_not_depend_on_micro_batches(module: PaWModule, micro_batches:
     assert cut == pytest.approx(whole, abs=1e-6)
     for name, gradient in whole_gradients.items():
         torch.testing.assert_close(cut_gradients[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def grown_rollout() -> Rollout:
+    """The same groups as transcripts: every prompt is what the episode has seen so far, plus a turn text of its own."""
+    rollout = make_rollout()
+    for group in rollout.groups:
+        prefix: list[int] = []
+        for i, t in enumerate(group.transitions):
+            t.turn_ids = t.prompt_ids
+            prefix = prefix + t.turn_ids
+            t.prompt_ids = [] if i else t.turn_ids
+            prefix = prefix + t.action_ids + t.bridge_ids + t.observation_ids
+    return rollout
+
+
+def as_steps(rollout: Rollout) -> Rollout:
+    """The same rollout in the step layout with full history."""
+    for group in rollout.groups:
+        prefix: list[int] = []
+        for t in group.transitions:
+            prefix = prefix + t.turn_ids
+            t.prompt_ids = prefix
+            prefix = prefix + t.action_ids + t.bridge_ids + t.observation_ids
+    return rollout
+
+
+@pytest.mark.parametrize("settings", [{}, {"wm_horizon": 3, "wm_discount": 0.5}, {"normalization": "group_mean"}])
+@pytest.mark.parametrize("controls", [False, True])
+def test_both_layouts_give_the_same_loss_and_gradient(module: PaWModule, settings: dict, controls: bool) -> None:
+    """With full history the layouts differ in how often a token is read, not in what is learnt from it."""
+    episode, step = grown_rollout(), as_steps(grown_rollout())
+    for rollout in (episode, step):
+        for t in rollout.transitions if controls else []:
+            t.control_ids = [i + 20 for i in t.observation_ids]
+    data = RolloutDataModule(minibatches=1, **settings)
+    [grown], [stepped] = data.minibatch_rows(episode), data.minibatch_rows(step)
+    assert len(stepped) == 6 and len(grown) == 3 + 3 * controls, "three selected transitions are not an episode's last"
+    loss, gradients = step_gradients(module, grown, 2)
+    expected, expected_gradients = step_gradients(module, stepped, 2)
+    assert loss == pytest.approx(expected, abs=1e-6)
+    for name, gradient in expected_gradients.items():
+        torch.testing.assert_close(gradients[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_scoring_gives_the_same_logprobs_in_both_layouts(module: PaWModule) -> None:
+    episode, step = grown_rollout(), as_steps(grown_rollout())
+    for rollout in (episode, step):
+        write_old_logprobs(module.model, rollout.transitions, temperature=0.7, batch_tokens=64)
+    for grown, stepped in zip(episode.transitions, step.transitions, strict=True):
+        torch.testing.assert_close(grown.old_logprobs, stepped.old_logprobs, atol=1e-5, rtol=0)
 
 
 def test_loss_does_not_depend_on_padding(module: PaWModule) -> None:
@@ -188,7 +250,7 @@ def test_action_logprobs_ignore_the_appended_observation(module: PaWModule) -> N
     batch = collate(with_observation, 0, on_policy=False)
     for t in rollout.transitions:
         t.wm_selected = False
-    bare = collate(with_observation, 0, on_policy=False)
+    bare = collate(RolloutDataModule(minibatches=1).minibatch_rows(rollout)[0], 0, on_policy=False)
     assert bare.input_ids.shape[1] < batch.input_ids.shape[1], "the observation was appended"
     with torch.no_grad():
         first = module.model(batch.input_ids, batch.action_mask, batch.observation_mask, 1.0)
@@ -236,6 +298,40 @@ def test_each_loss_part_can_be_exchanged_alone(module: PaWModule) -> None:
     module.world_model_loss = WorldModelLoss(kind="cross_entropy")
     cross_entropy, _ = step_gradients(module, rows, 1)
     assert cross_entropy > paw, "-log p is above 1 - p"
+
+
+def test_turns_carry_one_loss_each(module: PaWModule) -> None:
+    """I = 4 over 5 steps: the gradient of step 4 is the world model's alone, that of 0..3 the policy's alone.
+
+    One iteration of five steps, whose rows the four policy steps share; the parts' gradients come from separate
+    backward passes of each loss.
+    """
+    data = RolloutDataModule(minibatches=5, world_model_interval=4)
+    steps = data.steps(make_rollout())
+    assert [terms for terms, _ in steps] == ["policy"] * 4 + ["world_model"]
+    for terms, rows in steps:
+        batch = restrict(collate(rows, 0, on_policy=False), terms)
+        other = "policy" if terms == "world_model" else "world_model"
+        losses = module.losses(batch)
+        assert getattr(losses, other).item() == 0.0
+        assert getattr(losses, terms).item() != 0.0
+        module.zero_grad()
+        getattr(losses, other).backward(retain_graph=True)
+        assert all(not p.grad.any() for p in module.parameters() if p.grad is not None), "nothing of the other loss"
+        _, gradients = step_gradients(module, rows, 2, terms=terms)
+        module.zero_grad()
+        getattr(losses, terms).backward()
+        for name, p in module.named_parameters():
+            torch.testing.assert_close(gradients[name], p.grad, atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_the_world_models_own_step_is_equation_11(module: PaWModule) -> None:
+    """Its loss is the joint step's second term."""
+    [rows] = RolloutDataModule(minibatches=1).minibatch_rows(make_rollout())
+    joint = module.losses(collate(rows, 0, on_policy=False)).world_model.item()
+    terms, own = RolloutDataModule(minibatches=5, world_model_interval=4).steps(make_rollout())[4]
+    alone = module.losses(restrict(collate(own, 0, on_policy=False), terms)).world_model.item()
+    assert alone == pytest.approx(joint, abs=1e-6)
 
 
 def test_separate_world_model_head_leaves_the_policy_head_alone(tiny_model_dir: str) -> None:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from paw_lightning import ranks
 from tests import runs
 from tests.conftest import ROOT
+from tests.test_cli import PPO
 
 sys.path.insert(0, str(ROOT / "tools"))
 import export_policy
@@ -31,6 +32,14 @@ SETTINGS = {
     "reward_balance__value": 0.5,
 }
 LORA = {"model__lora__rank": 4}
+EPISODES = {
+    "rollout__layout": "episode",
+    "reward_balance__match_weight_of": "cross_entropy",
+    "data__dynamic_sampling": 1,
+    "rollout__environment__nuisance": "true",
+}
+SEPARATE = PPO | {"model__critic": "separate"}
+TURNS = PPO | {"data__world_model_interval": 1}
 
 
 @pytest.mark.parametrize(("count", "size"), [(0, 2), (1, 2), (3, 2), (16, 8), (5, 8)])
@@ -129,6 +138,32 @@ def test_fsdp1_is_one_process_and_resumes_from_its_shards(one: Path, tiny_model_
     checkpoint = stopped / "checkpoints" / "last.ckpt"
     resumed = runs.fit_ranks(tmp_path / "b", tiny_model_dir, FSDP1, ckpt_path=checkpoint, **SETTINGS)
     assert_same_run(one, resumed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", [DDP, FSDP2, FSDP1])
+@pytest.mark.parametrize("variant", [EPISODES, SEPARATE, TURNS], ids=["episodes", "ppo", "turns"])
+def test_everything_else_on_two_ranks(variant: dict, strategy: str, tiny_model_dir: str, tmp_path: Path) -> None:
+    """Layout, dynamic sampling, matched weight, both critics, turns of the losses; canaries and health report too."""
+    one = in_one_process(tmp_path / "one", tiny_model_dir, **variant)
+    several = runs.fit_ranks(tmp_path / "two", tiny_model_dir, strategy, **(SETTINGS | variant))
+    assert_same_run(one, several, tolerance=1e-4)
+    old, new = runs.read_curves(one), runs.read_curves(several)
+    looked = {"wm/gradient_cosine", "wm/gradient_norm_ratio"} & old.keys()
+    assert bool(looked) == (variant != TURNS), "where losses take turns, no step has both gradients"
+    assert old.keys() - new.keys() == (set() if strategy == DDP else looked)
+    printed = (tmp_path / "two" / "output0.txt").read_text()
+    assert printed.count("canaries: log-probs of sampler and trainer differ by") == 1
+    assert printed.count("canaries: the model is sharded") == (strategy != DDP)
+    assert "canaries:" not in (tmp_path / "two" / "output1.txt").read_text(), "one rank speaks"
+
+
+@pytest.mark.slow
+def test_a_canary_on_one_rank_ends_all(tiny_model_dir: str, tmp_path: Path) -> None:
+    """The second rank's masks are shifted."""
+    probe = {"trainer__callbacks+": "tests.rank_probe.ShiftedMask"}
+    with pytest.raises(AssertionError, match="rank 1 failed with CanaryError"):
+        runs.fit_ranks(tmp_path, tiny_model_dir, DDP, **(SETTINGS | probe))
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import signal
@@ -40,13 +41,15 @@ def assert_same_curves(unbroken, resumed) -> None:
     assert compared > 20
 
 
-def test_resume_equals_unbroken_run(tiny_model_dir: str, tmp_path: Path) -> None:
-    unbroken = runs.fit(tmp_path / "unbroken", tiny_model_dir, trainer__max_epochs=4)
-    stopped = runs.fit(tmp_path / "stopped", tiny_model_dir, trainer__max_epochs=1)
+@pytest.mark.parametrize("layout", ["step", "episode"])
+def test_resume_equals_unbroken_run(layout: str, tiny_model_dir: str, tmp_path: Path) -> None:
+    fit = functools.partial(runs.fit, rollout__layout=layout)
+    unbroken = fit(tmp_path / "unbroken", tiny_model_dir, trainer__max_epochs=4)
+    stopped = fit(tmp_path / "stopped", tiny_model_dir, trainer__max_epochs=1)
     checkpoint = runs.log_dir(stopped) / "checkpoints" / "last.ckpt"
-    again = runs.fit(tmp_path / "again", tiny_model_dir, trainer__max_epochs=2, ckpt_path=checkpoint)
+    again = fit(tmp_path / "again", tiny_model_dir, trainer__max_epochs=2, ckpt_path=checkpoint)
     checkpoint = runs.log_dir(again) / "checkpoints" / "last.ckpt"
-    resumed = runs.fit(tmp_path / "resumed", tiny_model_dir, trainer__max_epochs=4, ckpt_path=checkpoint)
+    resumed = fit(tmp_path / "resumed", tiny_model_dir, trainer__max_epochs=4, ckpt_path=checkpoint)
     assert_same_end(unbroken, resumed)
     assert_same_curves(unbroken, resumed)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AddedToken
@@ -13,13 +12,10 @@ from paw_lightning.tokenization import (
     Prompt,
     PromptBuilder,
     PromptTooLongError,
-    Row,
     Turn,
-    collate,
     parse_action,
 )
 from tests.conftest import byte_tokenizer
-from tests.test_module import transition
 
 TOKENIZER = byte_tokenizer()
 CHAT = ChatFormat(TOKENIZER)
@@ -113,21 +109,6 @@ def test_tagged_actions() -> None:
     assert not parse_action("<think>\u6211</think><action>look</action>", "tags").well_formed, "a Han character"
     # 40 letters and no tag: the last 30 characters are sent, lower-cased
     assert parse_action("B" * 10 + "A" * 30, "tags").text == "a" * 30
-
-
-def test_collate_masks_name_the_right_tokens() -> None:
-    """prompt 3 + action 2 + bridge 2 + observation 3 = 10 tokens beside a row of 2 + 1: padded with 7."""
-    long = transition(3, [60, 2], [70, 71, 72], 1.5, old_logprobs=torch.tensor([-1.0, -2.0]))
-    short = transition(2, [61], [73], -1.0, old_logprobs=torch.tensor([-3.0]), wm_selected=False)
-    batch = collate([Row(long, 0.5, 0.25, 0.8), Row(short, 0.1, 0.0, 0.9)], 0, on_policy=False)
-    assert batch.input_ids.tolist() == [[10, 11, 12, 60, 2, 1, 50, 70, 71, 72], [10, 11, 61, 0, 0, 0, 0, 0, 0, 0]]
-    assert batch.input_ids[batch.action_mask].tolist() == [60, 2, 61]
-    assert batch.input_ids[batch.observation_mask].tolist() == [70, 71, 72]
-    assert batch.advantages.tolist() == [1.5, 1.5, -1.0]
-    assert batch.old_logprobs.tolist() == [-1.0, -2.0, -3.0]
-    torch.testing.assert_close(batch.policy_weights, torch.tensor([0.5, 0.5, 0.1]))
-    assert batch.wm_weights.tolist() == [0.25] * 3
-    torch.testing.assert_close(batch.wm_coefficients, torch.tensor([0.8] * 3))
 
 
 def test_role_markers_that_are_not_special_cannot_be_forged() -> None:

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from paw_lightning.weighting import (
     action_entropy,
     first_occurrences,
+    linear_coefficient,
     reward_adaptive_coefficient,
     select_lowest_probability,
     select_random,
     select_top_entropy,
+    shuffled_places,
     wm_token_weights,
 )
 
@@ -163,3 +165,24 @@ def test_token_weights_make_the_mean_over_groups_of_means_over_transitions(data)
         own = [x for x, (group, chosen, size) in zip(losses, turns, strict=True) if group == g and chosen and size]
         expected += coefficient * sum(own) / len(own) if own else 0.0
     assert total == pytest.approx(expected / len(coefficients))
+
+
+@given(st.lists(st.integers(0, 4), max_size=14), st.integers(0, 9))
+def test_shuffled_places_keep_as_few_items_as_can_be(keys, seed):
+    """With m copies of one item among N places, 2 m - N places have to keep an equal one, and none otherwise."""
+    places = shuffled_places(keys, torch.Generator().manual_seed(seed))
+    assert sorted(places) == list(range(len(keys)))
+    most = max((keys.count(key) for key in keys), default=0)
+    kept = sum(keys[place] == key for key, place in zip(keys, places, strict=True))
+    assert kept == max(2 * most - len(keys), 0)
+
+
+def test_shuffled_places_are_drawn():
+    draws = {tuple(shuffled_places(range(6), torch.Generator().manual_seed(seed))) for seed in range(20)}
+    assert len(draws) > 15, "265 derangements of six items exist"
+
+
+@pytest.mark.parametrize(("iteration", "coefficient"), [(0, 0.8), (1, 0.6), (3, 0.2), (4, 0.0), (9, 0.0)])
+def test_linear_coefficient(iteration, coefficient):
+    """From 0.8 to 0 in four iterations: 0.2 less each, and then no less."""
+    assert linear_coefficient(iteration, 0.8, 0.0, 4) == pytest.approx(coefficient)

@@ -41,6 +41,10 @@ class Arm:
 
     configs: tuple[Path, ...]
     arguments: tuple[str, ...]
+    base: str | None = None
+    """The arm that it is compared with; None for the comparison's own. An arm that names itself is a base."""
+    group: str = ""
+    """Name of the table that it stands in."""
 
 
 @dataclass(frozen=True)
@@ -53,23 +57,35 @@ class Comparison:
     arms: dict[str, Arm]
     common: tuple[str, ...]
     last_points: int
+    also: tuple[str, ...] = ()
+    """Further curves whose last values are shown."""
 
     def resolved(self) -> dict[str, Any]:
-        """All that decides the result, the configuration files' contents included, as it comes back from JSON."""
+        """All that decides the result, the configuration files' contents included, as it comes back from JSON.
+
+        Groups and further columns are not in it: they change what is shown, not what is claimed.
+        """
         arms = {
-            name: {"configs": [yaml.safe_load(path.read_text()) for path in arm.configs], "arguments": arm.arguments}
+            name: {
+                "configs": [yaml.safe_load(path.read_text()) for path in arm.configs],
+                "arguments": arm.arguments,
+                **({"base": arm.base} if arm.base else {}),
+            }
             for name, arm in self.arms.items()
         }
-        return json.loads(json.dumps({**vars(self), "arms": arms}, default=str))
+        keys = ("metric", "base", "seeds", "common", "last_points")
+        return json.loads(json.dumps({**{key: vars(self)[key] for key in keys}, "arms": arms}, default=str))
 
 
 def read_comparison(path: Path) -> Comparison:
     """Read and check a comparison's file; ValueError names what is wrong in it."""
     content = yaml.safe_load(path.read_text())
-    _check_keys(content, {"metric", "base", "seeds", "arms"}, {"common", "last_points"}, f"{path}:")
-    arms = content["arms"]
-    if not isinstance(arms, dict) or content["base"] not in arms:
-        raise ValueError(f"{path}: base is {content['base']!r}; wanted one of the arms: {', '.join(arms)}")
+    _check_keys(content, {"metric", "base", "seeds", "arms"}, {"common", "last_points", "also"}, f"{path}:")
+    arms = {name: _read_arm(name, arm, f"{path}: arms") for name, arm in _mapping(content["arms"], path).items()}
+    bases = {"base": content["base"], **{f"arms.{name}.base": arm.base for name, arm in arms.items() if arm.base}}
+    for key, base in bases.items():
+        if base not in arms:
+            raise ValueError(f"{path}: {key} is {base!r}; wanted one of the arms: {', '.join(arms)}")
     seeds = content["seeds"]
     if not isinstance(seeds, list) or not seeds or len({s for s in seeds if isinstance(s, int)}) < len(seeds):
         raise ValueError(f"{path}: seeds is {seeds!r}; wanted a list of different integers")
@@ -80,21 +96,29 @@ def read_comparison(path: Path) -> Comparison:
         metric=content["metric"],
         base=content["base"],
         seeds=tuple(seeds),
-        arms={name: _read_arm(name, arm, f"{path}: arms") for name, arm in arms.items()},
+        arms=arms,
         common=_arguments(content.get("common", []), f"{path}: common"),
         last_points=last_points,
+        also=_strings(content.get("also", []), f"{path}: also", "curves' tags"),
     )
+
+
+def _mapping(arms: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(arms, dict):
+        raise ValueError(f"{path}: arms is {arms!r}; wanted names with configs")
+    return arms
 
 
 def _read_arm(name: str, content: Any, where: str) -> Arm:
     if not re.fullmatch(r"\w[\w-]*", name):
         raise ValueError(f"{where} has {name!r}; wanted a name of letters, digits, _ and -: it will be a folder's")
-    _check_keys(content, {"configs"}, {"arguments"}, f"{where}.{name}")
+    _check_keys(content, {"configs"}, {"arguments", "base", "group"}, f"{where}.{name}")
     configs = tuple(Path(path) for path in _strings(content["configs"], f"{where}.{name}.configs", "files"))
     for config in configs:
         if not config.is_file():
             raise ValueError(f"{where}.{name}.configs has {config}; wanted a file (seen from {Path.cwd()})")
-    return Arm(configs, _arguments(content.get("arguments", []), f"{where}.{name}.arguments"))
+    arguments = _arguments(content.get("arguments", []), f"{where}.{name}.arguments")
+    return Arm(configs, arguments, content.get("base"), str(content.get("group", "")))
 
 
 def _arguments(content: Any, where: str) -> tuple[str, ...]:
@@ -193,10 +217,12 @@ def train(comparison: Comparison, output: Path, jobs: int) -> bool:
 
 def report(comparison: Comparison, output: Path) -> bool:
     """Write the report from what exists; returns whether every ended run is done and has the metric."""
-    results = compare_report.Results(comparison.metric, comparison.base, comparison.last_points)
+    results = compare_report.Results(
+        comparison.metric, comparison.base, comparison.last_points, also=list(comparison.also)
+    )
     for name, arm in comparison.arms.items():
         arguments = [*(f"--config={path}" for path in arm.configs), *comparison.common, *arm.arguments]
-        results.add_arm(name, " ".join(arguments))
+        results.add_arm(name, " ".join(arguments), arm.base, arm.group)
     for run in all_runs(comparison, output):
         results.add_run(run.arm, run.seed, run.folder, run.outcome(), run.log)
     print(compare_report.write(results, output))

@@ -17,8 +17,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
 """Okabe and Ito's: told apart by every eye."""
+LINES = ["-", "--", ":"]
+"""The eighth arm of a panel has the first one's colour again."""
 FEW_SEEDS = 10
 LOG_LINES = 12
+NAMED_ARMS = 4
 VALIDATION_WITNESS = "val/return"
 """Logged by every validation between iterations, but not by the one before training, which logs its success alone."""
 TRAINING_SECONDS = ("time/rollout_s", "time/update_s")
@@ -31,6 +34,8 @@ class Curve:
     points: dict[int, float]
     """{finished iterations: value}; 0 is before training."""
     training_seconds: float
+    also: dict[str, float] = field(default_factory=dict)
+    """Last values of the further curves that the run has."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,12 @@ class Results:
     metric: str
     base: str
     last_points: int = 1
+    also: list[str] = field(default_factory=list)
+    """Further curves whose last values are shown."""
+    bases: dict[str, str] = field(default_factory=dict)
+    """{arm: the arm it is compared with}; a base is compared with itself."""
+    groups: dict[str, str] = field(default_factory=dict)
+    """{arm: name of its table}."""
     commands: dict[str, str] = field(default_factory=dict)
     arms: dict[str, dict[int, Curve]] = field(default_factory=dict)
     """{arm: {seed: curve}}: finished runs alone."""
@@ -62,9 +73,15 @@ class Results:
     codes: set[str] = field(default_factory=set)
     """The states of the package's code that the runs were made with."""
 
-    def add_arm(self, name: str, command: str) -> None:
+    def add_arm(self, name: str, command: str, base: str | None = None, group: str = "") -> None:
         """Make a row for the arm, whatever becomes of its runs."""
         self.commands[name], self.arms[name] = command, {}
+        self.bases[name], self.groups[name] = base or self.base, group
+
+    def tables(self) -> dict[str, list[str]]:
+        """{group: its arms, those that are bases first}."""
+        names = sorted(self.arms, key=lambda name: self.bases[name] != name)
+        return {group: [n for n in names if self.groups[n] == group] for group in dict.fromkeys(self.groups.values())}
 
     def add_run(self, arm: str, seed: int, folder: Path, outcome: Mapping[str, Any], log: Path) -> None:
         """Sort one run in."""
@@ -80,7 +97,9 @@ class Results:
                 reason = f"has no {self.metric} of a trained policy; its curves are {', '.join(sorted(scalars))}"
                 self.failures.append(Failure(arm, seed, reason, tail(log)))
                 return
-            self.arms[arm][seed] = Curve(points, training_seconds(scalars))
+            further = {tag: list(metric_points(scalars, tag).values())[-1:] for tag in self.also}
+            last = {tag: value for tag, [value] in ((tag, v) for tag, v in further.items() if v)}
+            self.arms[arm][seed] = Curve(points, training_seconds(scalars), last)
             self.codes |= set(outcome["codes"])
 
 
@@ -123,9 +142,12 @@ def tail(log: Path) -> str:
 
 @dataclass(frozen=True)
 class ArmSummary:
-    """One row of the table; None where there is nothing to say."""
+    """One row of a table; None where there is nothing to say."""
 
     arm: str
+    group: str
+    base: str
+    """The arm it is compared with; itself for a base."""
     seeds: list[int]
     before: float | None
     last: float | None
@@ -138,25 +160,28 @@ class ArmSummary:
     probability_of_improvement: float | None
     area: float | None
     training_seconds: float | None
+    also: dict[str, float | None]
+    """Mean over seeds of the further curves' last values."""
 
 
 def summarise(results: Results) -> list[ArmSummary]:
-    """The table's rows, the base arm first."""
-    names = sorted(results.arms, key=lambda name: name != results.base)
-    return [_summarise_arm(results, name) for name in names]
+    """The tables' rows, table by table."""
+    return [_summarise_arm(results, name) for names in results.tables().values() for name in names]
 
 
 def _summarise_arm(results: Results, name: str) -> ArmSummary:
-    curves = results.arms[name]
+    curves, base = results.arms[name], results.bases[name]
     finals, base_finals = (
         {seed: statistics.final_value(c.points, results.last_points) for seed, c in results.arms[arm].items()}
-        for arm in (name, results.base)
+        for arm in (name, base)
     )
-    differences = statistics.paired_differences(finals, base_finals) if name != results.base else []
+    differences = statistics.paired_differences(finals, base_finals) if name != base else []
     values = list(finals.values())
     probability = statistics.probability_of_improvement(values, list(base_finals.values()))
     return ArmSummary(
         arm=name,
+        group=results.groups[name],
+        base=base,
         seeds=sorted(curves),
         before=_mean([c.points[0] for c in curves.values() if 0 in c.points]),
         last=_mean(values),
@@ -165,9 +190,10 @@ def _summarise_arm(results: Results, name: str) -> ArmSummary:
         difference=_mean(differences),
         difference_interval=statistics.bootstrap_interval(differences),
         chance=statistics.chance_of_difference(differences),
-        probability_of_improvement=probability if name != results.base else None,
+        probability_of_improvement=probability if name != base else None,
         area=_mean([statistics.area_under_curve(c.points) for c in curves.values()]),
         training_seconds=median([c.training_seconds for c in curves.values()]) if curves else None,
+        also={tag: _mean([c.also[tag] for c in curves.values() if tag in c.also]) for tag in results.also},
     )
 
 
@@ -175,8 +201,9 @@ def _mean(values: list[float]) -> float | None:
     return mean(values) if values else None
 
 
-def verdict(row: ArmSummary, base: str, metric: str) -> str:
+def verdict(row: ArmSummary, metric: str) -> str:
     """What the interval of one arm supports, and no more."""
+    base = row.base
     if not row.pairs:
         return f"{row.arm}: has no seed in common with {base}, so nothing can be said."
     if row.difference_interval is None or row.difference is None or row.chance is None:
@@ -203,6 +230,8 @@ def notes(results: Results, rows: list[ArmSummary]) -> list[str]:
         "The area is the curve's mean height over iterations. Training is the median over seeds of the wall time of "
         "rollouts and updates, while other runs may have shared the machine.",
     ]
+    if results.also:
+        lines.append(f"{', '.join(results.also)}: the last value of the curve, mean over seeds.")
     if any(len(row.seeds) < 2 for row in rows):
         lines.append('"-" stands for what is undefined; one seed has no interval.')
     if any(1 < len(row.seeds) < FEW_SEEDS for row in rows):
@@ -226,28 +255,46 @@ def _warnings(results: Results) -> list[str]:
     return lines
 
 
+def tables(results: Results, rows: list[ArmSummary]) -> list[tuple[str, list[list[str]]]]:
+    """(Group, its header and rows as text) of each table."""
+    return [(group, table(results, [row for row in rows if row.group == group])) for group in results.tables()]
+
+
 def table(results: Results, rows: list[ArmSummary]) -> list[list[str]]:
     """Header and rows, as text."""
-    base = results.base
+    bases = {row.base for row in rows if row.base != row.arm} or {row.base for row in rows}
+    base = next(iter(bases)) if len(bases) == 1 else "its base"
     header = ["arm", "seeds", "before", f"{results.metric} at the end", f"difference from {base}"]
-    header += [f"P(arm > {base})", "area", "training"]
-    cells = [
-        [
-            row.arm,
-            ", ".join(map(str, row.seeds)) or "none",
-            _number(row.before),
-            _with_interval(_number(row.last), row.interval),
-            "base" if row.arm == base else _with_interval(_number(row.difference, "+"), row.difference_interval, "+"),
-            _number(row.probability_of_improvement, digits=2),
-            _number(row.area),
-            "-" if row.training_seconds is None else f"{row.training_seconds:.0f} s",
-        ]
-        for row in rows
+    header += ["P(arm > base)", "area", "training", *results.also]
+    return [header, *(_cells(results, row, several_bases=len(bases) > 1) for row in rows)]
+
+
+def _cells(results: Results, row: ArmSummary, several_bases: bool) -> list[str]:
+    failed = [str(failure.seed) for failure in results.failures if failure.arm == row.arm]
+    seeds = ranges(row.seeds) or "none"
+    difference = _with_interval(_number(row.difference, "+"), row.difference_interval, "+")
+    return [
+        row.arm,
+        seeds + (f" (failed: {', '.join(failed)})" if failed else ""),
+        _number(row.before),
+        _with_interval(_number(row.last), row.interval),
+        "base" if row.arm == row.base else difference + (f" ({row.base})" if several_bases else ""),
+        _number(row.probability_of_improvement, digits=2),
+        _number(row.area),
+        "-" if row.training_seconds is None else f"{row.training_seconds:.0f} s",
+        *(_number(row.also[tag]) for tag in results.also),
     ]
-    for line, row in zip(cells, rows, strict=True):
-        failed = [str(failure.seed) for failure in results.failures if failure.arm == row.arm]
-        line[1] += f" (failed: {', '.join(failed)})" if failed else ""
-    return [header, *cells]
+
+
+def ranges(seeds: list[int]) -> str:
+    """1, 2, 3, 5 as "1-3, 5"; two in a row stay two."""
+    runs: list[list[int]] = []
+    for seed in seeds:
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
 
 
 def _number(value: float | None, sign: str = "", digits: int = 3) -> str:
@@ -261,15 +308,16 @@ def _with_interval(value: str, interval: tuple[float, float] | None, sign: str =
 
 
 def verdicts(results: Results, rows: list[ArmSummary]) -> list[str]:
-    """One sentence for each arm but the base."""
-    return [verdict(row, results.base, results.metric) for row in rows if row.arm != results.base]
+    """One sentence for each arm but the bases."""
+    return [verdict(row, results.metric) for row in rows if row.arm != row.base]
 
 
 def markdown(results: Results, rows: list[ArmSummary]) -> str:
-    """Table, verdicts, notes, failures."""
-    header, *cells = table(results, rows)
-    lines = [header, ["---"] * len(header), *cells]
-    parts = ["\n".join(f"| {' | '.join(line)} |" for line in lines)]
+    """Tables, verdicts, notes, failures."""
+    parts = []
+    for group, (header, *cells) in tables(results, rows):
+        lines = [header, ["---"] * len(header), *cells]
+        parts += [f"## {group}" if group else "", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
     parts.append("\n".join(f"- {line}" for line in verdicts(results, rows)))
     parts += notes(results, rows)
     parts += [f"**{f}**\n\n```\n{f.log}\n```" for f in results.failures]
@@ -277,27 +325,37 @@ def markdown(results: Results, rows: list[ArmSummary]) -> str:
 
 
 def plot(results: Results, path: Path) -> None:
-    """Every run as a thin line, the mean of an arm's seeds as a thick one."""
+    """A panel for each table: every run as a thin line, the mean of an arm's seeds as a thick one."""
     from matplotlib.figure import Figure  # slow to import, and not needed to train
+
+    groups = results.tables()
+    figure = Figure(figsize=(9.5, 0.8 + 3.7 * len(groups)), dpi=150, layout="constrained")
+    panels = figure.subplots(len(groups), sharex=True, sharey=True, squeeze=False)[:, 0]
+    for axes, (group, names) in zip(panels, groups.items(), strict=True):
+        _plot_group(axes, results, names)
+        axes.set(ylabel=results.metric, title=group)
+    panels[-1].set_xlabel("iteration")
+    figure.savefig(path)
+
+
+def _plot_group(axes: Any, results: Results, names: list[str]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    for number, (name, curves) in enumerate(results.arms.items()):
-        colour = COLOURS[number % len(COLOURS)]
+    for number, name in enumerate(names):
+        curves, colour = results.arms[name], COLOURS[number % len(COLOURS)]
+        style = LINES[number // len(COLOURS) % len(LINES)]
         for curve in curves.values():
             axes.plot(list(curve.points), list(curve.points.values()), color=colour, alpha=0.35, linewidth=1)
         points = mean_curve([curve.points for curve in curves.values()])
         if points:
             label = f"{name} (mean of {len(curves)})" if len(curves) > 1 else name
-            axes.plot(list(points), list(points.values()), color=colour, linewidth=2.5, marker="o", label=label)
-    axes.set(xlabel="iteration", ylabel=results.metric)
+            look = {"color": colour, "linestyle": style, "linewidth": 2.5, "marker": "o"}
+            axes.plot(list(points), list(points.values()), label=label, **look)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.lines:
-        axes.legend(frameon=False)
-    figure.savefig(path)
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def mean_curve(curves: list[dict[int, float]]) -> dict[int, float]:
@@ -307,16 +365,18 @@ def mean_curve(curves: list[dict[int, float]]) -> dict[int, float]:
 
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 84rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 .wide { overflow-x: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; width: 100% }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; min-width: 62rem }
 th, td { padding: 0.4rem 0.7rem; text-align: right; border-bottom: 1px solid #d8dee4; vertical-align: top }
 td { white-space: nowrap }
 th { font-weight: 600; border-bottom: 2px solid #1b1f24; vertical-align: bottom }
 th:first-child, td:first-child { text-align: left; padding-left: 0 }
 th:nth-child(2), td:nth-child(2) { text-align: left; white-space: normal; min-width: 7rem }
-img { width: 100%; margin: 1.5rem 0 }
+th { white-space: nowrap }
+img { width: 100%; max-width: 62rem; display: block; margin: 1.5rem 0 }
+ul, p { max-width: 62rem }
 .notes { color: #57606a; font-size: 0.9rem }
 summary { color: #b3261e; cursor: pointer }
 pre, code { font: 0.8rem/1.5 ui-monospace, monospace }
@@ -326,9 +386,13 @@ pre { background: #f6f8fa; padding: 0.8rem; overflow-x: auto }
 
 def page(results: Results, rows: list[ArmSummary], png: bytes) -> str:
     """The whole report as one HTML page that needs nothing else."""
-    header, *cells = table(results, rows)
-    lines = [_table_row(header, "th"), *(_table_row(line, "td") for line in cells)]
-    title = f"{html.escape(results.metric)}: {html.escape(', '.join(results.arms))}"
+    sections = []
+    for group, (header, *cells) in tables(results, rows):
+        lines = [_table_row(header, "th"), *(_table_row(line, "td") for line in cells)]
+        heading = f"<h2>{html.escape(group)}</h2>" if group else ""
+        sections.append(f"{heading}<div class='wide'><table>{''.join(lines)}</table></div>")
+    arms = ", ".join(results.arms) if len(results.arms) <= NAMED_ARMS else f"{len(results.arms)} arms"
+    title = html.escape(f"{results.metric}: {arms}")
     failures = [
         f"<details><summary>{html.escape(str(f))}</summary><pre>{html.escape(f.log)}</pre></details>"
         for f in results.failures
@@ -338,7 +402,7 @@ def page(results: Results, rows: list[ArmSummary], png: bytes) -> str:
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>",
         "<meta name='viewport' content='width=device-width'><link rel='icon' href='data:,'>",
         f"<style>{STYLE}</style></head><body><h1>{title}</h1>",
-        f"<div class='wide'><table>{''.join(lines)}</table></div>",
+        *sections,
         f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in verdicts(results, rows))}</ul>",
         f"<img alt='learning curves' src='data:image/png;base64,{base64.b64encode(png).decode()}'>",
         *(f"<p class='notes'>{html.escape(line)}</p>" for line in notes(results, rows)),
@@ -363,6 +427,7 @@ def write(results: Results, output: Path) -> str:
         "metric": results.metric,
         "base": results.base,
         "last_points": results.last_points,
+        "also": results.also,
         "arms": [asdict(row) for row in rows],
         "verdicts": verdicts(results, rows),
         "notes": notes(results, rows),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import re
@@ -185,25 +186,34 @@ def execute(runs: Sequence[Run], jobs: int, lock: int) -> bool:
 
 
 class Bar:
-    """Progress over all runs, with the time left."""
+    """Progress over all runs, with the time left: one line redrawn on a terminal, now and then a line elsewhere."""
 
     def __init__(self, total: int) -> None:
         layout = "{desc}: {percentage:3.0f}%|{bar:20}| {n:.1f}/{total} runs, {elapsed}<{remaining}{postfix}"
-        self.bar = tqdm(total=total, desc="compare", bar_format=layout, smoothing=0, file=sys.stderr, disable=not total)
+        self.terminal = sys.stderr.isatty()
+        drawing = sys.stderr if self.terminal else io.StringIO()
+        self.bar = tqdm(total=total, desc="compare", bar_format=layout, smoothing=0, file=drawing, disable=not total)
         self.drawn = time.monotonic()
 
     def show(self, finished: int, active: Sequence[Child], signals: int) -> None:
         """Redraw; runs at work count with the share they have done."""
+        if self.bar.disable:
+            return
         self.bar.n = finished + sum(child.run.progress() for child in active)
         phase = "stopping after this iteration, Ctrl-C again stops at once" if signals else f"{len(active)} at work"
         self.bar.set_postfix_str(phase, refresh=False)
-        if sys.stderr.isatty() or time.monotonic() - self.drawn > LOG_INTERVAL:
-            self.drawn = time.monotonic()
+        if self.terminal:
             self.bar.refresh()
+        elif time.monotonic() - self.drawn > LOG_INTERVAL or not active:
+            self.drawn = time.monotonic()
+            print(self.bar, file=sys.stderr, flush=True)
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        self.bar.write(line, file=sys.stderr)
+        if self.terminal:
+            self.bar.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Leave the bar as it is."""

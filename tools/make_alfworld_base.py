@@ -44,7 +44,9 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 PHASE = Phase(noise=0.4, steps=550, learning_rate=4e-3)
-RECIPE = Recipe(phases=(PHASE,), insight=0.5, vocabulary=1024, batch=20)
+RECIPE = Recipe(phases=(PHASE,), vocabulary=1024, batch=20)
+INSIGHT = 0.5
+"""Share of the episodes whose player knows where everything is."""
 TURNS_PER_EPISODE = 8
 
 
@@ -132,7 +134,7 @@ def play(env: HouseholdEnv, game: int, rng: random.Random, turns: int) -> Demons
     """Play one game; a share `noise` of the actions is any that the game reacts to, the rest an expert's."""
     observation, info = env.reset(seed=game)
     demonstration = Demonstration(info["task"], observation, [])
-    explorer, knowing = ExplorerExpert(rng, info["task"]), rng.random() < RECIPE.insight
+    explorer, knowing = ExplorerExpert(rng, info["task"]), rng.random() < INSIGHT
     history: list[Turn] = []
     for _ in range(turns):
         admissible = info["admissible_commands"]

@@ -1,11 +1,13 @@
-"""Makes `tiny-household`, the small language model that reinforcement learning starts from in the quickstart.
+"""Makes the small language models that reinforcement learning starts from: `tiny-household` (the quickstart's),
+`tiny-shop`.
 
-It is trained from scratch on transcripts of a noisy player in generated houses, and on observations shuffled across
-episodes: afterwards it writes commands that a house reacts to and knows how answers sound, but seldom solves a task and
-does not know which answer an action brings about. The same seed on the same machine gives the same weights.
+Each is trained from scratch on transcripts of a noisy player in its generated world, and on observations shuffled
+across episodes: afterwards it writes commands that the world reacts to and knows how answers sound, but seldom solves a
+task and does not know which answer an action brings about. The same seed on the same machine gives the same weights.
 
     python tools/make_base_policy.py                  # writes paw_lightning/assets/tiny-household
-    python tools/base_policy_report.py                # plays it, and writes its model card
+    python tools/make_base_policy.py --world shop     # writes paw_lightning/assets/tiny-shop
+    python tools/base_policy_report.py [--world shop] # plays it, and writes its model card
 """
 
 from __future__ import annotations
@@ -14,21 +16,21 @@ import argparse
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from household_transcripts import Transcript, household_texts, play_houses, world
+from base_worlds import WORLDS, Phase, Recipe, Transcript, World
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from paw_lightning.losses.linear_logprob import linear_logprob
-from paw_lightning.tokenization import ChatFormat, Prompt
+from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder
 
 ROOT = Path(__file__).resolve().parent.parent
-OUTPUT = ROOT / "paw_lightning" / "assets" / "tiny-household"
+ASSETS = ROOT / "paw_lightning" / "assets"
 PAD, END = "<|pad|>", "<|end|>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['content'] }}"
@@ -38,39 +40,8 @@ CHAT_TEMPLATE = (
 IGNORED = -100
 
 
-@dataclass(frozen=True)
-class Phase:
-    """One stretch of training with an optimizer of its own."""
-
-    noise: float
-    """Share of the player's actions that are drawn from all that the house would react to."""
-    steps: int
-    learning_rate: float
-    """Peak; it falls to a twentieth of it."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides what the base policy becomes."""
-
-    phases: tuple[Phase, ...] = (Phase(0.5, 600, 4e-3),)
-    """There is noise from the first step on: put in at the end alone, the first few updates of any kind would remove
-    it. More of it later (a second phase of 450 steps at 0.65) gave a base that learns more slowly."""
-    insight: float = 0.3
-    """Share of the episodes whose player knows where everything is, so that taking and putting down are frequent."""
-    observation_weight: float = 0.3
-    """Weight of the loss on shuffled observations, next to 1 for the loss on actions."""
-    vocabulary: int = 640
-    width: int = 96
-    feedforward: int = 256
-    layers: int = 3
-    heads: int = 4
-    batch: int = 32
-    warmup: int = 50
-
-
-def train_tokenizer(vocabulary: int, seed: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over the texts of all household tasks: nothing is unknown, nearly every word is one token."""
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE over a world's texts: nothing is unknown, nearly every word of them is one token."""
     # AutoTokenizer gives every Qwen2 model Qwen's own word boundaries, whatever its files say: so these are ours too.
     qwen = Qwen2Tokenizer().backend_tokenizer
     tokenizer = Tokenizer(models.BPE())
@@ -82,7 +53,7 @@ def train_tokenizer(vocabulary: int, seed: int) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(household_texts(seed), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
@@ -128,7 +99,7 @@ class Packer:
     """Turns transcripts into token ids equal, up to every action, to the prompt that a run would build there."""
 
     def __init__(self, chat: ChatFormat, prompt: Prompt) -> None:
-        self.chat, self.prompt = chat, prompt
+        self.chat, self.prompt, self.prompts = chat, prompt, PromptBuilder(prompt, chat)
         self.known: dict[str, list[int]] = {}
 
     def encode(self, text: str) -> list[int]:
@@ -143,19 +114,35 @@ class Packer:
         return [*self.encode(text), *self.chat.after_ids]
 
     def transcript(self, transcript: Transcript) -> Row:
-        """One whole episode, every action a target.
+        """One whole episode as the step layout's prompts show it, every action a target.
 
-        After an action the end token is the target, while the transcript goes on with the line break that the history
-        of a prompt shows there.
+        After an action the end token is the target, while the transcript goes on with what the history of a prompt
+        shows there (a line break).
         """
+        line_break = self.encode(self.prompt.history_turn.rsplit("{action}", 1)[1])
         ids: list[int] = []
         labels: list[int] = []
         for observation, action, _ in transcript.turns:
             context, words = self.context(observation, transcript.task), self.encode(" " + action)
-            line_break = self.encode("\n")
             ids += context + words + line_break
             labels += [IGNORED] * (len(context) - 1) + words + [self.chat.tokenizer.eos_token_id]
             labels += [IGNORED] * len(line_break)
+        return Row(ids, labels)
+
+    def growing(self, transcript: Transcript) -> Row:
+        """The same in the episode layout: the end token stays, and what comes after it is encoded in pieces."""
+        end = self.chat.tokenizer.eos_token_id
+        ids: list[int] = []
+        labels: list[int] = []
+        for number, (observation, action, _) in enumerate(transcript.turns, 1):
+            context = self.context(observation, transcript.task)
+            if number > 1:
+                before, after = self.prompts.turn(transcript.task, [], number)
+                context = [*self.chat.bridge_after([end]), *before, *self.encode(observation), *after]
+                context += self.chat.after_ids
+            words = [*self.encode(" " + action), end]
+            ids += context + words
+            labels += [IGNORED] * (len(context) - 1) + words + [IGNORED]
         return Row(ids, labels)
 
     def language(self, transcript: Transcript, answer: str, rng: random.Random) -> Row:
@@ -187,16 +174,18 @@ def learning_rate(phase: Phase, warmup: int, step: int) -> float:
     return warm * (final + (phase.learning_rate - final) * fall)
 
 
-def batches(recipe: Recipe, phase: Phase, packer: Packer, seed: str) -> Iterator[tuple[list[Row], list[Row]]]:
-    """Transcripts of houses never seen before, and shuffled answers out of the same episodes."""
+def batches(world: World, phase: Phase, packer: Packer, seed: str) -> Iterator[tuple[list[Row], list[Row]]]:
+    """Transcripts of tasks never seen before, and shuffled answers out of the same episodes."""
     rng = random.Random(f"{seed} batches")
-    played = play_houses(seed, noise=phase.noise, insight=recipe.insight)
+    played = world.episodes(seed, phase.noise)
     for _ in range(phase.steps):
-        episodes = [next(played) for _ in range(recipe.batch)]
+        episodes = [next(played) for _ in range(world.recipe.batch)]
         answers = [rng.choice(episode.turns)[2] for episode in episodes]
         rng.shuffle(answers)
         language = [packer.language(e, answer, rng) for e, answer in zip(episodes, answers, strict=True)]
-        yield [packer.transcript(episode) for episode in episodes], language
+        growing = round(phase.growing * len(episodes))
+        rows = [packer.growing(episode) for episode in episodes[:growing]]
+        yield rows + [packer.transcript(episode) for episode in episodes[growing:]], language
 
 
 def make_optimizers(model: Qwen2ForCausalLM) -> list[torch.optim.Optimizer]:
@@ -207,12 +196,12 @@ def make_optimizers(model: Qwen2ForCausalLM) -> list[torch.optim.Optimizer]:
     return [muon, torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
-def train(model: Qwen2ForCausalLM, recipe: Recipe, phase: Phase, packer: Packer, seed: str) -> None:
+def train(model: Qwen2ForCausalLM, world: World, phase: Phase, packer: Packer, seed: str) -> None:
     """Cross-entropy on actions, and a smaller one on observations that follow from nothing."""
-    optimizers = make_optimizers(model)
+    optimizers, recipe = make_optimizers(model), world.recipe
     started = time.perf_counter()
     model.train()
-    for step, (transcripts, language) in enumerate(batches(recipe, phase, packer, seed)):
+    for step, (transcripts, language) in enumerate(batches(world, phase, packer, seed)):
         for optimizer in optimizers:
             optimizer.param_groups[0]["lr"] = learning_rate(phase, recipe.warmup, step)
             optimizer.zero_grad()
@@ -230,24 +219,28 @@ def train(model: Qwen2ForCausalLM, recipe: Recipe, phase: Phase, packer: Packer,
 def main() -> None:
     """Make the policy and write its directory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="directory to write")
+    parser.add_argument("--world", choices=WORLDS, default="household", help="what it is to play")
+    parser.add_argument(
+        "--output", type=Path, help="directory to write; default: tiny-WORLD among the package's assets"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="another number may change the weights' last bits")
     options = parser.parse_args()
-    recipe = Recipe()
+    world = WORLDS[options.world]
+    output = options.output or ASSETS / f"tiny-{world.name}"
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     started = time.perf_counter()
-    tokenizer = train_tokenizer(recipe.vocabulary, options.seed)
-    model = build_model(recipe, tokenizer)
+    tokenizer = train_tokenizer(world.texts(options.seed), world.recipe.vocabulary)
+    model = build_model(world.recipe, tokenizer)
     print(f"{len(tokenizer)} tokens, {model.num_parameters():,} parameters", flush=True)
-    packer = Packer(ChatFormat(tokenizer), Prompt(**world()["prompt"]))
-    for number, phase in enumerate(recipe.phases):
-        # The first phase's seed is the plain one; a later phase plays the same houses with other dice.
-        train(model, recipe, phase, packer, f"{options.seed}" + f" phase {number}" * (number > 0))
-    model.save_pretrained(options.output)
-    tokenizer.save_pretrained(options.output)
-    print(f"wrote {options.output} after {time.perf_counter() - started:.0f} s")
+    packer = Packer(ChatFormat(tokenizer), Prompt(**world.rollout()["prompt"]))
+    for number, phase in enumerate(world.recipe.phases):
+        # The first phase's seed is the plain one; a later phase plays the same tasks with other dice.
+        train(model, world, phase, packer, f"{options.seed}" + f" phase {number}" * (number > 0))
+    model.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    print(f"wrote {output} after {time.perf_counter() - started:.0f} s")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Lightning callbacks: the environment loop, PaW's two selectors, and what a person sees of a run."""
 
 from paw_lightning.callbacks.base import RolloutCallback
+from paw_lightning.callbacks.canaries import Canaries
 from paw_lightning.callbacks.entropy_selection import EntropySelection
 from paw_lightning.callbacks.environment_loop import EnvironmentLoop
 from paw_lightning.callbacks.graceful_stop import GracefulStop
@@ -10,8 +11,10 @@ from paw_lightning.callbacks.reward_balance import RewardBalance
 from paw_lightning.callbacks.rollout_samples import RolloutSamples
 from paw_lightning.callbacks.success_report import SuccessReport
 from paw_lightning.callbacks.target_control import TargetControl
+from paw_lightning.callbacks.world_model_health import WorldModelHealth
 
 __all__ = [
+    "Canaries",
     "EntropySelection",
     "EnvironmentLoop",
     "GracefulStop",
@@ -22,4 +25,5 @@ __all__ = [
     "RolloutSamples",
     "SuccessReport",
     "TargetControl",
+    "WorldModelHealth",
 ]

@@ -10,6 +10,9 @@ from paw_lightning.types import Rollout
 class RolloutCallback(L.Callback):
     """A callback that is also told of finished rollouts."""
 
+    needs_counterfactuals = False
+    """Ask the collector to record, beside each observation, the world's answer to another action."""
+
     def on_rollout_progress(self, finished: int, total: int, stage: str) -> None:
         """Episodes finished so far; stage is "train", "val" or "test"."""
 

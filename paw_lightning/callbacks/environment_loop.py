@@ -6,27 +6,31 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from transformers import PreTrainedModel
 
 from paw_lightning import ranks
-from paw_lightning.advantages import GAE, GRPO, NoReward
+from paw_lightning.advantages import GAE, GRPO, NoReward, explained_variance
 from paw_lightning.callbacks.base import rollout_callbacks
 from paw_lightning.datamodule import RolloutDataModule, Split
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.module import PaWModule
 from paw_lightning.rollouts import scoring
-from paw_lightning.rollouts.collector import Collector, PlayedGroups, Sampler, close_quietly, timed
+from paw_lightning.rollouts.collector import Collector, PlayedGroups, close_quietly, timed
+from paw_lightning.rollouts.dynamic_sampling import UsefulGroups, play_useful, without_variance
 from paw_lightning.rollouts.external import ExternalSampler
+from paw_lightning.rollouts.layouts import LayoutName
 from paw_lightning.rollouts.paged import PagedSampler
-from paw_lightning.rollouts.sampler import NativeSampler
+from paw_lightning.rollouts.sampler import NativeSampler, Sampler
 from paw_lightning.rollouts.vllm import VLLMSampler
 from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder
-from paw_lightning.types import Episode, Rollout, RolloutGroup
+from paw_lightning.types import Episode, Rollout, RolloutGroup, Transition
 
 Advantage = Callable[[RolloutGroup], list[float]]
 SamplerFactory = Callable[[PreTrainedModel, list[int], int], ExternalSampler]
@@ -44,7 +48,10 @@ class EnvironmentLoop(L.Callback):
     Args:
         environment: class of the environment and its arguments; it is built with the split's name.
         prompt: how a decision context is written.
-        advantage: class that turns a group's rewards into one advantage per transition.
+        layout: `step`, one training sequence per transition, the paper's; `episode`, one growing transcript per
+            episode, which is read and trained on once.
+        advantage: class that turns a group's rewards into one advantage per transition; GAE makes one per action token
+            and needs `model.critic`.
         inadmissible_action_penalty: subtracted from the advantage of a turn whose action the environment does not list
             as admissible; >= 0, a term of its own outside any normalisation (choice: the paper penalises malformed
             text only, which is the advantage's own `invalid_action_penalty`).
@@ -66,6 +73,7 @@ class EnvironmentLoop(L.Callback):
         self,
         environment: Callable[[str], TextEnv],
         prompt: Prompt = Prompt(),  # noqa: B008 - frozen
+        layout: LayoutName = "step",
         advantage: Advantage | None = None,
         inadmissible_action_penalty: float = 0.0,
         max_steps: int = 50,
@@ -92,8 +100,11 @@ class EnvironmentLoop(L.Callback):
                 f"rollout.inadmissible_action_penalty is {inadmissible_action_penalty}; wanted at least 0, as it is "
                 "subtracted"
             )
-        if isinstance(advantage, GAE):
-            raise ValueError("rollout.advantage is GAE, which needs a critic's values; wanted GRPO, RLOO or GiGPO")
+        if isinstance(advantage, NoReward) and inadmissible_action_penalty:
+            raise ValueError(
+                f"rollout.inadmissible_action_penalty is {inadmissible_action_penalty} and rollout.advantage is "
+                "NoReward; wanted 0: a penalty is a reward"
+            )
         if not temperature > 0:
             raise ValueError(f"rollout.temperature is {temperature}; wanted above 0: a greedy policy cannot explore")
         if not validation_temperature >= 0:
@@ -104,6 +115,7 @@ class EnvironmentLoop(L.Callback):
                 "cap above 0 and `trainer`, which measures the sampler against the trainer, or a cap of null"
             )
         self.environment, self.prompt, self.advantage = environment, prompt, advantage or GRPO()
+        self.layout = layout
         self.inadmissible_action_penalty = inadmissible_action_penalty
         self.max_steps, self.max_action_tokens = max_steps, max_action_tokens
         self.max_observation_tokens = max_observation_tokens
@@ -122,13 +134,32 @@ class EnvironmentLoop(L.Callback):
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, RolloutDataModule) or not isinstance(pl_module, PaWModule):
             raise TypeError("EnvironmentLoop needs a PaWModule and a RolloutDataModule")
-        self.trainer, self.module, self.seed = trainer, pl_module, data.seed
+        self.trainer, self.module, self.data, self.seed = trainer, pl_module, data, data.seed
         pl_module.temperature = self.temperature
         data.source = self
-        if data.group_size == 1 and not isinstance(self.advantage, NoReward):
+        self._check_critic(pl_module.critic)
+        if data.dynamic_sampling and isinstance(self.advantage, NoReward):
+            raise ValueError(
+                f"data.dynamic_sampling is {data.dynamic_sampling} and rollout.advantage is NoReward; wanted 0: it "
+                "chooses groups by their reward"
+            )
+        if data.group_size == 1 and not isinstance(self.advantage, NoReward | GAE):
             rank_zero_warn("data.group_size is 1: an advantage relative to the group is 0, no reward is learnt from")
-        self._check_context_window()
+        self._check_context_window(data.wm_horizon)
         self._check_stops(data.minibatches)
+
+    def _check_critic(self, critic: str) -> None:
+        """A critic and an advantage that reads its values come together or not at all."""
+        name = type(self.advantage).__name__
+        if isinstance(self.advantage, GAE) and critic == "none":
+            raise ValueError(
+                f"rollout.advantage is {name} and model.critic is 'none'; wanted model.critic: shared or separate"
+            )
+        if critic != "none" and not isinstance(self.advantage, GAE):
+            raise ValueError(
+                f"model.critic is {critic!r} and rollout.advantage is {name}, which reads no values; wanted "
+                "model.critic: none, or paw_lightning.advantages.GAE"
+            )
 
     def _check_stops(self, minibatches: int) -> None:
         """Refuse limits that would stop in the middle of an iteration: no unbroken run passes through that state."""
@@ -141,17 +172,18 @@ class EnvironmentLoop(L.Callback):
         if any(isinstance(callback, Timer) and callback._interval != "epoch" for callback in trainer.callbacks):
             raise ValueError("trainer.max_time stops in mid-iteration; wanted a Timer callback with `interval: epoch`")
 
-    def _check_context_window(self) -> None:
-        """Refuse prompts that could outgrow the model before anything is played."""
+    def _check_context_window(self, horizon: int) -> None:
+        """Refuse rows that could outgrow the model before anything is played."""
         self.module.configure_model()
         config = self.module.language_model.config.get_text_config()
         window = getattr(config, "max_position_embeddings", None)
-        needed = self.prompt.max_tokens + self.max_action_tokens + self.max_observation_tokens
-        if window is not None and needed + 16 > window:
+        needed = self.prompt.max_tokens + horizon * (self.max_action_tokens + self.max_observation_tokens + 16)
+        if window is not None and needed > window:
             raise ValueError(
-                f"rollout.prompt.max_tokens {self.prompt.max_tokens} + rollout.max_action_tokens "
-                f"{self.max_action_tokens} + rollout.max_observation_tokens {self.max_observation_tokens} (+ 16 for "
-                f"turn boundaries) do not fit the model's {window} positions; lower one of them"
+                f"rollout.prompt.max_tokens {self.prompt.max_tokens} + data.wm_horizon {horizon} x "
+                f"(rollout.max_action_tokens {self.max_action_tokens} + rollout.max_observation_tokens "
+                f"{self.max_observation_tokens} + 16 for turn boundaries) do not fit the model's {window} positions; "
+                "lower one of them"
             )
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -173,32 +205,78 @@ class EnvironmentLoop(L.Callback):
         """Play one iteration, score it, and let the other callbacks write their fields."""
         start = time.perf_counter()
         self._refresh_weights()
-        played = self._play("train", task_seeds, group_size, self.temperature, iteration)
+        useful = self._play_useful(iteration, task_seeds, group_size)
+        played = useful.played
         rollout = Rollout(iteration, played.groups, len(played.failures), dict(played.seconds))
-        overlong = [t for t in rollout.transitions if t.observation_text and not t.observation_ids]
+        overlong = [t for t in rollout.transitions if t.predictable and t.observation_text and not t.observation_ids]
         rollout.metrics["rollout/overlong_observations"] = float(len(overlong))
         with timed(rollout.seconds, "scoring"), self._precision():
             self._score(rollout)
-        self.module.replica.release()
-        for group in rollout.groups:
-            advantages = self.advantage(group)
-            for transition, value in zip(group.transitions, advantages, strict=True):
-                penalty = 0.0 if transition.admissible else self.inadmissible_action_penalty
-                transition.advantage = value - penalty
+        self._write_advantages(rollout)
         for callback in rollout_callbacks(self.trainer):
             callback.on_rollout_end(self.trainer, self.module, rollout)
-        self._log(rollout, time.perf_counter() - start)
+        self.module.replica.release()
+        if isinstance(self.advantage, NoReward) and not any(t.target_ids for t in rollout.transitions):
+            raise ValueError(
+                "rollout.advantage is NoReward and no observation is predicted, so there is nothing to learn; wanted "
+                "entropy_selection.alpha above 0"
+            )
+        self._log(rollout, useful, time.perf_counter() - start)
         self.update_start = time.perf_counter()
         return rollout
 
+    def _write_advantages(self, rollout: Rollout) -> None:
+        """Write each transition's advantage, and with GAE those of its tokens and the critic's targets."""
+        if isinstance(self.advantage, GAE):
+            self._write_token_advantages(rollout, self.advantage)
+            return
+        for group in rollout.groups:
+            for t, advantage in zip(group.transitions, self.advantage(group), strict=True):
+                t.advantage = advantage - self._penalty(t)
+
+    def _write_token_advantages(self, rollout: Rollout, algorithm: GAE) -> None:
+        transitions = rollout.transitions
+        for t, (advantages, target) in zip(transitions, algorithm.of_update(rollout.episodes), strict=True):
+            t.token_advantages, t.value_targets = advantages - self._penalty(t), target
+            t.advantage = t.token_advantages.mean().item()
+        values, targets = (
+            torch.cat([getattr(t, name) for t in transitions]) for name in ("old_values", "value_targets")
+        )
+        explained = explained_variance(values, targets)
+        if explained is not None:
+            rollout.metrics["train/explained_variance"] = explained
+
+    def _penalty(self, transition: Transition) -> float:
+        return 0.0 if transition.admissible else self.inadmissible_action_penalty
+
     def evaluate(self, split: Split, task_seeds: list[int]) -> list[Episode]:
         """Play unseen tasks once each; the same seeds give the same episodes at every call with equal weights."""
-        played = self._play(split, task_seeds, 1, self.validation_temperature, 0)
+        played = self._play(split, task_seeds, 1, self.validation_temperature, (0,))
         self.dropped_evaluations += len(played.failures)
         return [episode for group in played.groups for episode in group.episodes]
 
+    def _play_useful(self, iteration: int, task_seeds: list[int], group_size: int) -> UsefulGroups:
+        """Play an iteration's tasks, and with `data.dynamic_sampling` others for those that teach nothing."""
+
+        def play(number: int, count: int) -> PlayedGroups:
+            tasks = (self.data.train_tasks(iteration, number) if number else task_seeds)[:count]
+            # A finite split may give an extra round a task that was played before: it has to be played otherwise.
+            occasion = (iteration, f"extra round {number}") if number else (iteration,)
+            return self._play("train", tasks, group_size, self.temperature, occasion)
+
+        useful = play_useful(play, len(task_seeds), self.data.dynamic_sampling)
+        if not useful.played.groups:
+            failure = useful.played.failures[-1]
+            raise RuntimeError(f"no train group could be played to its end; the last failure: {failure}")
+        return useful
+
     def _play(
-        self, split: Split, task_seeds: list[int], group_size: int, temperature: float, iteration: int
+        self,
+        split: Split,
+        task_seeds: list[int],
+        group_size: int,
+        temperature: float,
+        occasion: tuple[int | str, ...],
     ) -> PlayedGroups:
         observers = rollout_callbacks(self.trainer)
 
@@ -206,18 +284,15 @@ class EnvironmentLoop(L.Callback):
             for callback in observers:
                 callback.on_rollout_progress(finished, total, split)
 
-        seed = (self.seed, split, iteration)
+        seed = (self.seed, split, *occasion)
         with self._precision():
-            played = self._play_share(
+            return self._play_share(
                 lambda tasks, earlier: self._collector(split).play(
                     tasks, group_size, temperature=temperature, seed=seed, progress=progress, earlier=earlier
                 ),
                 task_seeds,
                 group_size,
             )
-        if not played.groups and split == "train":
-            raise RuntimeError(f"no {split} group could be played to its end; the last failure: {played.failures[-1]}")
-        return played
 
     def _play_share(
         self, play: Callable[[list[int], dict[int, int]], PlayedGroups], task_seeds: list[int], group_size: int
@@ -229,7 +304,8 @@ class EnvironmentLoop(L.Callback):
         mine = ranks.share(len(task_seeds))
         earlier = {task: count * group_size for task, count in Counter(task_seeds[: mine.start]).items()}
         parts = ranks.together(lambda: play(task_seeds[mine], earlier))
-        seconds = {name: max(part.seconds.get(name, 0.0) for part in parts) for name in parts[0].seconds}
+        names = dict.fromkeys(name for part in parts for name in part.seconds)
+        seconds = {name: max(part.seconds.get(name, 0.0) for part in parts) for name in names}
         return PlayedGroups([g for p in parts for g in p.groups], [f for p in parts for f in p.failures], seconds)
 
     def _refresh_weights(self) -> None:
@@ -253,6 +329,9 @@ class EnvironmentLoop(L.Callback):
                 max_action_tokens=self.max_action_tokens,
                 max_observation_tokens=self.max_observation_tokens,
                 stop_token_ids=stops,
+                layout=self.layout,
+                counterfactuals=split == "train"
+                and any(callback.needs_counterfactuals for callback in rollout_callbacks(self.trainer)),
             )
         return self.collectors[split]
 
@@ -281,12 +360,19 @@ class EnvironmentLoop(L.Callback):
         scoring.write_entropies(model, transitions, self.temperature, self.scoring_tokens)
         if self.importance_cap is not None:
             scoring.write_importance(transitions, self.importance_cap)
+        if model.critic is not None:
+            scoring.write_old_values(model, transitions, self.temperature, self.scoring_tokens)
         with self.module.reference_model() as reference:
             if reference is not None:
                 scoring.write_reference_logprobs(reference, transitions, self.temperature, self.scoring_tokens)
 
-    def _log(self, rollout: Rollout, seconds: float) -> None:
-        metrics = {**rollout_metrics(rollout), **rollout.metrics, "time/rollout_s": seconds}
+    def _log(self, rollout: Rollout, useful: UsefulGroups, seconds: float) -> None:
+        """Keep the curves' next points; outcomes are those of all that was played, trained on or not."""
+        everything = replace(rollout, groups=rollout.groups + useful.left_out)
+        metrics = {**rollout_metrics(everything), **rollout.metrics, "time/rollout_s": seconds}
+        metrics["rollout/zero_variance_groups"] = float(sum(map(without_variance, everything.groups)))
+        if self.data.dynamic_sampling:
+            metrics["rollout/resampled_groups"] = float(useful.resampled)
         metrics.update({f"time/rollout_{name}_s": value for name, value in rollout.seconds.items()})
         self.rollout_metrics = metrics
 
@@ -337,6 +423,8 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
         "rollout/valid_action_rate": _mean(t.admissible for t in transitions),
         "rollout/well_formed_rate": _mean(t.well_formed for t in transitions),
         "rollout/truncated_action_rate": _mean(t.truncated for t in transitions),
+        "rollout/history_truncations": float(sum(t.dropped_turns > 0 for t in transitions)),
+        "rollout/context_overflows": float(sum(e.overflowed for e in episodes)),
         "rollout/all_fail_groups": _mean(lost),
         "rollout/all_success_groups": _mean(won),
         "rollout/dropped_groups": float(rollout.dropped_groups),

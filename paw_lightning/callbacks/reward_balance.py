@@ -5,43 +5,100 @@ from __future__ import annotations
 from typing import Literal
 
 import lightning as L
+import torch
 
+from paw_lightning import ranks
 from paw_lightning.callbacks.base import RolloutCallback
-from paw_lightning.types import Rollout
-from paw_lightning.weighting import reward_adaptive_coefficient
+from paw_lightning.datamodule import RolloutDataModule
+from paw_lightning.losses.world_model import Kind, matching_scale
+from paw_lightning.module import PaWModule
+from paw_lightning.types import Rollout, RolloutGroup
+from paw_lightning.weighting import linear_coefficient, reward_adaptive_coefficient
 
 
 class RewardBalance(RolloutCallback):
     """Gives every group its lambda_g.
 
+    Logs ``wm/coefficient`` (mean lambda over the groups), ``wm/coefficient_max``, and ``wm/matching_scale``.
+
     Args:
-        coefficient: `reward_adaptive` is eq. 10, 1 - mean return / R_max; `constant` is `value` everywhere.
-        value: the constant, at least 0.
+        coefficient: `reward_adaptive` is `value` times eq. 10, 1 - mean return / R_max; `constant` is `value`
+            everywhere; `linear` goes from `value` to `final_value` in `anneal_iterations` iterations and stays there.
+        value: at least 0; the paper's is 1.
+        final_value: at least 0; read by `linear`.
+        anneal_iterations: at least 1; read, and required, by `linear`.
         max_return: R_max; null takes what the environment states as ``info["max_reward"]``.
+        match_weight_of: scale every lambda by one factor per update, so that the mean of lambda w(p) over the update's
+            targets is what this kind of loss would have at the policy that sampled: then two kinds differ in shape
+            alone. It costs one forward pass without gradient over the update, none for a kind that is its own match.
+            choice: a factor of the whole update, from the policy before its first step, depends neither on how the
+            update is cut nor on earlier iterations, so that a resumed run needs no memory of it. null: no scaling.
     """
 
     def __init__(
         self,
-        coefficient: Literal["reward_adaptive", "constant"] = "reward_adaptive",
+        coefficient: Literal["reward_adaptive", "constant", "linear"] = "reward_adaptive",
         value: float = 1.0,
+        final_value: float = 0.0,
+        anneal_iterations: int | None = None,
         max_return: float | None = None,
+        match_weight_of: Kind | None = None,
     ) -> None:
-        if not value >= 0:
-            raise ValueError(f"reward_balance.value is {value}; wanted at least 0")
+        for name, number in (("value", value), ("final_value", final_value)):
+            if not number >= 0:
+                raise ValueError(f"reward_balance.{name} is {number}; wanted at least 0")
+        if coefficient == "linear" and (anneal_iterations is None or anneal_iterations < 1):
+            raise ValueError(
+                f"reward_balance.anneal_iterations is {anneal_iterations}; wanted at least 1 iteration for `linear`"
+            )
         if max_return is not None and not max_return > 0:
             raise ValueError(f"reward_balance.max_return is {max_return}; wanted above 0, or null")
-        self.coefficient, self.value, self.max_return = coefficient, value, max_return
+        self.coefficient, self.value, self.final_value = coefficient, value, final_value
+        self.anneal_iterations, self.max_return = anneal_iterations, max_return
+        self.match_weight_of = match_weight_of
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:
-        """Write wm_coefficient of every group."""
+        """Write wm_coefficient of every group (EntropySelection and TargetControl have run)."""
         if not any(t.wm_selected for t in rollout.transitions):
             return  # nothing is predicted: plain policy optimisation needs no R_max
         for group in rollout.groups:
-            group.wm_coefficient = self.value
-            if self.coefficient == "reward_adaptive":
-                max_return = group.max_return if self.max_return is None else self.max_return
-                source = f"the environment of task {group.group_key}"
-                group.wm_coefficient = reward_adaptive_coefficient(group.returns, max_return, source)
+            group.wm_coefficient = self._coefficient(group, rollout.iteration)
+        if self.match_weight_of is not None:
+            scale = self._scale(trainer, pl_module, rollout, self.match_weight_of)
+            rollout.metrics["wm/matching_scale"] = scale
+            for group in rollout.groups:
+                group.wm_coefficient *= scale
         coefficients = [group.wm_coefficient for group in rollout.groups]
         rollout.metrics["wm/coefficient"] = sum(coefficients) / len(coefficients)
         rollout.metrics["wm/coefficient_max"] = max(coefficients)
+
+    def _coefficient(self, group: RolloutGroup, iteration: int) -> float:
+        if self.coefficient == "reward_adaptive":
+            max_return = group.max_return if self.max_return is None else self.max_return
+            source = f"the environment of task {group.group_key}"
+            return self.value * reward_adaptive_coefficient(group.returns, max_return, source)
+        if self.coefficient == "linear":
+            assert self.anneal_iterations is not None
+            return linear_coefficient(iteration, self.value, self.final_value, self.anneal_iterations)
+        return self.value
+
+    @torch.no_grad()
+    def _scale(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout, kind: Kind) -> float:
+        """One pass over the update's own micro-batches: the very tokens, contexts and lambdas that will train.
+
+        Every rank reads its own, with the whole model that played; what they read is pooled.
+        """
+        assert isinstance(pl_module, PaWModule)
+        if kind == pl_module.world_model_loss.kind:
+            return 1.0
+        data: RolloutDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        model, parts = pl_module.replica.model, [(torch.empty(0), torch.empty(0))]
+        for batch in data.micro_batches(rollout):
+            if not batch.observation_mask.any():
+                continue
+            batch = data.transfer_batch_to_device(batch, pl_module.device, 0)
+            with trainer.precision_plugin.forward_context():
+                out = model(batch.input_ids, batch.action_mask, batch.observation_mask, pl_module.temperature)
+            parts.append((out.observation_logprobs.cpu(), batch.wm_coefficients.cpu()))
+        logprobs, coefficients = (torch.cat(column) for column in zip(*ranks.pooled(parts), strict=True))
+        return matching_scale(pl_module.world_model_loss, kind, logprobs, coefficients)

@@ -2,5 +2,7 @@
 
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.envs.household import HouseholdEnv
+from paw_lightning.envs.search import SearchEnv
+from paw_lightning.envs.shop import ShopEnv
 
-__all__ = ["HouseholdEnv", "TextEnv"]
+__all__ = ["HouseholdEnv", "SearchEnv", "ShopEnv", "TextEnv"]

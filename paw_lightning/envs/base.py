@@ -15,10 +15,15 @@ class TextEnv(ABC):
     - ``task`` (reset): the goal as one sentence.
     - ``max_reward`` (reset): R_max, the largest attainable return; PaW's coefficient needs it here or in the config.
     - ``group_key`` (reset): names the task; episodes with equal keys start in the same state.
-    - ``admissible_commands`` (reset, step): sorted actions the world would react to.
+    - ``admissible_commands`` (reset, step): actions the world would react to, sorted or in the order in which it shows
+      them.
+    - ``admissible_action`` (step): the world reacted to the action just played. Without it, an action is admissible if
+      it is among the ``admissible_commands``; a world that takes free text (a search) has to say it.
     - ``won`` (step): the task is solved.
     - ``nuisance_spans`` (reset, step): character spans ``[(start, end), ...]`` of the observation that
       nobody can predict.
+    - ``predictable`` (step): False where the observation as a whole is no target for a world model, such as a last page
+      that prints the reward.
     """
 
     num_tasks: int | None = None
@@ -35,6 +40,16 @@ class TextEnv(ABC):
     @abstractmethod
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Play one action; return observation, reward, terminated, truncated, info."""
+
+    def peek(self, action: str) -> str:
+        """The observation that ``action`` would be answered with now, leaving the state, dice included, as it is.
+
+        Optional: only the control ``target_control.targets: wrong_action`` asks for it.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} cannot answer an action without playing it (it has no `peek`), which "
+            "target_control.targets: wrong_action needs; choose other targets or another rollout.environment"
+        )
 
     def close(self) -> None:  # noqa: B027 - most worlds hold nothing
         """Release whatever the environment holds."""

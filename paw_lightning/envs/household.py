@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,13 @@ class HouseholdEnv(TextEnv):
         if failed:
             info["nuisance_spans"] = [(0, len(text))]
         return text, self.success_reward * engine.won, engine.won, False, info
+
+    def peek(self, action: str) -> str:
+        """The observation that ``action`` would get now, from a copy of the house and of its dice."""
+        twin = copy(self)
+        twin._engine = self._started().copy()
+        twin._episode_rng = copy(self._episode_rng)
+        return twin.step(action)[0]
 
     def close(self) -> None:
         """Nothing is held."""

@@ -21,7 +21,8 @@ class PolicyLoss:
         clip_high: the ratio is clipped at 1 + clip_high; >= 0 (0.28: "clip-higher").
         dual_clip: upper bound c of the loss per unit of negative advantage; > 1, or None for no bound.
         kl_coefficient: beta; >= 0. Above 0 the reference's log-probs are needed.
-        kl_estimator: k2 or k3; the gradient of k1 is zero on average, so it is refused as a loss.
+        kl_estimator: k2 or k3. k1 is refused: as a loss its gradient is zero on average, and taken off the advantage
+            of its token it has exactly the gradient that k2 has as a loss.
         entropy_coefficient: c_H, per nat.
     """
 
@@ -42,7 +43,10 @@ class PolicyLoss:
         if not self.kl_coefficient >= 0:
             raise ValueError(f"model.policy_loss.kl_coefficient is {self.kl_coefficient}; wanted at least 0")
         if self.kl_estimator not in ("k2", "k3"):
-            raise ValueError(f"model.policy_loss.kl_estimator is {self.kl_estimator!r}; wanted k2 or k3")
+            raise ValueError(
+                f"model.policy_loss.kl_estimator is {self.kl_estimator!r}; wanted k2 or k3 (k1 as a penalty of the "
+                "token's advantage is k2 as a loss)"
+            )
 
     def __call__(
         self,
@@ -117,8 +121,37 @@ def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor, kind: Estimator = 
     raise ValueError(f"KL estimator is {kind!r}; wanted one of {get_args(Estimator)}")
 
 
-def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float = 0.5) -> Tensor:
-    """max((V - R)^2, (V_c - R)^2) / 2, float [N], with V_c the value held within `clip` of the rollout's."""
+@dataclass(frozen=True)
+class ValueLoss:
+    """The critic's loss per action token, see :func:`value_loss`; read only where there is a critic.
+
+    Args:
+        clip: how far a value may move from the rollout's before its gradient ends, in units of return; > 0, or None
+            for no bound.
+        coefficient: weight beside the policy's loss; > 0. It matters where both share a backbone.
+    """
+
+    clip: float | None = 0.5
+    coefficient: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"model.value_loss.clip is {self.clip}; wanted above 0, or null")
+        if not self.coefficient > 0:
+            raise ValueError(f"model.value_loss.coefficient is {self.coefficient}; wanted above 0")
+
+    def __call__(self, values: Tensor, old_values: Tensor, targets: Tensor) -> Tensor:
+        """Loss [N] of N action tokens, before the coefficient; every argument is float [N]."""
+        return value_loss(values, old_values, targets, clip=self.clip)
+
+
+def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float | None = 0.5) -> Tensor:
+    """max((V - R)^2, (V_c - R)^2) / 2, float [N], with V_c the value held within `clip` of the rollout's.
+
+    Without `clip` it is (V - R)^2 / 2.
+    """
+    if clip is None:
+        return (values - returns).square() / 2
     clipped = old_values + (values - old_values).clamp(-clip, clip)
     return torch.maximum((values - returns).square(), (clipped - returns).square()) / 2
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -70,6 +70,25 @@ class WorldModelLoss:
         if self.kind != "clipped_mae":
             return torch.ones_like(logprobs, dtype=torch.bool)
         return logprobs <= math.log(self.rho) + ROUNDING
+
+
+def matching_scale(loss: WorldModelLoss, kind: Kind, logprobs: Tensor, coefficients: Tensor) -> float:
+    """The factor that gives `loss` the effective weight of another kind on the same tokens.
+
+    c = sum_i lambda_i w_kind(p_i) / sum_i lambda_i w(p_i), so that the mean of lambda w(p) over the tokens, what
+    ``wm/effective_weight`` shows, becomes that of `kind`, and what remains between two runs is the shape of w.
+    choice: every token counts alike here, whatever the length of its observation.
+
+    Args:
+        logprobs: float [M] of the targets, nats.
+        coefficients: float [M], lambda of each target's group.
+
+    Returns:
+        1 where `loss` itself has no weight on any token: there is nothing to scale.
+    """
+    own = (coefficients.double() * loss.token_weights(logprobs.double())).sum().item()
+    wanted = (coefficients.double() * replace(loss, kind=kind).token_weights(logprobs.double())).sum().item()
+    return wanted / own if own else 1.0
 
 
 def _complement(logprobs: Tensor) -> Tensor:

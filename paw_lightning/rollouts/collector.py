@@ -6,26 +6,19 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from paw_lightning.envs.base import TextEnv
-from paw_lightning.rollouts.sampler import Generation
+from paw_lightning.rollouts.layouts import LAYOUTS, Context, Layout, LayoutName
+from paw_lightning.rollouts.sampler import Generation, Sampler, SessionSampler
 from paw_lightning.seeding import stable_seed, uniforms
-from paw_lightning.tokenization import PromptBuilder, Turn, parse_action
+from paw_lightning.tokenization import ParsedAction, PromptBuilder, PromptTooLongError, parse_action
 from paw_lightning.types import Episode, RolloutGroup, Transition
 
 logger = logging.getLogger(__name__)
-
-
-class Sampler(Protocol):
-    """Turns prompts into actions; see :class:`paw_lightning.rollouts.sampler.NativeSampler`."""
-
-    def generate(
-        self, prompts: list[list[int]], *, temperature: float, max_new_tokens: int, uniforms: torch.Tensor
-    ) -> list[Generation]: ...
 
 
 Progress = Callable[[int, int], None]
@@ -52,9 +45,20 @@ class _Player:
     episode: Episode
     observation: str
     admissible: list[str] | None
-    initial: str
-    turns: list[Turn] = field(default_factory=list)
+    layout: Layout
     done: bool = False
+
+
+@dataclass
+class _Play:
+    """What all turns of one call of `play` share."""
+
+    sampler: Sampler
+    temperature: float
+    seed: Sequence[int | str]
+    failed: dict[int, str]
+    """Group -> why it is lost."""
+    seconds: dict[str, float]
 
 
 class EpisodeError(RuntimeError):
@@ -78,6 +82,8 @@ class Collector:
         max_action_tokens: int,
         max_observation_tokens: int,
         stop_token_ids: Sequence[int],
+        layout: LayoutName = "step",
+        counterfactuals: bool = False,
     ) -> None:
         self.make_env = make_env
         self.prompts = prompts
@@ -86,6 +92,9 @@ class Collector:
         self.max_action_tokens = max_action_tokens
         self.max_observation_tokens = max_observation_tokens
         self.stop_token_ids = frozenset(stop_token_ids)
+        self.layout = layout
+        self.counterfactuals = counterfactuals
+        """Record with each turn the answer to another admissible action, drawn at random."""
         self._idle: list[TextEnv] = []
 
     def play(
@@ -103,16 +112,23 @@ class Collector:
         `earlier`: members of a task that other ranks play on this occasion; numbering goes on after them.
 
         `seed` names the occasion (run seed, iteration): with a task and a member it fixes an episode completely.
+
+        An episode whose next decision context is too long ends there, as at max_steps; at its first turn there is
+        nothing to keep, and its group is lost.
         """
         seconds: dict[str, float] = defaultdict(float)
         failed: dict[int, str] = {}
+        sampler = self.sampler
+        if self.layout == "episode" and isinstance(sampler, SessionSampler):
+            sampler = sampler.session()
+        play = _Play(sampler, temperature, seed, failed, seconds)
         with timed(seconds, "environment"):
             groups, players = self._start(task_seeds, group_size, seed, failed, earlier or {})
         for turn in range(self.max_steps):
             active = [p for p in players if not p.done and p.group not in failed]
             if not active:
                 break
-            self._play_turn(active, turn, temperature, seed, failed, seconds)
+            self._play_turn(active, turn, play)
             if progress:
                 progress(sum(p.done or p.group in failed for p in players), len(players))
         for p in players:
@@ -162,63 +178,62 @@ class Collector:
                 group.max_return = info.get("max_reward")
                 episode = Episode(task_seed, member, task)
                 group.episodes.append(episode)
-                players.append(_Player(env, g, episode, observation, admissible, observation))
+                layout = LAYOUTS[self.layout](self.prompts, task, observation, self.max_observation_tokens)
+                players.append(_Player(env, g, episode, observation, admissible, layout))
         return groups, players
 
-    def _play_turn(
-        self,
-        active: list[_Player],
-        turn: int,
-        temperature: float,
-        seed: Sequence[int | str],
-        failed: dict[int, str],
-        seconds: dict[str, float],
-    ) -> None:
-        prompts, ready = [], []
-        with timed(seconds, "tokenization"):
-            for p in active:
-                try:
-                    prompts.append(
-                        self.prompts.build(p.episode.task, p.observation, p.turns, p.initial, p.admissible or [])
-                    )
-                    ready.append(p)
-                except ValueError as error:
-                    failed[p.group] = str(error)
+    def _play_turn(self, active: list[_Player], turn: int, play: _Play) -> None:
+        with timed(play.seconds, "tokenization"):
+            ready = [(p, context) for p in active if (context := self._context(p, play.failed))]
             noise = [
-                uniforms(self.max_action_tokens, *seed, p.episode.task_seed, p.episode.member, turn) for p in ready
+                uniforms(self.max_action_tokens, *play.seed, p.episode.task_seed, p.episode.member, turn)
+                for p, _ in ready
             ]
         if not ready:
             return
-        with timed(seconds, "generation"):
-            generations = self.sampler.generate(
-                prompts,
-                temperature=temperature,
+        with timed(play.seconds, "generation"):
+            generations = play.sampler.generate(
+                [context.ids for _, context in ready],
+                temperature=play.temperature,
                 max_new_tokens=self.max_action_tokens,
                 uniforms=torch.stack(noise),
             )
-        for p, prompt_ids, generation in zip(ready, prompts, generations, strict=True):
-            if p.group in failed:
+        for (p, context), generation in zip(ready, generations, strict=True):
+            if p.group in play.failed:
                 continue
-            with timed(seconds, "environment"):
+            with timed(play.seconds, "environment"):
                 try:
-                    self._act(p, prompt_ids, generation)
+                    self._act(p, context, generation, play.seed)
                 except EpisodeError as error:
-                    failed[p.group] = str(error)
-        with timed(seconds, "tokenization"):
-            for p in ready:
-                if p.group not in failed:
-                    self._encode_observation(p.episode.transitions[-1])
+                    play.failed[p.group] = str(error)
+        with timed(play.seconds, "tokenization"):
+            for p, _ in ready:
+                if p.group not in play.failed:
+                    p.layout.record(p.episode.transitions[-1], p.admissible or [])
 
-    def _act(self, p: _Player, prompt_ids: list[int], generation: Generation) -> None:
+    def _context(self, p: _Player, failed: dict[int, str]) -> Context | None:
+        """The player's decision context; None when it has none, which ends its episode or costs its group."""
+        try:
+            return p.layout.context(p.observation, p.admissible or [])
+        except ValueError as error:
+            if isinstance(error, PromptTooLongError) and p.episode.transitions:
+                p.done = p.episode.overflowed = True
+            else:
+                failed[p.group] = str(error)
+            return None
+
+    def _act(self, p: _Player, context: Context, generation: Generation, seed: Sequence[int | str]) -> None:
         """Send one action to one environment and record the transition."""
         tokenizer = self.prompts.chat.tokenizer
         words = [i for i in generation.token_ids if i not in self.stop_token_ids]
         action = parse_action(tokenizer.decode(words, skip_special_tokens=True), self.prompts.prompt.action_format)
+        counterfactual = self._peek(p, action.text, seed) if self.counterfactuals else None
         try:
             observation, reward, terminated, truncated, info = p.env.step(action.text)
             done = bool(terminated or truncated)
             _check_observation(observation, done)
             admissible = _check_info(info)
+            nuisance_spans = [(int(start), int(stop)) for start, stop in info.get("nuisance_spans", [])]
             reward = float(reward)
             if reward != reward or reward in (float("inf"), float("-inf")):
                 raise ValueError(f"reward {reward!r}; wanted a finite number")
@@ -226,9 +241,9 @@ class Collector:
             raise EpisodeError(_describe(p.env, f"step({action.text!r})", error)) from error
         p.episode.transitions.append(
             Transition(
-                prompt_ids=prompt_ids,
+                prompt_ids=context.prompt_ids,
                 action_ids=generation.token_ids,
-                bridge_ids=self.prompts.chat.bridge_after(generation.token_ids),
+                bridge_ids=[],
                 observation_ids=[],
                 sampled_logprobs=generation.logprobs,
                 token_entropies=generation.entropies,
@@ -237,19 +252,44 @@ class Collector:
                 anchor=p.observation,
                 reward=reward,
                 well_formed=action.well_formed,
-                admissible=action.well_formed if p.admissible is None else action.text in p.admissible,
+                admissible=_was_admissible(action, p.admissible, info),
                 truncated=not generation.stopped,
+                turn_ids=context.turn_ids,
+                dropped_turns=context.dropped_turns,
+                predictable=bool(info.get("predictable", True)),
+                nuisance_spans=nuisance_spans,
+                counterfactual_ids=None if counterfactual is None else self._fitting(counterfactual),
             )
         )
-        p.turns.append(Turn(p.observation, action.text))
         p.observation, p.admissible = observation, admissible
         p.done, p.episode.finished = done, done
         p.episode.won = p.episode.won or bool(info.get("won", False))
 
-    def _encode_observation(self, transition: Transition) -> None:
-        ids = self.prompts.chat.encode_text(transition.observation_text)
-        if len(ids) <= self.max_observation_tokens:
-            transition.observation_ids = ids
+    def _peek(self, p: _Player, taken: str, seed: Sequence[int | str]) -> str | None:
+        """The answer to another admissible action than the one taken; None where there is no other."""
+        others = sorted(set(p.admissible or []) - {taken})
+        if p.admissible is None:
+            raise NotImplementedError(
+                f"{type(p.env).__name__} lists no info['admissible_commands'], of which target_control.targets: "
+                "wrong_action draws another action; choose other targets or another rollout.environment"
+            )
+        if not others:
+            return None
+        turn = len(p.episode.transitions)
+        drawn = stable_seed(*seed, "counterfactual", p.episode.task_seed, p.episode.member, turn) % len(others)
+        try:
+            observation = p.env.peek(others[drawn])
+            _check_observation(observation, True)
+        except NotImplementedError:
+            raise  # not a broken episode but a setting that this environment cannot meet: no group could be played
+        except Exception as error:  # the environment is foreign code: anything may come
+            raise EpisodeError(_describe(p.env, f"peek({others[drawn]!r})", error)) from error
+        return observation
+
+    def _fitting(self, text: str) -> list[int]:
+        """Token ids of an observation; none for one that is longer than the limit."""
+        ids = self.prompts.chat.encode_text(text)
+        return ids if len(ids) <= self.max_observation_tokens else []
 
 
 def _check_observation(observation: Any, terminal: bool) -> None:
@@ -271,6 +311,12 @@ def _check_info(info: Any) -> list[str] | None:
     if admissible is not None and not all(isinstance(command, str) for command in admissible):
         raise TypeError("info['admissible_commands'] holds something that is not a str")
     return None if admissible is None else list(admissible)
+
+
+def _was_admissible(action: ParsedAction, listed: list[str] | None, info: dict[str, Any]) -> bool:
+    """The environment's word for it, else its list's; without either any well-formed action is."""
+    otherwise = action.well_formed if listed is None else action.text in listed
+    return bool(info.get("admissible_action", otherwise))
 
 
 def close_quietly(env: TextEnv) -> None:

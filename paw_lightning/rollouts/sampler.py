@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,25 @@ class Generation:
     """Entropy of that distribution at each token, in nats."""
     stopped: bool
     """Ended with a stop token (False: ran into max_new_tokens)."""
+
+
+class Sampler(Protocol):
+    """Turns prompts, each the whole list of its token ids, into actions, one each, in the same order."""
+
+    def generate(
+        self, prompts: list[list[int]], *, temperature: float, max_new_tokens: int, uniforms: Tensor
+    ) -> list[Generation]: ...
+
+
+@runtime_checkable
+class SessionSampler(Sampler, Protocol):
+    """A sampler that can remember what it has read."""
+
+    def session(self) -> Sampler:
+        """A sampler for one rollout of growing transcripts: the same answers, and nothing is read twice.
+
+        The weights do not change while it is in use. Prompts may come in any order, and stay away for good.
+        """
 
 
 class NativeSampler:
@@ -66,18 +85,24 @@ class NativeSampler:
         """
         if not prompts:
             return []
-        self._check(prompts, temperature, max_new_tokens, uniforms)
+        self.check(prompts, temperature, max_new_tokens, uniforms)
         uniforms = uniforms.to(self.model.device)
         generations: dict[int, Generation] = {}
         with evaluating(self.model):
-            for rows in self._decode_batches(prompts, max_new_tokens):
+            for rows in self.decode_batches(prompts, range(len(prompts)), max_new_tokens, self.max_batch_tokens):
                 batch = [prompts[row] for row in rows]
-                cache = self._prefill(batch, max_new_tokens)
-                actions = self._decode(batch, cache, temperature, uniforms[rows])
+                cache = self.prefill(batch, max_new_tokens)
+                actions = self.decode(batch, cache, temperature, uniforms[rows])
                 generations.update(zip(rows, actions, strict=True))
         return [generations[row] for row in range(len(prompts))]
 
-    def _check(self, prompts: list[list[int]], temperature: float, max_new_tokens: int, uniforms: Tensor) -> None:
+    def session(self) -> Sampler:
+        """A sampler for one rollout of growing transcripts, which remembers what it has read."""
+        from paw_lightning.rollouts.session import Session  # built on this class
+
+        return Session(self)
+
+    def check(self, prompts: list[list[int]], temperature: float, max_new_tokens: int, uniforms: Tensor) -> None:
         if temperature < 0:
             raise ValueError(f"temperature is {temperature}; it must be 0 (greedy) or positive")
         if max_new_tokens < 1:
@@ -97,21 +122,23 @@ class NativeSampler:
                 "`rollout.max_action_tokens`"
             )
 
-    def _decode_batches(self, prompts: list[list[int]], max_new_tokens: int) -> Iterator[list[int]]:
-        """Row numbers of each batch, shortest prompt first, equal prompts side by side."""
-        order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), prompts[row]))
+    def decode_batches(
+        self, prompts: list[list[int]], rows: Sequence[int], max_new_tokens: int, max_tokens: int
+    ) -> Iterator[list[int]]:
+        """Cut rows into batches of at most max_tokens, shortest prompt first, equal prompts side by side."""
+        order = sorted(rows, key=lambda row: (len(prompts[row]), prompts[row]))
         while order:
-            count = max(1, self.max_batch_tokens // (len(prompts[order[-1]]) + max_new_tokens))
+            count = max(1, max_tokens // (len(prompts[order[-1]]) + max_new_tokens))
             yield order[-count:]
             del order[-count:]
 
-    def _prefill(self, prompts: list[list[int]], room: int) -> Cache:
+    def prefill(self, prompts: list[list[int]], room: int) -> Cache:
         """Read all but the last token of every prompt: that one is decoded first, so no logits are needed here.
 
         Cache row b is that context of prompt b, padded on the left, with `room` free places on the right.
         """
         device = self.model.device
-        kind = "cpu" if device.type == "cpu" else "accelerator"
+        read_tokens, call_cost = reading_limits(self.model)
         contexts = [tuple(prompt[:-1]) for prompt in prompts]
         unique = list(dict.fromkeys(contexts))  # ascending in length, as the prompts are
         number = {context: place for place, context in enumerate(unique)}
@@ -119,12 +146,12 @@ class NativeSampler:
         lengths = torch.tensor([len(context) for context in contexts], device=device)
 
         shared = shared_prefix_length(unique)
-        shared = shared if shared * (len(unique) - 1) > CALL_COST[kind] else 0
+        shared = shared if shared * (len(unique) - 1) > call_cost else 0
         prefix = self._read([unique[0][:shared]], None) if shared else None
         width = max(1, len(unique[-1]))
         columns = torch.arange(width + room, device=device) - width
         parts: list[list[LayerStates]] = []
-        for bucket in buckets([len(context) - shared for context in unique], READ_TOKENS[kind], CALL_COST[kind]):
+        for bucket in buckets([len(context) - shared for context in unique], read_tokens, call_cost):
             states = self._read([context[shared:] for context in unique[bucket]], prefix)
             inside = (source >= bucket.start) & (source < bucket.stop)
             parts.append(align_right(states, source[inside] - bucket.start, columns + lengths[inside, None]))
@@ -153,7 +180,20 @@ class NativeSampler:
         )
         return [(layer.keys, layer.values) for layer in cache.layers]
 
-    def _decode(self, prompts: list[list[int]], cache: Cache, temperature: float, uniforms: Tensor) -> list[Generation]:
+    def decode(
+        self,
+        prompts: list[list[int]],
+        cache: Cache,
+        temperature: float,
+        uniforms: Tensor,
+        *,
+        complete: bool = False,
+    ) -> list[Generation]:
+        """Write an action after each prompt, whose context the cache holds; `complete` keeps the rows that leave early.
+
+        Afterwards the storage that came in holds, from column width on, the prompt's last token and the action but for
+        its last.
+        """
         count, steps = uniforms.shape
         device = uniforms.device
         width = cache.get_seq_length()
@@ -166,6 +206,8 @@ class NativeSampler:
         logprobs, entropies = torch.zeros(2, count, steps, device=device)
         rows = torch.arange(count, device=device)
         finished = torch.zeros(count, dtype=torch.bool, device=device)
+        own = storage_of(cache) if complete else []
+        copied = width
         for step in range(steps):
             logits = self.model(
                 input_ids=current[:, None],
@@ -181,10 +223,14 @@ class NativeSampler:
             if left == 0:
                 break
             if left <= len(rows) // 2:  # fewer rows repay the copy of their cache
+                if complete:
+                    copied = write_back(cache, own, rows, copied)
                 keep = (~finished).nonzero().flatten()
                 cache.batch_select_indices(keep)
                 rows, current, positions, mask = rows[keep], current[keep], positions[keep], mask[keep]
                 finished = finished[keep]
+        if complete:
+            write_back(cache, own, rows, copied)
         if not logprobs.isfinite().all():
             raise FloatingPointError("the model's logits are not finite: its weights have diverged")
         table = zip(tokens.tolist(), logprobs.tolist(), entropies.tolist(), strict=True)
@@ -219,6 +265,22 @@ class RoomyLayer(DynamicLayer):
         self._hold((self.storage[0][indices], self.storage[1][indices]), self.used)
 
 
+def storage_of(cache: Cache) -> list[LayerStates]:
+    """Keys and values of every layer, free places included."""
+    layers: list[Any] = cache.layers
+    return [layer.storage for layer in layers]
+
+
+def write_back(cache: Cache, storage: list[LayerStates], rows: Tensor, start: int) -> int:
+    """Copy columns `start` on of a cache that was cut down to `rows` to where it came from; return its width."""
+    end = cache.get_seq_length()
+    for (keys, values), (all_keys, all_values) in zip(storage_of(cache), storage, strict=True):
+        if keys is not all_keys:
+            all_keys[rows, :, start:end] = keys[:, :, start:end]
+            all_values[rows, :, start:end] = values[:, :, start:end]
+    return end
+
+
 def align_right(states: list[LayerStates], source: Tensor, places: Tensor) -> list[LayerStates]:
     """Copy row source[b], token places[b, c] to row b, column c; where there is no such token, anything."""
     heads, tokens = states[0][0].shape[1:3]
@@ -244,6 +306,12 @@ def draw(logits: Tensor, temperature: float, uniforms: Tensor) -> tuple[Tensor, 
         target = uniforms[:, None] * cumulative[:, -1:]
         tokens = torch.searchsorted(cumulative, target, right=True).clamp_max(logits.shape[-1] - 1)  # for NaN only
     return tokens[:, 0], logprobs.gather(-1, tokens)[:, 0], torch.special.entr(probabilities).sum(-1)
+
+
+def reading_limits(model: PreTrainedModel) -> tuple[int, int]:
+    """Tokens to read in one call, and how many more of them cost as much as another call."""
+    kind = "cpu" if model.device.type == "cpu" else "accelerator"
+    return READ_TOKENS[kind], CALL_COST[kind]
 
 
 def shared_prefix_length(sequences: Sequence[tuple[int, ...]]) -> int:

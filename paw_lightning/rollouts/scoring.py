@@ -1,4 +1,4 @@
-"""No-grad passes over finished rollouts: behaviour and reference log-probs."""
+"""No-grad passes over finished rollouts: behaviour and reference log-probs, and the critic's values."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from paw_lightning.models import PolicyWorldModel
+from paw_lightning.rows import Row, policy_rows, rectangle
 from paw_lightning.types import Transition
 
 
@@ -37,9 +38,11 @@ def write_entropies(
     model: PolicyWorldModel, transitions: Sequence[Transition], temperature: float, batch_tokens: int
 ) -> None:
     """Write token_entropies where the sampler gave none."""
-    missing = [t for t in transitions if t.action_ids and not t.token_entropies]
-    for t, entropies in _score(model, missing, temperature, batch_tokens, output="action_entropies"):
-        t.token_entropies = entropies.tolist()
+    missing = {id(t) for t in transitions if t.action_ids and not t.token_entropies}
+    # All are scored: a row of the episode layout is made of a whole episode.
+    for t, entropies in _score(model, transitions if missing else [], temperature, batch_tokens, "action_entropies"):
+        if id(t) in missing:
+            t.token_entropies = entropies.tolist()
 
 
 def write_importance(transitions: Sequence[Transition], cap: float) -> None:
@@ -47,6 +50,14 @@ def write_importance(transitions: Sequence[Transition], cap: float) -> None:
     for t in transitions:
         assert t.old_logprobs is not None, "write_old_logprobs comes first"
         t.importance = (t.old_logprobs - torch.tensor(t.sampled_logprobs)).exp().clamp(max=cap)
+
+
+def write_old_values(
+    model: PolicyWorldModel, transitions: Sequence[Transition], temperature: float, batch_tokens: int
+) -> None:
+    """Write old_values: those of the critic as it is before the update."""
+    for t, values in _score(model, transitions, temperature, batch_tokens, output="values"):
+        t.old_values = values
 
 
 @torch.no_grad()
@@ -59,27 +70,22 @@ def _score(
 ) -> Iterator[tuple[Transition, Tensor]]:
     """Yield each transition with one output [A] of its action tokens on the CPU; rows of like length share a batch."""
     device = next(model.parameters()).device
-    for batch in _batches(transitions, batch_tokens):
-        lengths = [len(t.prompt_ids) + len(t.action_ids) for t in batch]
-        input_ids = torch.zeros((len(batch), max(lengths)), dtype=torch.long)
-        mask = torch.zeros_like(input_ids, dtype=torch.bool)
-        for i, t in enumerate(batch):
-            input_ids[i, : lengths[i]] = torch.tensor(t.prompt_ids + t.action_ids)
-            mask[i, len(t.prompt_ids) : lengths[i]] = True
-        mask = mask.to(device)
-        outputs = model(input_ids.to(device), mask, torch.zeros_like(mask), temperature)
-        pieces = getattr(outputs, output).cpu().split([len(t.action_ids) for t in batch])
+    for rows in batches(policy_rows(transitions), batch_tokens):
+        input_ids, actions, targets = (tensor.to(device) for tensor in rectangle(rows, 0))
+        outputs = model(input_ids, actions, targets, temperature)
+        scored = [s.transition for row in rows for s in row.having("action") if s.transition is not None]
+        pieces = getattr(outputs, output).cpu().split([len(t.action_ids) for t in scored])
         # Clones: a view would keep the whole batch's vector alive and alias its neighbours.
-        yield from ((t, piece.clone()) for t, piece in zip(batch, pieces, strict=True))
+        yield from ((t, piece.clone()) for t, piece in zip(scored, pieces, strict=True))
 
 
-def _batches(transitions: Sequence[Transition], batch_tokens: int) -> Iterator[list[Transition]]:
+def batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
     """Group rows, sorted by length, so that a padded batch holds at most batch_tokens tokens (one row always fits)."""
-    batch: list[Transition] = []
-    for t in sorted(transitions, key=lambda t: len(t.prompt_ids) + len(t.action_ids)):
-        if batch and (len(batch) + 1) * (len(t.prompt_ids) + len(t.action_ids)) > batch_tokens:
+    batch: list[Row] = []
+    for row in sorted(rows, key=lambda row: row.length):
+        if batch and (len(batch) + 1) * row.length > batch_tokens:
             yield batch
             batch = []
-        batch.append(t)
+        batch.append(row)
     if batch:
         yield batch

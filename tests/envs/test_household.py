@@ -195,3 +195,30 @@ def test_bad_configuration_names_the_key(arguments: dict[str, Any], message: str
 
 def test_an_empty_data_path_means_generated_houses() -> None:
     assert HouseholdEnv(data_path="").reset(seed=0) == HouseholdEnv().reset(seed=0)
+
+
+@pytest.mark.parametrize("nuisance", ["none", "random_ids", "stochastic"])
+def test_a_peek_is_the_answer_and_leaves_no_trace(nuisance: str) -> None:
+    """Beside every step all other commands are tried; the transcript is that of an undisturbed twin."""
+    env, twin = HouseholdEnv(nuisance=nuisance), HouseholdEnv(nuisance=nuisance)
+    rng = random.Random(3)
+    _, info = env.reset(seed=4)
+    twin.reset(seed=4)
+    for _ in range(15):
+        command = rng.choice(info["admissible_commands"])
+        answers = {other: env.peek(other) for other in info["admissible_commands"]}
+        result = env.step(command)
+        assert result == twin.step(command)
+        assert answers[command] == result[0]
+        assert len(set(answers.values())) > 1
+        info = result[4]
+        if result[2]:
+            break
+
+
+def test_an_environment_without_a_peek_names_the_key() -> None:
+    class Mute(HouseholdEnv):
+        peek = TextEnv.peek
+
+    with pytest.raises(NotImplementedError, match=r"Mute cannot answer.*target_control\.targets: wrong_action"):
+        Mute().peek("look")

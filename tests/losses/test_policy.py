@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from paw_lightning.losses import PolicyLoss, clipped_surrogate, kl_estimate, value_loss
+from paw_lightning.losses import PolicyLoss, ValueLoss, clipped_surrogate, kl_estimate, value_loss
 
 LN2 = math.log(2)
 
@@ -102,6 +102,39 @@ def test_value_loss_by_hand():
     # clipped values 0.5, 0.5, 0.5, 0.2: squares (0, 0.25), (1, 12.25), (16, 2.25), (0.64, 0.64)
     assert value_loss(values, old, returns).tolist() == pytest.approx([0.125, 6.125, 8.0, 0.32])
     assert value_loss(values, old, returns, clip=10.0).tolist() == pytest.approx([0.0, 0.5, 8.0, 0.32])
+
+
+def test_value_loss_without_a_clip():
+    # (3 - 4)^2 / 2, whatever the rollout's value was
+    loss = ValueLoss(clip=None)(torch.tensor([3.0]), torch.zeros(1), torch.tensor([4.0]))
+    assert loss.item() == 0.5
+    assert ValueLoss()(torch.tensor([3.0]), torch.zeros(1), torch.tensor([4.0])).item() == 6.125
+
+
+def test_value_clip_ends_the_gradient():
+    # V_c = 0.5 is further from 4 than V = 3, and does not move with V; towards -1 the unclipped square rules.
+    for target, gradient in ((4.0, 0.0), (-1.0, 4.0)):
+        value = torch.tensor([3.0], requires_grad=True)
+        ValueLoss()(value, torch.zeros(1), torch.tensor([target])).sum().backward()
+        assert value.grad.item() == gradient
+
+
+def test_k1_off_the_advantage_is_k2_as_a_loss():
+    """Why k1 is no option: at ratio 1 both have the gradient beta (log pi - log ref) d log pi."""
+    generator = torch.Generator().manual_seed(0)
+    old, reference, advantages = torch.randn(3, 50, generator=generator).unbind()
+    logprobs = old.clone().requires_grad_()
+    penalised = advantages - 0.1 * kl_estimate(old, reference, "k1")
+    (first,) = torch.autograd.grad(PolicyLoss()(logprobs, old, old, penalised).sum(), logprobs)
+    loss = PolicyLoss(kl_coefficient=0.1, kl_estimator="k2")
+    (second,) = torch.autograd.grad(loss(logprobs, old, old, advantages, reference).sum(), logprobs)
+    torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize(("settings", "key"), [({"clip": 0.0}, "clip"), ({"coefficient": 0.0}, "coefficient")])
+def test_bad_value_loss_names_its_key(settings, key):
+    with pytest.raises(ValueError, match=f"model.value_loss.{key} is 0.0"):
+        ValueLoss(**settings)
 
 
 def test_policy_loss_adds_its_terms():

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from paw_lightning.losses import WorldModelLoss, linear_logprob
+from paw_lightning.losses import WorldModelLoss, linear_logprob, matching_scale
+from paw_lightning.weighting import wm_token_weights
 
 KINDS = [
     WorldModelLoss(),
@@ -124,3 +125,63 @@ def test_edges(loss):
 def test_bad_settings_name_their_key(settings, message):
     with pytest.raises(ValueError, match=message):
         WorldModelLoss(**settings)
+
+
+@pytest.mark.parametrize(
+    ("loss", "kind", "scale"),
+    [
+        # lambda w(p) of p = 0.1, 0.2, 0.5 with lambda = 1, 1, 0.5: clipped MAE 0.1 + 0.2 + 0 = 0.3, MAE
+        # 0.1 + 0.2 + 0.25 = 0.55, cross-entropy 1 + 1 + 0.5 = 2.5
+        (WorldModelLoss("cross_entropy"), "clipped_mae", 0.3 / 2.5),
+        (WorldModelLoss("mae"), "clipped_mae", 0.3 / 0.55),
+        (WorldModelLoss(), "cross_entropy", 2.5 / 0.3),
+        (WorldModelLoss(), "clipped_mae", 1.0),
+        (WorldModelLoss(rho=0.05), "cross_entropy", 1.0),  # trains no token: nothing to scale
+    ],
+)
+def test_matching_scale_by_hand(loss, kind, scale):
+    assert matching_scale(loss, kind, log(0.1, 0.2, 0.5), torch.tensor([1.0, 1.0, 0.5])) == pytest.approx(scale)
+
+
+def test_matching_scale_of_nothing_is_one():
+    assert matching_scale(WorldModelLoss("mae"), "clipped_mae", torch.empty(0), torch.empty(0)) == 1.0
+
+
+@pytest.mark.parametrize("kind", ["clipped_mae", "mae", "cross_entropy", "focal"])
+@pytest.mark.parametrize("selected", [[True, True, True, False], [False] * 4], ids=["some", "none"])
+def test_world_model_term_against_float64(kind, selected):
+    """Eq. 11's second term written out, value and gradient, within 1e-6.
+
+    Two groups, rho 0.2. Group 0: an observation of three tokens, one of a single token whose five logits are equal, so
+    that p = rho exactly. Group 1: a selected transition with nothing to predict, and one that is not selected.
+    """
+    generator = torch.Generator().manual_seed(2)
+    hidden, weight = torch.randn(6, 8, generator=generator), torch.randn(5, 8, generator=generator)
+    hidden[3] = 0
+    targets, groups, lengths, coefficients = torch.tensor([0, 1, 2, 3, 4, 0]), [0, 0, 1, 1], [3, 1, 0, 2], [0.5, 0.8]
+    token_weights = wm_token_weights(groups, selected, lengths, coefficients)
+    rows = [i for i, length in enumerate(lengths) for _ in range(length)]
+    taken = torch.tensor([selected[i] for i in rows])
+    loss = WorldModelLoss(kind)
+
+    hidden.requires_grad_()
+    logprobs, _ = linear_logprob(hidden[taken], weight, targets[taken])
+    term = (torch.tensor([token_weights[i] for i in rows])[taken] * loss(logprobs)).sum()
+    (gradient,) = torch.autograd.grad(term, hidden)
+
+    exact = hidden.detach().double().requires_grad_()
+    logits = exact @ weight.double().T
+    p = logits.exp()[range(6), targets] / logits.exp().sum(1)
+    token = {
+        "clipped_mae": (p <= 0.2 + 1e-9) * (1 - p),
+        "mae": 1 - p,
+        "cross_entropy": -p.log(),
+        "focal": -((1 - p) ** 2) * p.log(),
+    }[kind]
+    # Group 0: the mean over its two observations of their means; group 1 teaches nothing and counts in the mean.
+    expected = 0.5 * (token[:3].mean() + token[3]) / 2 / 2 if any(selected) else 0 * token.sum()
+    (exact_gradient,) = torch.autograd.grad(expected, exact)
+    torch.testing.assert_close(term.double(), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(gradient.double(), exact_gradient, rtol=0, atol=1e-6)
+    if kind == "clipped_mae" and any(selected):
+        assert gradient[3].abs().sum() > 0, "p = rho still trains"

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from paw_lightning.rollouts.scoring import write_importance
 from paw_lightning.rollouts.vllm import VLLMSampler
-from paw_lightning.tokenization import Row, collate
+from paw_lightning.rows import collate, policy_rows
 from tests import runs
 from tests.factories import make_transition
 from tests.rollouts.fake_vllm import FakeVLLM, serving
@@ -101,8 +101,11 @@ def test_importance_is_truncated_and_scales_the_advantage() -> None:
     t = make_transition(old_logprobs=torch.tensor([-1.0, -2.0]), advantage=4.0)
     t.sampled_logprobs = [-1.0 - math.log(2), -2.0 + math.log(2)]
     write_importance([t], cap=1.5)
-    batch = collate([Row(t, 0.5, 0.0, 0.0)], 0, on_policy=False)
+    batch = collate(policy_rows([t]), 0, on_policy=False)
     torch.testing.assert_close(batch.advantages, torch.tensor([6.0, 2.0]))
+    t.token_advantages = torch.tensor([1.0, 2.0])  # PPO's
+    batch = collate(policy_rows([t]), 0, on_policy=False)
+    torch.testing.assert_close(batch.advantages, torch.tensor([1.5, 1.0]))
 
 
 def test_a_server_whose_arithmetic_differs(tiny_model_dir: str, tmp_path: Path) -> None:
@@ -118,6 +121,7 @@ def test_a_server_whose_arithmetic_differs(tiny_model_dir: str, tmp_path: Path) 
                 rollout__sampler__weights=tmp_path / "weights",
                 rollout__old_logprobs="trainer",
                 rollout__importance_cap=cap,
+                canaries__logprob_tolerance=1.0,  # they would stop the run
                 rollout__environment__commands="true",
                 rollout__inadmissible_action_penalty=0.5,  # so that every advantage is negative
                 trainer__max_epochs=1,

@@ -161,6 +161,64 @@ def test_verdict_claims_what_the_interval_supports(differences: list[float], exp
     assert ("A hint" in sentence) == (len(differences) == 3 and "above" in sentence)
 
 
+def grouped_results() -> report.Results:
+    """GRPO's and GiGPO's arms, each against its own base; one arm against another group's base."""
+    results = report.Results("val/return", "grpo-off", also=["val/observation_nll"])
+    for name, base, group, value in [
+        ("grpo-paw", None, "GRPO", 0.5),
+        ("grpo-off", None, "GRPO", 0.4),
+        ("gigpo-off", "gigpo-off", "GiGPO", 0.8),
+        ("gigpo-paw", "gigpo-off", "GiGPO", 0.7),
+        ("gigpo-echo", "grpo-off", "GiGPO", 0.9),
+    ]:
+        results.add_arm(name, f"--config={name}.yaml", base, group)
+        also = {} if "off" in name else {"val/observation_nll": 2.5}
+        results.arms[name] = {seed: report.Curve({0: 0.0, 1: value}, 60.0, also) for seed in (1, 2)}
+    return results
+
+
+def test_every_arm_is_compared_with_its_base_in_its_table() -> None:
+    results = grouped_results()
+    rows = {row.arm: row for row in report.summarise(results)}
+    assert list(rows) == ["grpo-off", "grpo-paw", "gigpo-off", "gigpo-paw", "gigpo-echo"], "bases first, by table"
+    differences = {name: row.difference for name, row in rows.items() if row.difference is not None}
+    # 0.5 - 0.4, 0.7 - 0.8, and 0.9 - 0.4 across the tables
+    assert differences == pytest.approx({"grpo-paw": 0.1, "gigpo-paw": -0.1, "gigpo-echo": 0.5})
+    text = report.markdown(results, list(rows.values()))
+    first, second = text.split("## GiGPO")
+    assert "## GRPO" in first and "difference from grpo-off" in first and "gigpo" not in first
+    assert "difference from its base" in second and "-0.100 [-0.100, -0.100] (gigpo-off)" in second
+    assert "gigpo-paw: val/return ends 0.100 below gigpo-off" in second
+    assert "| 60 s | 2.500 |" in first and "| 60 s | - |" in first, "the further column"
+
+
+def test_seeds_in_a_row_are_a_range() -> None:
+    assert report.ranges([1, 2, 3, 5, 7, 8]) == "1-3, 5, 7, 8"
+    assert report.ranges([]) == ""
+
+
+def test_json_and_page_hold_every_table(tmp_path: Path) -> None:
+    report.write(grouped_results(), tmp_path)
+    content = json.loads((tmp_path / "report.json").read_text())
+    by_name = {row["arm"]: row for row in content["arms"]}
+    assert (by_name["gigpo-paw"]["base"], by_name["gigpo-paw"]["group"]) == ("gigpo-off", "GiGPO")
+    assert by_name["grpo-paw"]["also"] == {"val/observation_nll": 2.5}
+    for key in ("interval", "difference_interval", "probability_of_improvement", "area"):
+        assert by_name["grpo-paw"][key] is not None
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<table>") == 2 and "<h2>GiGPO</h2>" in page
+
+
+def test_last_value_of_further_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scalars = {"epoch": [(1, 0.0), (3, 1.0)], "rollout/return": [(1, 0.1), (3, 0.2)], "wm/loss": [(1, 0.9), (3, 0.8)]}
+    monkeypatch.setattr(report, "read_scalars", lambda _: scalars)
+    results = report.Results("rollout/return", "grpo", also=["wm/loss", "wm/typo"])
+    results.add_arm("grpo", "")
+    results.add_run("grpo", 1, tmp_path, {"state": "done", "codes": []}, tmp_path / "log.txt")
+    assert results.arms["grpo"][1].also == {"wm/loss": 0.8}, "a curve that a run lacks is no failure"
+    assert report.summarise(results)[0].also == {"wm/loss": 0.8, "wm/typo": None}
+
+
 def test_report_warns_of_what_cannot_be_compared() -> None:
     results = results_of(grpo={1: {4: 0.1}}, paw={1: {2: 0.1}})
     results.codes = {"a", "b"}
@@ -213,8 +271,11 @@ def write_comparison(path: Path, **changes: object) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metrics": "x"}, "has metrics; wanted arms, base"),
+        ({"metrics": "x"}, "has metrics; wanted also, arms, base"),
         ({"base": "ppo"}, "base is 'ppo'; wanted one of the arms: grpo, paw"),
+        ({"arms": {"grpo": {"configs": [], "base": "ppo"}}}, "arms.grpo.base is 'ppo'; wanted one of the arms: grpo"),
+        ({"arms": "grpo"}, "arms is 'grpo'; wanted names with configs"),
+        ({"also": "val/return"}, "also is 'val/return'; wanted a list of curves' tags"),
         ({"seeds": [1, 1]}, "seeds is [1, 1]; wanted a list of different integers"),
         ({"last_points": 0}, "last_points is 0; wanted an integer of at least 1"),
         ({"common": "--a=1"}, "common is '--a=1'; wanted a list of --key=value"),
@@ -249,6 +310,17 @@ def test_changed_comparison_is_refused_and_the_change_named(tmp_path: Path, outp
     write_comparison(path, metric="val/return")
     with pytest.raises(ValueError, match="metric: 'val/success_rate' there, 'val/return' now"):
         compare.check_folder(output, compare.read_comparison(path))
+
+
+def test_what_is_shown_may_change_but_not_an_arms_base(tmp_path: Path) -> None:
+    path = write_comparison(tmp_path / "c.yaml")
+    plain, arms = compare.read_comparison(path).resolved(), yaml.safe_load(path.read_text())["arms"]
+    arms["paw"]["group"] = "PaW"
+    shown = compare.read_comparison(write_comparison(path, arms=arms, also=["wm/coefficient"]))
+    assert shown.arms["paw"].group == "PaW" and compare.differences(plain, shown.resolved()) == []
+    arms["paw"]["base"] = "paw"
+    changed = compare.read_comparison(write_comparison(path, arms=arms)).resolved()
+    assert compare.differences(plain, changed) == ["arms.paw.base: absent there, 'paw' now"]
 
 
 def test_seeds_and_arms_may_be_added_but_not_dropped(tmp_path: Path) -> None:
@@ -340,6 +412,14 @@ def test_crash_does_not_stop_the_others(output: Path, stand_in: None) -> None:
     assert states(runs) == ["failed", "done", "done"]
     assert "no such key" in report.tail(runs[0].log)
     assert (output / "order.txt").read_text().split() == ["start", "end"] * 3, "one job at a time"
+
+
+def test_progress_off_a_terminal_is_a_line_now_and_then(output: Path, stand_in: None, capfd) -> None:
+    execute(runs_of(output, "work", "work"), jobs=2)
+    lines = capfd.readouterr().err.splitlines()
+    assert sorted(line for line in lines if line.startswith("arm")) == ["arm0, seed 1: done", "arm1, seed 1: done"]
+    assert "compare: 100%" in lines[-1] and "2.0/2 runs" in lines[-1] and "0 at work" in lines[-1]
+    assert not any("\r" in line for line in lines)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

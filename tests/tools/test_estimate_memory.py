@@ -78,5 +78,5 @@ def test_report_of_a_shipped_config(capsys) -> None:
     config = str(ROOT / "configs" / "household" / "paw.yaml")
     estimate_memory.main(["--config", config, "--gpu_gib", "16", "--set", "model.lora.rank=0"])
     printed = capsys.readouterr().out
-    assert "a micro-batch is 22 rows of 620 tokens" in printed
+    assert "a micro-batch is 22 rows of 876 tokens" in printed
     assert "fits 16 GiB" in printed

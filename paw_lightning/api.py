@@ -1,0 +1,80 @@
+"""PaW as pure functions, for a training loop of your own: no Lightning, no configuration (docs/api.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+
+from paw_lightning.advantages import GRPO, RLOO, GiGPO
+from paw_lightning.losses import PolicyLoss, WorldModelLoss, linear_logprob
+from paw_lightning.types import Episode, RolloutGroup, Transition
+from paw_lightning.weighting import (
+    action_entropy,
+    reward_adaptive_coefficient,
+    select_top_entropy,
+    wm_token_weights,
+)
+
+__all__ = [
+    "GRPO",
+    "RLOO",
+    "GiGPO",
+    "PolicyLoss",
+    "WorldModelLoss",
+    "action_entropy",
+    "group_advantages",
+    "linear_logprob",
+    "reward_adaptive_coefficient",
+    "select_top_entropy",
+    "wm_token_weights",
+]
+
+
+def group_advantages(
+    advantage: Callable[[RolloutGroup], list[float]],
+    turn_rewards: Sequence[Sequence[float]],
+    *,
+    anchors: Sequence[Sequence[str]] | None = None,
+    well_formed: Sequence[Sequence[bool]] | None = None,
+) -> list[list[float]]:
+    """One advantage per turn of each episode of one group, from plain numbers.
+
+    Args:
+        advantage: GRPO(), RLOO(), GiGPO() or any other callable of a group.
+        turn_rewards: per episode, the reward of each turn; an episode of which only the return counts is one turn.
+        anchors: the text each action was chosen in; needed where turns are compared with each other (GiGPO).
+        well_formed: False where a turn's text held no action; read by an `invalid_action_penalty`.
+
+    Raises:
+        ValueError: anchors or well_formed do not have the shape of turn_rewards.
+    """
+    shape = [len(rewards) for rewards in turn_rewards]
+    for name, rows in (("anchors", anchors), ("well_formed", well_formed)):
+        if rows is not None and (came := [len(row) for row in rows]) != shape:
+            raise ValueError(f"{name} has {came} turns; wanted those of turn_rewards, {shape}")
+    episodes = []
+    for i, rewards in enumerate(turn_rewards):
+        texts = anchors[i] if anchors else [f"{i}, {turn}" for turn in range(len(rewards))]  # nothing matches
+        valid = well_formed[i] if well_formed else [True] * len(rewards)
+        turns = [_turn(*row) for row in zip(rewards, texts, valid, strict=True)]
+        episodes.append(Episode(task_seed=0, member=i, task="", transitions=turns))
+    values = iter(advantage(RolloutGroup("", None, episodes)))
+    return [list(islice(values, count)) for count in shape]
+
+
+def _turn(reward: float, anchor: str, well_formed: bool) -> Transition:
+    """A transition without tokens: what an advantage reads, and no more."""
+    return Transition(
+        prompt_ids=[],
+        action_ids=[],
+        bridge_ids=[],
+        observation_ids=[],
+        sampled_logprobs=[],
+        token_entropies=[],
+        action_text="",
+        observation_text="",
+        anchor=anchor,
+        reward=reward,
+        well_formed=well_formed,
+        admissible=True,
+    )

@@ -1,0 +1,166 @@
+"""Canaries: checks around the first optimizer step that stop a run which would train, but not what it should."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor, nn
+
+from paw_lightning import ranks
+from paw_lightning.callbacks import canary_checks as checks
+from paw_lightning.callbacks.base import RolloutCallback
+from paw_lightning.callbacks.environment_loop import EnvironmentLoop
+from paw_lightning.module import PaWModule
+from paw_lightning.rollouts.sampler import Sampler
+from paw_lightning.types import Minibatch, Rollout, Transition
+
+
+class Canaries(RolloutCallback):
+    """Checks that what is trained is what played (config key ``canaries``).
+
+    After the first rollout: sampler and trainer give the same log-probs; the appended observation does not change
+    them; tokens decode to the texts they stand for. In the first mini-batch: the masks cover whole actions and whole
+    targets. At the first step that has a gradient: weights move, and LoRA adapters have an effect. After the next
+    rollout: the sampler has followed the weights. Nothing of the run is changed, random numbers included.
+
+    Of several ranks all check, and one's failure ends them all. Where a strategy shards the model, its stand-in is the
+    whole copy that plays, gathered from the shards at each rollout (what the shards themselves say is compared all run
+    long by ``rollout/logprob_gap``), and the effect of adapters is not checked.
+
+    Args:
+        enabled: false checks nothing.
+        logprob_tolerance: largest mean difference of two log-probs that should be equal, nats; null goes by the
+            arithmetic: 1e-3 in float32, 0.05 in bfloat16, 0.01 in float16 (choice).
+
+    Raises:
+        CanaryError: a check failed.
+    """
+
+    def __init__(self, enabled: bool = True, logprob_tolerance: float | None = None) -> None:
+        if logprob_tolerance is not None and not logprob_tolerance > 0:
+            raise ValueError(f"canaries.logprob_tolerance is {logprob_tolerance}; wanted above 0, or null")
+        self.enabled, self.logprob_tolerance = enabled, logprob_tolerance
+        self.probe: checks.Probe | None = None
+        """Taken after the first rollout, dropped when the sampler has followed."""
+        self.known: dict[str, set[tuple[int, ...]]] | None = None
+        """Token ids of every action and of all that could be a target, until the first mini-batch is checked."""
+        self.watched: list[tuple[nn.Parameter, Tensor, Tensor]] | None = None
+        """(Parameter, places, values there before the step), of the step that is being made."""
+        self.has_signal = self.stepped = self.finished = False
+
+    def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:
+        """Check the first rollout, and that one after the first step was played by what the step has made."""
+        checked = checks.choose(rollout.transitions)
+        if not self.enabled or self.finished or not checked:
+            return
+        assert isinstance(pl_module, PaWModule)
+        sampler = _environment_loop(trainer).collectors["train"].sampler
+        with passive(trainer, pl_module):
+            ranks.together(lambda: self._check_rollout(trainer, pl_module, sampler, rollout, checked))
+
+    def _check_rollout(
+        self, trainer: L.Trainer, module: PaWModule, sampler: Sampler, rollout: Rollout, checked: list[Transition]
+    ) -> None:
+        tolerance = self.logprob_tolerance or checks.TOLERANCE[checks.arithmetic(module)]
+        if self.probe is None:
+            self._check_first(trainer, module, sampler, rollout, checked, tolerance)
+        elif self.stepped:
+            checks.check_sampler_follows(module, sampler, self.probe, tolerance)
+            checks.check_sampler_agrees(module, checked, tolerance)
+            self.probe, self.finished = None, True
+
+    def _check_first(
+        self,
+        trainer: L.Trainer,
+        module: PaWModule,
+        sampler: Sampler,
+        rollout: Rollout,
+        checked: list[Transition],
+        tolerance: float,
+    ) -> None:
+        checks.check_texts(module.tokenizer, checked)
+        gap = checks.check_sampler_agrees(module, checked, tolerance)
+        change = checks.check_appended_observation(module, checked, tolerance)
+        self.probe = checks.Probe.take(module, sampler, [t.prompt_ids for t in checked])
+        self.known = {
+            "action": {tuple(t.action_ids) for t in rollout.transitions},
+            "target": {tuple(ids) for t in rollout.transitions for ids in (t.observation_ids, t.control_ids or [])},
+        }
+        _say(
+            trainer,
+            f"canaries: log-probs of sampler and trainer differ by {gap:.1e} nats, with and without the appended "
+            f"observation by {change:.1e}",
+        )
+        if module.replica.sharded:
+            _say(trainer, "canaries: the model is sharded: checked on its gathered copy, adapters' effect not at all")
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Minibatch, batch_idx: int
+    ) -> None:
+        """Check the first mini-batch's masks; note whether it has anything to teach the policy."""
+        if not self.enabled or self.stepped:
+            return
+        assert isinstance(pl_module, PaWModule)
+        self.has_signal |= batch.on_policy and bool((batch.advantages * batch.policy_weights).any())
+        if self.known is not None:
+            known, self.known = self.known, None
+            [(action, target), *_] = ranks.together(lambda: checks.check_masks(pl_module.tokenizer, batch, known))
+            _say(trainer, f"canaries: the policy trains on {action}, the world model on {target}")
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Keep the weights with the largest gradients, of the first step that has any."""
+        if not self.enabled or self.stepped:
+            return
+        gradients = [(p, checks.local(p.grad)) for p in pl_module.parameters() if p.grad is not None]
+        trained = [p for p, gradient in gradients if bool(gradient.any())]
+        finite = all(bool(gradient.isfinite().all()) for _, gradient in gradients)  # else a scaler skips the step
+        # A rank may hold a part of the gradient and have seen a part of the batch: all go by what all say.
+        said = ranks.gathered((bool(trained), self.has_signal, finite))
+        has_gradient, has_signal, finite = any(s[0] for s in said), any(s[1] for s in said), all(s[2] for s in said)
+        self.has_signal = False
+        if not has_gradient and has_signal:
+            checks.fail(
+                "the gradient is exactly 0 although there are advantages to learn from; wanted trainable weights that "
+                "the forward pass uses (frozen parameters, or adapters that are switched off?)"
+            )
+        if has_gradient and finite and any(group["lr"] > 0 for group in optimizer.param_groups):
+            self.watched = [checks.watch(p) for p in trained]
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Check that the step moved the weights, and that adapters matter."""
+        if self.watched is None:
+            return
+        assert isinstance(pl_module, PaWModule)
+        checks.check_weights_moved(pl_module, self.watched, trainer.optimizers[0])
+        self.watched, self.stepped = None, True
+        probe = self.probe
+        if probe is not None and not pl_module.replica.sharded:
+            with passive(trainer, pl_module):
+                ranks.together(lambda: checks.check_adapters(pl_module, probe))
+
+
+@contextmanager
+def passive(trainer: L.Trainer, module: PaWModule) -> Iterator[None]:
+    """The training forward's arithmetic inside, without gradients and without a trace in the random state."""
+    devices = [module.device] if module.device.type == "cuda" else []
+    with torch.no_grad(), trainer.precision_plugin.forward_context(), torch.random.fork_rng(devices=devices):
+        yield
+
+
+def _environment_loop(trainer: L.Trainer) -> EnvironmentLoop:
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next(callback for callback in callbacks if isinstance(callback, EnvironmentLoop))
+
+
+def _say(trainer: L.Trainer, line: str) -> None:
+    if not trainer.is_global_zero:
+        return
+    bar = trainer.progress_bar_callback
+    (rank_zero_info if bar is None else bar.print)(line)

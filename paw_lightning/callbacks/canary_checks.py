@@ -1,0 +1,248 @@
+"""What the canaries check, each as a function that raises CanaryError."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, NoReturn
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor, nn
+
+from paw_lightning import ranks
+from paw_lightning.module import PaWModule
+from paw_lightning.rollouts.sampler import Generation, Sampler
+from paw_lightning.seeding import uniforms
+from paw_lightning.types import Minibatch, Transition
+
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.05}
+"""Nats, mean over tokens: well above the rounding of each arithmetic, well below a temperature of 0.9 instead of 1."""
+CHECKED = 4
+"""Transitions that are scored."""
+PROBE_TOKENS = 8
+WATCHED_WEIGHTS, SEARCHED_WEIGHTS = 64, 65_536
+"""Per tensor: weights that have to move, those with the largest gradients of an evenly spaced sample."""
+
+
+class CanaryError(RuntimeError):
+    """A check failed; the message says what is wrong and where to look."""
+
+
+@dataclass
+class Probe:
+    """What sampler and trainer said to a few prompts before the first step."""
+
+    prompts: list[list[int]]
+    generations: list[Generation]
+    trainer: list[Tensor]
+    """Log-probs of the generated tokens."""
+
+    @classmethod
+    def take(cls, module: PaWModule, sampler: Sampler, prompts: list[list[int]]) -> Probe:
+        """Sample and score."""
+        generations = sample(module, sampler, prompts)
+        return cls(prompts, generations, score(module, prompts, [g.token_ids for g in generations]))
+
+
+def choose(transitions: Sequence[Transition]) -> list[Transition]:
+    """CHECKED transitions from all over the rollout that begin a row, with an observation where there are such."""
+    whole = [t for t in transitions if t.prompt_ids and t.action_ids]
+    pool = [t for t in whole if t.target_ids] or [t for t in whole if t.observation_ids] or whole
+    return [pool[i * len(pool) // CHECKED] for i in range(CHECKED)] if pool else []
+
+
+def check_texts(tokenizer: Any, checked: Sequence[Transition]) -> None:
+    """Action tokens hold the text that was sent to the environment, observation tokens its answer."""
+    for t in checked:
+        written = tokenizer.decode(t.action_ids, skip_special_tokens=True)
+        if squashed(t.action_text).casefold() not in squashed(written).casefold():
+            fail(
+                f"action tokens decode to {shortened(written)}, but the environment was sent "
+                f"{shortened(t.action_text)}; wanted the latter within the former (rollout.prompt.action_format)"
+            )
+        if not t.observation_ids:
+            continue
+        read = tokenizer.decode(t.observation_ids)
+        again = tokenizer(t.observation_text, add_special_tokens=False, split_special_tokens=True).input_ids
+        # A lossy tokenizer loses the same of the text itself.
+        if squashed(read) not in (squashed(t.observation_text), squashed(tokenizer.decode(again))):
+            fail(
+                f"observation tokens decode to {shortened(read)}; wanted the environment's answer "
+                f"{shortened(t.observation_text)} (the tokenizer of model.path)"
+            )
+
+
+def check_sampler_agrees(module: PaWModule, checked: Sequence[Transition], tolerance: float) -> float:
+    """The sampler's own log-probs are those of the training forward; returns the mean difference."""
+    scored = score(module, [t.prompt_ids for t in checked], [t.action_ids for t in checked])
+    gap = mean_gap(scored, [torch.tensor(t.sampled_logprobs) for t in checked])
+    if not gap <= tolerance:
+        fail(
+            f"the sampler's log-probs differ from the trainer's by {gap:.2g} nats on average; wanted at most "
+            f"{tolerance:g} (canaries.logprob_tolerance): the sampler uses another temperature than "
+            f"rollout.temperature ({module.temperature:g}), other weights or another precision, or the model drops "
+            "units out while it trains (model.path)"
+        )
+    return gap
+
+
+def check_appended_observation(module: PaWModule, checked: Sequence[Transition], tolerance: float) -> float:
+    """The observation behind an action does not change the action's log-probs; returns the mean difference."""
+    prompts, actions = [t.prompt_ids for t in checked], [t.action_ids for t in checked]
+    appended = score(module, prompts, actions, [t.bridge_ids + t.observation_ids for t in checked])
+    gap = mean_gap(score(module, prompts, actions), appended)
+    if not gap <= tolerance:
+        fail(
+            f"an appended observation changes the log-probs of the action before it by {gap:.2g} nats on average; "
+            f"wanted at most {tolerance:g} (canaries.logprob_tolerance), as a causal model gives (model.path)"
+        )
+    return gap
+
+
+def check_masks(tokenizer: Any, batch: Minibatch, known: dict[str, set[tuple[int, ...]]]) -> tuple[str, str]:
+    """Every stretch of a mask is one whole action or one whole target; returns the first of each as text."""
+    shown = []
+    for name, mask in (("action", batch.action_mask), ("target", batch.observation_mask)):
+        runs = masked_runs(batch.input_ids, mask)
+        for run in runs:
+            if tuple(run) not in known[name]:
+                fail(
+                    f"a stretch of the first mini-batch's {name} mask covers {shortened(tokenizer.decode(run))}, which "
+                    f"is no {name} of the rollout; wanted whole ones: the rows are built wrongly"
+                )
+        shown.append(shortened(tokenizer.decode(runs[0])) if runs else "nothing")
+    return shown[0], shown[1]
+
+
+def check_weights_moved(
+    module: PaWModule, watched: Sequence[tuple[nn.Parameter, Tensor, Tensor]], optimizer: Any
+) -> None:
+    """Most of the weights with the largest gradients are other numbers than before (zeros alone always move).
+
+    Adapters and weights below float32 are warned of only: who chose them was told what becomes of small steps.
+    """
+    moved = [local(p.detach()).flatten()[places] != values for p, places, values in watched]
+    hits = [hit for part in ranks.pooled([m.tolist() for m in moved]) for hit in part]
+    share = sum(hits) / len(hits)
+    dtypes = ", ".join(sorted(set(ranks.pooled([str(p.dtype) for p, _, _ in watched]))))
+    if share >= 0.5:
+        return
+    rates = ", ".join(sorted({f"{group['lr']:g}" for group in optimizer.param_groups}))
+    message = (
+        f"an optimizer step with learning rate {rates} moved {share:.0%} of the weights with the largest gradients; "
+        f"wanted at least half: {dtypes} is too coarse for so small a step (model.dtype: float32 with "
+        "trainer.precision: bf16-mixed), or the optimizer has other parameters (model.optimizer)"
+    )
+    if module.lora.rank or dtypes != str(torch.float32):
+        rank_zero_warn(message)
+    else:
+        fail(message)
+
+
+def check_adapters(module: PaWModule, probe: Probe) -> None:
+    """With LoRA adapters the model is another one than without them, now that they have been trained."""
+    layers: list[Any] = [m for m in module.language_model.modules() if hasattr(m, "lora_A")]
+    active = [layer for layer in layers if not layer.disable_adapters]
+    if not layers:
+        return
+    tokens = [g.token_ids for g in probe.generations]
+    adapted = score(module, probe.prompts, tokens)
+    for layer in active:
+        layer.enable_adapters(False)
+    bare = score(module, probe.prompts, tokens)
+    for layer in active:
+        layer.enable_adapters(True)
+    if all(map(torch.equal, adapted, bare)):
+        fail(
+            f"the model's {len(layers)} LoRA layers have no effect on its log-probs after a step; wanted trained "
+            "adapters that are switched on and not merged (model.path, or how the adapters were added)"
+        )
+
+
+def check_sampler_follows(module: PaWModule, sampler: Sampler, before: Probe, tolerance: float) -> None:
+    """Where training changed what the trainer says to the probe's prompts, the sampler says something else too."""
+    tokens = [g.token_ids for g in before.generations]
+    moved = mean_gap(score(module, before.prompts, tokens), before.trainer)
+    if moved > tolerance / 10 and sample(module, sampler, before.prompts) == before.generations:
+        fail(
+            f"training moved the trainer's log-probs by {moved:.2g} nats on average, and the sampler's not at all; "
+            "wanted a sampler that takes over the trained weights (rollout)"
+        )
+
+
+def score(
+    module: PaWModule,
+    prompts: Sequence[list[int]],
+    actions: Sequence[list[int]],
+    appended: Sequence[list[int]] | None = None,
+) -> list[Tensor]:
+    """Log-probs of each action from the training forward, one row at a time: no padding can matter."""
+    model = module.replica.model
+    result = []
+    for i, (prompt, action) in enumerate(zip(prompts, actions, strict=True)):
+        ids = torch.tensor([prompt + action + (appended[i] if appended else [])], device=module.device)
+        mask = torch.zeros_like(ids, dtype=torch.bool)
+        mask[0, len(prompt) : len(prompt) + len(action)] = True
+        out = model(ids, mask, torch.zeros_like(mask), module.temperature)
+        result.append(out.action_logprobs.float().cpu())
+    return result
+
+
+def sample(module: PaWModule, sampler: Sampler, prompts: list[list[int]]) -> list[Generation]:
+    """The sampler's answer, of random numbers that are always the same."""
+    noise = torch.stack([uniforms(PROBE_TOKENS, "canary", i) for i in range(len(prompts))])
+    return sampler.generate(prompts, temperature=module.temperature, max_new_tokens=PROBE_TOKENS, uniforms=noise)
+
+
+def mean_gap(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
+    """Mean absolute difference over all tokens."""
+    return (torch.cat(list(first)) - torch.cat(list(second))).abs().mean().item()
+
+
+def watch(parameter: nn.Parameter) -> tuple[nn.Parameter, Tensor, Tensor]:
+    """The parameter, places of large gradient, and its values there; places count in the flattened parameter."""
+    assert parameter.grad is not None
+    gradient, values = local(parameter.grad).flatten(), local(parameter.detach()).flatten()
+    stride = max(1, len(gradient) // SEARCHED_WEIGHTS)
+    sampled = gradient[::stride].abs()
+    sizes, places = sampled.topk(min(WATCHED_WEIGHTS, len(sampled)))
+    places = places[sizes > 0] * stride
+    return parameter, places, values[places].clone()
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a sharded tensor that is here, or the tensor."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def masked_runs(input_ids: Tensor, mask: Tensor) -> list[list[int]]:
+    """Token ids of every unbroken stretch of a mask, row by row."""
+    rows = zip(input_ids.tolist(), mask.tolist(), strict=True)
+    stretches = (groupby(zip(ids, masked, strict=True), key=lambda pair: pair[1]) for ids, masked in rows)
+    return [[token for token, _ in pairs] for row in stretches for masked, pairs in row if masked]
+
+
+def squashed(text: str) -> str:
+    """Text without what tokenizers may lose: white space and the form of a character."""
+    return "".join(unicodedata.normalize("NFKC", text.encode("utf-8", "replace").decode("utf-8")).split())
+
+
+def shortened(text: str, length: int = 60) -> str:
+    """Text in quotes, cut in the middle."""
+    half = length // 2
+    return repr(text if len(text) <= length else f"{text[:half]} ... {text[-half:]}")
+
+
+def arithmetic(module: PaWModule) -> torch.dtype:
+    """What the forward pass computes in: autocast's dtype where that is on, else the weights'."""
+    device = module.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return module.language_model.get_input_embeddings().weight.dtype  # type: ignore[union-attr,return-value]
+
+
+def fail(what: str) -> NoReturn:
+    raise CanaryError(f"{what}. canaries.enabled: false goes on regardless")

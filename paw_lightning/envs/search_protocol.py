@@ -1,0 +1,89 @@
+"""What a search agent and its world say to each other: calls, and retrieved documents as an observation.
+
+The policy writes ``<search>query</search>`` or ``<answer>text</answer>``; the world puts what it found in
+``<information>``. Tiny models say the same as ``search query`` and ``answer text``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+ObservationForm = Literal["plain", "verl_agent", "search_r1"]
+FORMS = ("plain", "verl_agent", "search_r1")
+NOTHING_FOUND = "No search results found."
+INVALID_COMMAND = "I can only search <words> or answer <text>."
+INVALID_TAGS = (
+    "\nMy previous action is invalid. If I want to search, I should put the query between <search> and </search>. "
+    "If I want to give the final answer, I should put the answer between <answer> and </answer>. Let me try again.\n"
+)
+"""Search-R1's own words: policies trained with its protocol know them."""
+
+PAIR = re.compile(r"<(search|answer)>(.*?)</\1>", re.DOTALL | re.IGNORECASE)
+OPENING = re.compile(r"<(?:search|answer)>", re.IGNORECASE)
+CLOSING = re.compile(r"</(?:search|answer)>", re.IGNORECASE)
+COMMAND = re.compile(r"(search|answer)\s+(.+)", re.DOTALL | re.IGNORECASE)
+LOOKALIKE = re.compile(r"<(?=\s*/?\s*(?:think|search|information|answer)\b)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the policy asks for: a search for the content, or to be judged by it."""
+
+    kind: Literal["search", "answer"]
+    content: str
+
+
+def read_call(text: str) -> Call | None:
+    """The call in an action: the first tag pair, else a plain command; None when there is none, or an empty one.
+
+    Whatever follows the first closing tag is cut off before looking.
+    """
+    closing = CLOSING.search(text)
+    found = PAIR.search(text[: closing.end()] if closing else text) or COMMAND.fullmatch(text.strip())
+    content = found.group(2).strip() if found else ""
+    if found is None or not content:
+        return None
+    return Call("search" if found.group(1).lower() == "search" else "answer", content)
+
+
+def read_tags(text: str) -> tuple[str, bool]:
+    """The policy's text as the one tag pair that is sent to the world, and whether it was well-formed.
+
+    Well-formed is verl-agent's rule: exactly one opening ``<search>`` or ``<answer>`` in the whole text, duplicates
+    and mixtures are not; here it also has to hold something. Text without a pair is sent as "".
+    """
+    call = read_call(text) if OPENING.search(text) else None
+    if call is None:
+        return "", False
+    return f"<{call.kind}>{call.content}</{call.kind}>", len(OPENING.findall(text)) == 1
+
+
+def neutralise(text: str) -> str:
+    """Retrieved text that can neither close its tag nor look like an action.
+
+    The rule: the ``<`` of whatever looks like one of the protocol's four tags, opening or closing, in any case and
+    with any spaces in it, becomes ``&lt;``. Everything else stays as it is.
+    """
+    return LOOKALIKE.sub("&lt;", text)
+
+
+def observe(documents: Sequence[str], form: ObservationForm) -> str:
+    """Retrieved documents (``title newline text``, as in Search-R1's corpus) as an observation.
+
+    plain: the texts without their titles, one a line. verl_agent: ``<information>`` around a JSON object whose
+    "result" lists the documents. search_r1: ``<information>`` around ``Doc i(Title: ...) text`` lines.
+    """
+    if form == "plain":
+        lines = (" ".join(contents.partition("\n")[2].split()) or " ".join(contents.split()) for contents in documents)
+        return neutralise("\n".join(line for line in lines if line)) or NOTHING_FOUND
+    if form == "verl_agent":
+        listed = "".join(f"Doc {i}: {contents.strip()}\n" for i, contents in enumerate(documents, 1))
+        result = json.dumps({"result": neutralise(listed) or NOTHING_FOUND})
+        return f"<information>{result}</information>"
+    parts = (contents.partition("\n") for contents in documents)
+    listed = "".join(f"Doc {i}(Title: {title}) {text}\n" for i, (title, _, text) in enumerate(parts, 1))
+    return f"\n\n<information>{neutralise(listed.strip()) or NOTHING_FOUND}</information>\n\n"

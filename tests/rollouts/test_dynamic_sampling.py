@@ -1,0 +1,85 @@
+"""Dynamic sampling: what is kept, what is played again, and that a resumed run plays the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from paw_lightning.rollouts.collector import PlayedGroups
+from paw_lightning.rollouts.dynamic_sampling import play_useful, without_variance
+from tests import runs
+from tests.factories import make_group
+from tests.test_resume import assert_same_curves, assert_same_end
+
+
+class Rounds:
+    """Plays prepared rounds of returns, one inner list per group; "x" is a group lost to its environment."""
+
+    def __init__(self, *rounds: list) -> None:
+        self.rounds, self.asked = rounds, []
+
+    def __call__(self, number: int, count: int) -> PlayedGroups:
+        self.asked.append((number, count))
+        returns = self.rounds[number][:count]
+        groups = [make_group(values, [1] * len(values)) for values in returns if values != "x"]
+        return PlayedGroups(groups, ["lost"] * returns.count("x"), {"environment": 1.0})
+
+
+def returns(groups) -> list[list[float]]:
+    return [group.returns for group in groups]
+
+
+def test_rounds_are_played_for_what_is_missing() -> None:
+    """3 wanted: round 0 has one useful group, round 1 one of two, round 2 the last."""
+    play = Rounds([[0, 0], [1, 0], [1, 1]], [[0, 1], [0, 0]], [[1, 0]])
+    result = play_useful(play, 3, 5)
+    assert play.asked == [(0, 3), (1, 2), (2, 1)]
+    assert returns(result.played.groups) == [[1, 0], [0, 1], [1, 0]]
+    assert returns(result.left_out) == [[0, 0], [1, 1], [0, 0]]
+    assert result.resampled == 3
+    assert result.played.seconds == {"environment": 3.0}
+
+
+def test_the_bound_ends_the_search() -> None:
+    play = Rounds([[0, 0], [1, 0]], [[1, 1]], [[0, 1]])
+    result = play_useful(play, 2, 1)
+    assert play.asked == [(0, 2), (1, 1)]
+    assert returns(result.played.groups) == [[1, 0]], "fewer than wanted"
+
+
+def test_without_any_useful_group_all_are_kept() -> None:
+    result = play_useful(Rounds([[0, 0], [1, 1]], [[0, 0], [0, 0]]), 2, 1)
+    assert returns(result.played.groups) == [[0, 0], [1, 1], [0, 0], [0, 0]]
+    assert result.left_out == []
+
+
+def test_zero_rounds_keep_everything() -> None:
+    play = Rounds([[0, 0], [1, 0]])
+    result = play_useful(play, 2, 0)
+    assert play.asked == [(0, 2)] and len(result.played.groups) == 2 and result.resampled == 0
+
+
+def test_a_lost_group_is_replaced_and_counted() -> None:
+    result = play_useful(Rounds([[1, 0], "x"], [[0, 1]]), 2, 1)
+    assert len(result.played.groups) == 2 and result.played.failures == ["lost"]
+
+
+@pytest.mark.parametrize(("values", "flat"), [([1, 1], True), ([1, 0], False), ([3], True)])
+def test_variance_of_returns(values: list[float], flat: bool) -> None:
+    assert without_variance(make_group(values, [2] * len(values))) is flat
+
+
+def test_a_run_counts_its_rounds_and_resumes_exactly(tiny_model_dir: str, tmp_path: Path) -> None:
+    settings = {"data__dynamic_sampling": 2, "seed_everything": 3}
+    unbroken = runs.fit(tmp_path / "unbroken", tiny_model_dir, trainer__max_epochs=3, **settings)
+    curves = runs.curves(unbroken)
+    assert len(curves["rollout/zero_variance_groups"]) == len(curves["rollout/resampled_groups"]) == 3
+    assert any(curves["rollout/resampled_groups"].values()), "some round was played"
+    stopped = runs.fit(tmp_path / "stopped", tiny_model_dir, trainer__max_epochs=1, **settings)
+    checkpoint = runs.log_dir(stopped) / "checkpoints" / "last.ckpt"
+    resumed = runs.fit(tmp_path / "resumed", tiny_model_dir, trainer__max_epochs=3, ckpt_path=checkpoint, **settings)
+    assert_same_end(unbroken, resumed)
+    assert_same_curves(unbroken, resumed)
+    with pytest.warns(UserWarning, match=r"data\.dynamic_sampling is 0, and was 2"):
+        runs.fit(tmp_path / "other", tiny_model_dir, trainer__max_epochs=1, ckpt_path=checkpoint)

@@ -1,0 +1,193 @@
+"""Rows by hand: which tokens a mini-batch holds, what role they have, and what they weigh."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from paw_lightning.rows import Row, Segment, build_rows, collate
+from paw_lightning.types import Episode, Rollout, RolloutGroup, Transition
+from tests.test_module import transition
+
+
+def test_collate_masks_name_the_right_tokens() -> None:
+    """prompt 3 + action 2 + bridge 2 + observation 3 = 10 tokens beside a row of 2 + 1: padded with 0."""
+    long = transition(3, [60, 2], [70, 71, 72], 1.5, old_logprobs=torch.tensor([-1.0, -2.0]))
+    short = transition(2, [61], [73], -1.0, old_logprobs=torch.tensor([-3.0]))
+    rows = [
+        Row(
+            [
+                Segment([10, 11, 12]),
+                Segment([60, 2], "action", long, 0.5),
+                Segment([1, 50]),
+                Segment([70, 71, 72], "target", weight=0.25),
+            ],
+            wm_coefficient=0.8,
+        ),
+        Row([Segment([10, 11]), Segment([61], "action", short, 0.1)], wm_coefficient=0.9),
+    ]
+    batch = collate(rows, 0, on_policy=False)
+    assert batch.input_ids.tolist() == [[10, 11, 12, 60, 2, 1, 50, 70, 71, 72], [10, 11, 61, 0, 0, 0, 0, 0, 0, 0]]
+    assert batch.input_ids[batch.action_mask].tolist() == [60, 2, 61]
+    assert batch.input_ids[batch.observation_mask].tolist() == [70, 71, 72]
+    assert batch.advantages.tolist() == [1.5, 1.5, -1.0]
+    assert batch.old_logprobs.tolist() == [-1.0, -2.0, -3.0]
+    torch.testing.assert_close(batch.policy_weights, torch.tensor([0.5, 0.5, 0.1]))
+    assert batch.wm_weights.tolist() == [0.25] * 3
+    torch.testing.assert_close(batch.wm_coefficients, torch.tensor([0.8] * 3))
+
+
+def transcript(*turns: tuple[list[int], list[int], list[int]], **fields) -> list[Transition]:
+    """One episode in the episode layout, from (context before the action, action, observation after it)."""
+    return [
+        transition(0, action, observation, 0.5 - i, prompt_ids=[] if i else context, turn_ids=context, **fields)
+        for i, (context, action, observation) in enumerate(turns)
+    ]
+
+
+def in_steps(transitions: list[Transition]) -> list[Transition]:
+    """The same episode in the step layout, every prompt being the transcript up to there."""
+    steps, prefix = [], []
+    for t in transitions:
+        prefix = prefix + (t.prompt_ids or t.turn_ids)
+        steps.append(replace(t, prompt_ids=prefix))
+        prefix = prefix + t.action_ids + t.bridge_ids + t.observation_ids
+    return steps
+
+
+FIRST = [([10, 11, 12], [60, 2], [70, 71]), ([13, 14], [61, 62, 2], [72]), ([15], [63, 2], [73, 74, 75])]
+SECOND = [([16, 17], [64, 2], [76, 77, 78]), ([18], [65, 2], [79, 80])]
+
+
+def rollout_of(*episodes: list[Transition]) -> Rollout:
+    """One group per episode, with coefficients 0.5, 1, ..."""
+    groups = [
+        RolloutGroup(str(g), 1.0, [Episode(g, 0, "task", transitions)], wm_coefficient=(g + 1) / 2)
+        for g, transitions in enumerate(episodes)
+    ]
+    return Rollout(0, groups)
+
+
+def spell(row: Row) -> list[tuple[str, list[int], float]]:
+    """Every segment of a row: role, ids, weight."""
+    return [(s.role[0], s.ids, pytest.approx(s.weight)) for s in row.segments]
+
+
+def test_an_episode_is_one_row() -> None:
+    """One group, lambda 1/2, the second transition not selected: weights 0.5/(2*2) and 0.5/(2*3); the bridge is 1, 50.
+
+    The unselected observation is context; the last one is appended because it is selected.
+    """
+    transitions = transcript(*FIRST)
+    transitions[1].wm_selected = False
+    [row] = build_rows(rollout_of(transitions))
+    assert spell(row) == [
+        *[("c", [10, 11, 12], 0), ("a", [60, 2], 0), ("c", [1, 50], 0), ("t", [70, 71], 1 / 8)],
+        *[("c", [13, 14], 0), ("a", [61, 62, 2], 0), ("c", [1, 50], 0), ("c", [72], 0)],
+        *[("c", [15], 0), ("a", [63, 2], 0), ("c", [1, 50], 0), ("t", [73, 74, 75], 1 / 12)],
+    ]
+    transitions[2].wm_selected = False
+    assert build_rows(rollout_of(transitions))[0].segments[-1].role == "action", "nothing is appended"
+
+
+def test_unselected_transitions_append_nothing_in_the_step_layout() -> None:
+    steps = in_steps(transcript(*FIRST))
+    steps[1].wm_selected = False
+    rows = build_rows(rollout_of(steps))
+    assert [len(row.segments) for row in rows] == [4, 2, 4]
+    assert rows[1].length == len(steps[1].prompt_ids) + 3
+
+
+HORIZON = {"horizon": 2, "discount": 0.5}
+TWO_STEPS = {  # group weight 1/2 / 3 transitions = 1/6, shares 2/3 and 1/3 of two steps, 1 of a single one
+    "of 1 by 1": 1 / 6 * 2 / 3 / 2,
+    "of 2 by 1": 1 / 6 * 1 / 3 / 1,
+    "of 2 by 2": 1 / 6 * 2 / 3 / 1,
+    "of 3 by 2": 1 / 6 * 1 / 3 / 3,
+    "of 3 by 3": 1 / 6 * 1 / 3,
+}
+
+
+def test_two_steps_ahead_in_the_step_layout() -> None:
+    """The row goes on with the next turn; its action is context. The last transition has one step only."""
+    first, second, third = build_rows(rollout_of(in_steps(transcript(*FIRST))), **HORIZON)
+    assert spell(first) == [
+        *[("c", [10, 11, 12], 0), ("a", [60, 2], 0), ("c", [1, 50], 0), ("t", [70, 71], TWO_STEPS["of 1 by 1"])],
+        *[("c", [13, 14], 0), ("c", [61, 62, 2], 0), ("c", [1, 50], 0), ("t", [72], TWO_STEPS["of 2 by 1"])],
+    ]
+    assert [s.weight for s in second.having("target")] == pytest.approx(
+        [TWO_STEPS["of 2 by 2"], TWO_STEPS["of 3 by 2"]]
+    )
+    assert [s.weight for s in third.having("target")] == pytest.approx([TWO_STEPS["of 3 by 3"]])
+
+
+def test_two_steps_ahead_add_up_in_the_episode_layout() -> None:
+    [row] = build_rows(rollout_of(transcript(*FIRST)), **HORIZON)
+    assert row.length == build_rows(rollout_of(transcript(*FIRST)))[0].length, "no extra token"
+    assert [s.weight for s in row.having("target")] == pytest.approx(
+        [
+            TWO_STEPS["of 1 by 1"],
+            TWO_STEPS["of 2 by 1"] + TWO_STEPS["of 2 by 2"],
+            TWO_STEPS["of 3 by 2"] + TWO_STEPS["of 3 by 3"],
+        ]
+    )
+
+
+@pytest.mark.parametrize("make", [lambda t: t, in_steps], ids=["episode", "step"])
+@pytest.mark.parametrize("horizon", [1, 2, 5])
+def test_the_horizon_does_not_change_how_much_is_weighed(make, horizon: int) -> None:
+    """Over all targets the weights sum to the mean lambda of the groups, (0.5 + 1) / 2."""
+    rows = build_rows(rollout_of(make(transcript(*FIRST)), make(transcript(*SECOND))), horizon=horizon, discount=0.3)
+    total = math.fsum(s.weight * len(s.ids) for row in rows for s in row.having("target"))
+    assert total == pytest.approx(0.75)
+
+
+def test_an_observation_that_is_not_predicted_ends_the_horizon() -> None:
+    """The second observation was overlong: the first transition has one step, the second teaches nothing."""
+    steps = in_steps(transcript(*FIRST))
+    steps[1].observation_ids = []
+    rows = build_rows(rollout_of(steps), horizon=3)
+    assert [[s.ids for s in row.having("target")] for row in rows] == [[[70, 71]], [], [[73, 74, 75]]]
+    assert rows[0].having("target")[0].weight == pytest.approx(0.5 / (2 * 2))
+
+
+def test_a_control_before_a_later_action_gets_a_row_of_its_own() -> None:
+    """Context, place and weight are the true target's; no action is trained twice, no action sees the control."""
+    true = build_rows(rollout_of(transcript(*FIRST)))[0]
+    transitions = transcript(*FIRST)
+    for t, ids in zip(transitions, ([90, 91], [92], [93, 94, 95]), strict=True):
+        t.control_ids = ids
+    main, *apart = build_rows(rollout_of(transitions))
+    assert [(s.role, s.ids) for s in main.having("action")] == [(s.role, s.ids) for s in true.having("action")]
+    assert [s.ids for s in main.having("target")] == [[93, 94, 95]], "nothing follows the last one: it stays in place"
+    assert [[s.ids for s in row.having("target")] for row in apart] == [[[90, 91]], [[92]]]
+    assert not any(row.having("action") for row in apart)
+    flat, tokens = (
+        [i for s in true.segments for i in s.ids],
+        [[i for s in row.segments for i in s.ids] for row in apart],
+    )
+    assert tokens == [[*flat[:7], 90, 91], [*flat[:16], 92]]
+    assert [row.having("target")[0].weight for row in apart] == [s.weight for s in true.having("target")[:2]]
+
+
+def test_controls_and_steps_ahead() -> None:
+    """All replaced: the row of the first transition holds both controls. Some replaced: refused by name."""
+    transitions = transcript(*FIRST)
+    for i, t in enumerate(transitions):
+        t.control_ids = [90 + i]
+    _, *apart = build_rows(rollout_of(transitions), horizon=2)
+    assert [[s.ids for s in row.having("target")] for row in apart] == [[[90], [91]], [[91], [92]]]
+    transitions[1].control_ids = None
+    with pytest.raises(ValueError, match=r"data\.wm_horizon"):
+        build_rows(rollout_of(transitions), horizon=2)
+
+
+def test_a_micro_batch_without_actions_can_be_collated() -> None:
+    transitions = transcript(*FIRST)
+    transitions[0].control_ids = [90, 91]
+    batch = collate(build_rows(rollout_of(transitions))[1:], 0, on_policy=False)
+    assert len(batch.old_logprobs) == len(batch.advantages) == 0 and batch.action_mask.sum() == 0
+    assert batch.wm_weights.tolist() == pytest.approx([0.5 / (3 * 2)] * 2)
