@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from paw_lightning import ranks
 from paw_lightning.rows import Row, build_rows, collate
 from paw_lightning.seeding import generator
 from paw_lightning.types import Episode, Minibatch, Rollout, Terms
@@ -208,11 +209,17 @@ class RolloutDataModule(L.LightningDataModule):
         return minibatches
 
     def micro_batches(self, rollout: Rollout) -> Iterator[Minibatch]:
-        """An update as it is trained on: the micro-batches of its first optimizer step, of its second, and so on."""
+        """An update as it is trained on: the micro-batches of its first optimizer step, of its second, and so on.
+
+        All ranks hold the whole update, and each gets its own part of every step.
+        """
         assert self.trainer is not None
         module: Any = self.trainer.lightning_module
+        rank, size = ranks.world()
+        parts = self.trainer.accumulate_grad_batches * size
         for step, (terms, rows) in enumerate(self.steps(rollout)):
-            for micro_rows in split_evenly(rows, self.trainer.accumulate_grad_batches, lambda row: row.length):
+            # Neighbours are of like length, so ranks finish together.
+            for micro_rows in split_evenly(rows, parts, lambda row: row.length)[rank::size]:
                 yield restrict(collate(micro_rows, module.tokenizer.pad_token_id, on_policy=step == 0), terms)
 
     def _policy_weights(self, actions: list[tuple[int, int]]) -> list[float]:
@@ -302,12 +309,12 @@ def restrict(batch: Minibatch, terms: Terms) -> Minibatch:
 def split_evenly(rows: list[Row], parts: int, cost: Callable[[Row], int]) -> list[list[Row]]:
     """Cut rows into exactly `parts` lists of like cost, rows of like length together so that little is padded.
 
-    With fewer rows than parts the rest are copies of one row with all weights 0: the number of micro-batches must not
-    vary, since Lightning mis-scales a short accumulation and ranks would wait for each other.
+    With fewer rows than parts the rest are one token of context each, without anything to learn: the number of
+    micro-batches must not vary, since Lightning mis-scales a short accumulation and ranks would wait for each other.
     """
     ordered = sorted(rows, key=cost)
     while len(ordered) < parts:
-        ordered.append(ordered[-1].weightless())
+        ordered.insert(0, ordered[-1].weightless())
     total = sum(map(cost, ordered))
     pieces: list[list[Row]] = [[]]
     spent = 0

@@ -84,31 +84,63 @@ def _no_model(path: str, what: str, error: Exception) -> ValueError:
     )
 
 
+@dataclass(frozen=True)
+class LogitForm:
+    """What a model makes of its LM head's output z: logits = cap(scale z), cap(x) = softcap tanh(x / softcap).
+
+    Cohere multiplies, Granite divides, Gemma caps; the config says by how much.
+    """
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @classmethod
+    def of(cls, config: Any) -> LogitForm:
+        """Read the form off a model's config."""
+        text = config.get_text_config()
+        scale = getattr(text, "logit_scale", None) or 1 / (getattr(text, "logits_scaling", None) or 1.0)
+        return cls(scale, getattr(text, "final_logit_softcapping", None))
+
+    def read(
+        self, states: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probs [N] and entropies [N] of softmax(logits / temperature) from states [N, H].
+
+        cap(scale z) / T = cap'(z) / T' with both softcap and T divided by scale: the scale costs no arithmetic.
+        """
+        softcap = None if self.softcap is None else self.softcap / self.scale
+        temperature = temperature / self.scale
+        return linear_logprob(states, weight, targets, bias=bias, temperature=temperature, softcap=softcap)
+
+
 class PolicyHead(nn.Module):
     """Reads the hidden states that predict action tokens: log-probs and entropies of the sampling distribution."""
+
+    def __init__(self, form: LogitForm) -> None:
+        super().__init__()
+        self.form = form
 
     def forward(
         self, hidden: Tensor, lm_head: nn.Linear, input_ids: Tensor, mask: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
         """hidden [B, T, H], input_ids and mask [B, T] -> log-probs [N] and entropies [N] in nats, N = mask.sum()."""
         states, targets = predicting_states(hidden, input_ids, mask)
-        return linear_logprob(
-            states, lm_head.weight, targets, bias=getattr(lm_head, "bias", None), temperature=temperature
-        )
+        return self.form.read(states, lm_head.weight, targets, getattr(lm_head, "bias", None), temperature)
 
 
 class WorldModelHead(nn.Module):
     """Reads the hidden states that predict observation tokens, through the shared LM head or one of its own."""
 
-    def __init__(self, own_projection: Tensor | None = None) -> None:
+    def __init__(self, form: LogitForm, own_projection: Tensor | None = None) -> None:
         super().__init__()
+        self.form = form
         self.projection = None if own_projection is None else nn.Parameter(own_projection.detach().clone())
 
     def forward(self, hidden: Tensor, lm_head: nn.Linear, input_ids: Tensor, mask: Tensor) -> Tensor:
         """hidden [B, T, H], input_ids and mask [B, T] -> log p of each target [M], M = mask.sum()."""
         states, targets = predicting_states(hidden, input_ids, mask)
         weight = lm_head.weight if self.projection is None else self.projection
-        logprobs, _ = linear_logprob(states, weight, targets, bias=getattr(lm_head, "bias", None))
+        logprobs, _ = self.form.read(states, weight, targets, getattr(lm_head, "bias", None))
         return logprobs
 
     @torch.no_grad()
@@ -186,9 +218,10 @@ class PolicyWorldModel(nn.Module):
     def __init__(self, language_model: PreTrainedModel, separate_world_model_head: bool = False) -> None:
         super().__init__()
         self.language_model = language_model
-        self.policy_head = PolicyHead()
+        form = LogitForm.of(language_model.config)
+        self.policy_head = PolicyHead(form)
         own = language_model.get_output_embeddings().weight if separate_world_model_head else None
-        self.world_model_head = WorldModelHead(own)
+        self.world_model_head = WorldModelHead(form, own)
         self.critic: nn.Module | None = None
 
     def forward(
@@ -206,10 +239,10 @@ class PolicyWorldModel(nn.Module):
 
 @torch.no_grad()
 def check_heads(model: PolicyWorldModel) -> None:
-    """Refuse a model whose logits are more than the LM head times the last hidden state.
+    """Refuse a model that makes its logits from the last hidden state in another way than `LogitForm` knows.
 
-    The heads read the hidden states themselves; a model that scales or caps its logits afterwards would be trained on
-    another distribution than it samples from. Raises ValueError naming ``model.path``.
+    The heads read the hidden states themselves; such a model would be trained on another distribution than it samples
+    from. Raises ValueError naming ``model.path``.
     """
     device = next(model.parameters()).device
     input_ids = torch.arange(8, device=device)[None]
@@ -220,7 +253,7 @@ def check_heads(model: PolicyWorldModel) -> None:
     if gap > (1e-3 if read.dtype == next(model.parameters()).dtype else 0.1):
         raise ValueError(
             f"the model's own log-probs differ by {gap:.2g} nats from those read off its hidden states; wanted a model "
-            "that neither scales nor caps its logits (model.path)"
+            "whose logits are its LM head's output, scaled or capped as its config says (model.path)"
         )
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from paw_lightning import models
+from paw_lightning import lora as adapters
+from paw_lightning import models, ranks, strategies
+from paw_lightning.lora import LoRA
 from paw_lightning.losses.policy import PolicyLoss, ValueLoss, kl_estimate
 from paw_lightning.losses.world_model import WorldModelLoss
 from paw_lightning.types import Episode, Minibatch
@@ -43,12 +47,14 @@ class PaWModule(L.LightningModule):
         policy_loss: the clipped surrogate and its regularisers.
         world_model_loss: the loss of an observation token; `entropy_selection.alpha: 0` switches the term off.
         world_model_head: `separate` gives the world model a projection of its own (an ablation; the paper shares).
+        lora: train adapters instead of the model's own weights; `rank: 0` trains the whole model.
         critic: of PPO (`rollout.advantage: GAE`): `shared` is a value head on the policy's backbone, `separate` a copy
             of the backbone with a value head; neither is part of the exported policy.
         value_loss: the critic's loss.
         critic_learning_rate: of the critic's own parameters; null is the optimizer's.
         optimizer: any torch optimizer; `lr_scheduler` is stepped once per iteration.
-        dtype: of the weights; mixed precision is `trainer.precision`.
+        dtype: of the weights; mixed precision is `trainer.precision`. Below float32 an optimizer step smaller than
+            the distance to the next number is lost: meant for the frozen weights beside `lora`, which is float32.
         activation_checkpointing: recompute activations in the backward pass.
     """
 
@@ -59,6 +65,7 @@ class PaWModule(L.LightningModule):
         policy_loss: PolicyLoss = PolicyLoss(),  # noqa: B008 - frozen
         world_model_loss: WorldModelLoss = WorldModelLoss(),  # noqa: B008 - frozen
         world_model_head: Literal["shared", "separate"] = "shared",
+        lora: LoRA = LoRA(),  # noqa: B008 - frozen
         critic: Literal["none", "shared", "separate"] = "none",
         value_loss: ValueLoss = ValueLoss(),  # noqa: B008 - frozen
         critic_learning_rate: float | None = None,
@@ -76,6 +83,7 @@ class PaWModule(L.LightningModule):
         self.path, self.weights, self.dtype_name = path, weights, dtype
         self.policy_loss, self.world_model_loss = policy_loss, world_model_loss
         self.separate_head = world_model_head == "separate"
+        self.lora = lora
         self.critic, self.value_loss, self.critic_learning_rate = critic, value_loss, critic_learning_rate
         self.optimizer_factory, self.scheduler_factory = optimizer, lr_scheduler
         self.activation_checkpointing = activation_checkpointing
@@ -83,8 +91,11 @@ class PaWModule(L.LightningModule):
         """That of the sampler; EnvironmentLoop writes it, so that both see one distribution."""
         self.tokenizer = models.load_tokenizer(path)
         self.model: models.PolicyWorldModel | None = None
-        # Kept out of the module tree: the reference is neither trained, nor sharded, nor saved.
+        # Kept out of the module tree: the reference is neither trained, nor sharded, nor saved; nor is the replica.
         self.__dict__["reference"] = None
+        self.__dict__["replica"] = None
+        self.strict_loading = not lora.rank  # a checkpoint of adapters holds nothing else
+        self.sums: dict[str, tuple[Any, float]] = {}
 
     def configure_model(self) -> None:
         """Load the language model once; Lightning calls this for every entry point."""
@@ -97,7 +108,8 @@ class PaWModule(L.LightningModule):
             activation_checkpointing=self.activation_checkpointing,
         )
         self.model = models.PolicyWorldModel(language_model, self.separate_head)
-        if self.policy_loss.kl_coefficient:
+        models.check_heads(self.model)
+        if self.policy_loss.kl_coefficient and not self.lora.rank:
             self.__dict__["reference"] = models.frozen_copy(self.model)
         self.model.critic = models.build_critic(language_model, self.critic)  # after the copy, which needs none
         self.identity = models.identity(
@@ -105,8 +117,26 @@ class PaWModule(L.LightningModule):
             self.tokenizer,
             self.separate_head,
             critic=self.critic,
-            with_weights=bool(self.policy_loss.kl_coefficient),
+            with_weights=bool(self.policy_loss.kl_coefficient or self.lora.rank),
         )
+        self._adapt_and_shard()
+
+    def _adapt_and_shard(self) -> None:
+        """The last steps of building the model: adapters, the whole model that plays, and shards."""
+        assert self.model is not None
+        if self.lora.rank:
+            adapters.add_adapters(self.model.language_model, self.lora)
+            self.identity["lora"] = repr(self.lora)
+        elif self.dtype_name != "float32":
+            rank_zero_warn(
+                f"model.dtype is {self.dtype_name}: optimizer steps below its precision are lost; wanted float32 and "
+                "trainer.precision: bf16-mixed, unless model.lora keeps these weights frozen"
+            )
+        strategy = None if self._trainer is None else self.trainer.strategy
+        sharded = strategy is not None and strategies.is_sharded(strategy)
+        self.__dict__["replica"] = strategies.Replica(self.model, sharded)
+        if self.device_mesh is not None:
+            strategies.shard(self.model, self.device_mesh["data_parallel"])
 
     @property
     def language_model(self) -> PreTrainedModel:
@@ -114,10 +144,21 @@ class PaWModule(L.LightningModule):
         assert self.model is not None, "configure_model comes first"
         return self.model.language_model
 
-    def reference_model(self) -> models.PolicyWorldModel | None:
+    @property
+    def replica(self) -> strategies.Replica:
+        """What plays and scores: the trained model itself, or a whole copy of it where it is sharded."""
+        return self.__dict__["replica"]
+
+    @contextmanager
+    def reference_model(self) -> Iterator[models.PolicyWorldModel | None]:
         """The frozen reference policy on this module's device; None when no KL is asked for."""
-        reference = self.__dict__["reference"]
-        return None if reference is None else reference.to(self.device)
+        if not self.policy_loss.kl_coefficient:
+            yield None
+        elif self.lora.rank:
+            with adapters.adapters_off(self.replica.model):
+                yield self.replica.model
+        else:
+            yield self.__dict__["reference"].to(self.device)
 
     def configure_optimizers(self) -> Any:
         """One optimizer over everything trainable; a critic's own parameters are its second group."""
@@ -160,18 +201,23 @@ class PaWModule(L.LightningModule):
         losses = self.losses(batch)
         self._log_step(batch, losses)
         total = losses.policy + losses.world_model + self.value_loss.coefficient * losses.value
-        # Lightning divides by the number of micro-batches; the weights have already done so.
-        return total * self.trainer.accumulate_grad_batches
+        # Lightning divides by the number of micro-batches and of ranks; the weights have already done so.
+        return total * self._parts
+
+    @property
+    def _parts(self) -> int:
+        """Into how many micro-batches, on all ranks together, an optimizer step is cut."""
+        return self.trainer.accumulate_grad_batches * ranks.world()[1]
 
     def _log_step(self, batch: Minibatch, losses: StepLosses) -> None:
-        out, old_logprobs, micro_batches = losses.out, losses.old_logprobs, self.trainer.accumulate_grad_batches
+        out = losses.out
         if batch.terms != "world_model":
-            self._log_mean("train/policy_loss", losses.policy.detach() * micro_batches, 1)
+            self._log_mean("train/policy_loss", losses.policy.detach() * self._parts, 1)
             if out.values is not None:
-                self._log_mean("train/value_loss", losses.value.detach() * micro_batches, 1)
-            self._log_actions(batch, out, old_logprobs)
+                self._log_mean("train/value_loss", losses.value.detach() * self._parts, 1)
+            self._log_actions(batch, out, losses.old_logprobs)
         if batch.terms != "policy":
-            self._log_mean("train/wm_loss", losses.world_model.detach() * micro_batches, 1)
+            self._log_mean("train/wm_loss", losses.world_model.detach() * self._parts, 1)
         observed = out.observation_logprobs.detach()
         targets = len(observed)
         if targets:
@@ -196,13 +242,24 @@ class PaWModule(L.LightningModule):
             self._log_mean("rollout/logprob_gap", (logprobs - batch.old_logprobs).abs().mean(), actions)
 
     def _log_mean(self, name: str, value: Tensor, count: int) -> None:
-        """Log the mean over an iteration, every micro-batch weighted by its count."""
-        self.log(name, value, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
+        """Log the mean over an iteration and all ranks, every micro-batch weighted by its count.
+
+        Summed here and not by Lightning, which waits for a rank that had nothing to log under a name.
+        """
+        if count:
+            total, number = self.sums.get(name, (0.0, 0.0))
+            self.sums[name] = (total + value.detach().float() * count, number + count)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the means of the iteration."""
+        sums = {name: (float(total), count) for name, (total, count) in self.sums.items()}
+        self.sums = {}
+        for name, mean in ranks.pooled_means(sums).items():
+            self.log(name, mean, sync_dist=True)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the gradient's norm before clipping."""
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = strategies.gradient_norm(self.trainer.strategy, self.parameters())
         scales_itself = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         if not torch.isfinite(norm) and not scales_itself:  # a loss scaler finds its scale by such overflows
             raise FloatingPointError(
@@ -222,7 +279,7 @@ class PaWModule(L.LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         for group in optimizer.param_groups:
-            torch.nn.utils.clip_grad_norm_(group["params"], gradient_clip_val)
+            strategies.clip_gradients(self.trainer.strategy, group["params"], gradient_clip_val)
 
     def validation_step(self, batch: list[Episode], batch_idx: int) -> None:
         """Log the outcome of finished validation episodes."""
@@ -245,8 +302,12 @@ class PaWModule(L.LightningModule):
             self.log(f"{prefix}/{name}", mean, on_epoch=True, batch_size=len(episodes), sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record what model and tokenizer the weights belong to."""
+        """Record what model and tokenizer the weights belong to; leave out what never changes."""
         checkpoint["identity"] = self.identity
+        if self.lora.rank and not isinstance(self.trainer.strategy, strategies.FSDP1):
+            trained = {name for name, p in self.named_parameters() if p.requires_grad}
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {name: value for name, value in state.items() if name in trained}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights of another model or tokenizer, naming the difference."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from typing import Literal
 
@@ -50,8 +50,8 @@ class Row:
         return [segment for segment in self.segments if segment.role == role]
 
     def weightless(self) -> Row:
-        """The same tokens without any weight."""
-        return replace(self, segments=[replace(segment, weight=0.0) for segment in self.segments])
+        """The row's first token as context: it is read, and counts in no loss and no metric."""
+        return Row([Segment(self.segments[0].ids[:1])], self.group)
 
 
 def build_rows(rollout: Rollout, *, horizon: int = 1, discount: float = 1.0, scale: float = 1.0) -> list[Row]:
@@ -207,7 +207,8 @@ def collate(rows: Sequence[Row], pad_token_id: int, *, on_policy: bool) -> Minib
 
 
 def _advantages(t: Transition) -> Tensor:
-    return torch.full((len(t.action_ids),), t.advantage) if t.token_advantages is None else t.token_advantages
+    each = torch.full((len(t.action_ids),), t.advantage) if t.token_advantages is None else t.token_advantages
+    return each if t.importance is None else each * t.importance  # the surrogate is linear in the advantage
 
 
 def _scores(actions: Sequence[Segment], read: Callable[[Transition], Tensor | None]) -> Tensor | None:

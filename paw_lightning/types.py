@@ -24,7 +24,7 @@ class Transition:
     sampled_logprobs: list[float]
     """log q(a_i | h, a_<i) of each action token under the distribution that was sampled from, in nats."""
     token_entropies: list[float]
-    """Entropy of that distribution at each action token, in nats."""
+    """Entropy of that distribution at each action token, in nats; scoring fills it in for a sampler without any."""
     action_text: str
     """What was sent to the environment."""
     observation_text: str
@@ -57,6 +57,9 @@ class Transition:
     """float [A]: log-probs under the reference policy, in nats; None when no KL is asked for."""
     old_values: Tensor | None = None
     """float [A]: the critic's value before each action token, with the weights that played; None without a critic."""
+
+    importance: Tensor | None = None
+    """float [A]: truncated ratio of the trainer's to the sampler's probability; None where none is corrected for."""
 
     # Written by EnvironmentLoop.
     advantage: float = 0.0

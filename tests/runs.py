@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,65 @@ def fit(
     return run([command, *files, *arguments({**base, **logger, **overrides})])
 
 
+def fit_ranks(
+    directory: Path,
+    model: str,
+    strategy: str = "",
+    *,
+    devices: int = 2,
+    configs: tuple[Path, ...] = (),
+    **settings: Any,
+) -> Path:
+    """Run `fit` in several processes, as torchrun starts them, and return the run's log directory.
+
+    Either on the toy world with a strategy given by class, or with config files that name theirs.
+
+    A rank that waits for another longer than 25 seconds fails, so that a bug is an error and not a hang.
+    """
+    timeout = "0:00:25" if strategy.endswith("DDPStrategy") else 25
+    toy = {**TOY, "trainer.strategy": strategy, "trainer.strategy.timeout": timeout}
+    options = {
+        **({} if configs else toy),
+        "trainer.devices": devices,
+        "trainer.logger.init_args.save_dir": directory,
+        "trainer.callbacks+": "tests.rank_probe.RankProbe",
+        "model.path": model,
+        **{name.replace("__", "."): value for name, value in settings.items()},
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("forkserver")  # imports once for all, and forks no used autograd
+    context.set_forkserver_preload(["tests.runs"])
+    port, command = _free_port(), ["fit", *[f"--config={path}" for path in configs], *arguments(options)]
+    processes = [
+        context.Process(target=_rank, args=(rank, devices, port, command, directory)) for rank in range(devices)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        process.kill()
+    outputs = [(directory / f"output{rank}.txt").read_text()[-3000:] for rank in range(devices)]
+    assert all(process.exitcode == 0 for process in processes), "\n\n".join(outputs)
+    return max((directory / "paw_lightning").iterdir(), key=lambda path: path.stat().st_mtime)
+
+
+def _rank(rank: int, size: int, port: int, command: list[str], directory: Path) -> None:
+    output = os.open(directory / f"output{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    torch.set_num_threads(1)
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
+    os.environ |= {name: str(value) for name, value in {**numbers, **rendezvous}.items()}
+    run(command)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def weights(cli: PaWCLI) -> dict[str, torch.Tensor]:
     """The trained language model's parameters."""
     return cli.model.language_model.state_dict()
@@ -54,6 +116,11 @@ def log_dir(cli: PaWCLI) -> Path:
 
 def curves(cli: PaWCLI) -> dict[str, dict[int, float]]:
     """Every scalar of the run: tag -> {step: value}."""
-    events = EventAccumulator(str(log_dir(cli)), size_guidance={"scalars": 0, "tensors": 0})
+    return read_curves(log_dir(cli))
+
+
+def read_curves(directory: Path) -> dict[str, dict[int, float]]:
+    """Every scalar in a log directory."""
+    events = EventAccumulator(str(directory), size_guidance={"scalars": 0, "tensors": 0})
     events.Reload()
     return {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}

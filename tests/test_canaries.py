@@ -14,6 +14,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from paw_lightning.callbacks import canary_checks as checks
 from paw_lightning.callbacks.canary_checks import CanaryError
 from paw_lightning.datamodule import RolloutDataModule
+from paw_lightning.lora import LoRA
 from paw_lightning.module import PaWModule
 from paw_lightning.rollouts.sampler import NativeSampler
 from tests import runs
@@ -112,6 +113,13 @@ def test_weights_that_do_not_move(tiny_model_dir: str, tmp_path: Path) -> None:
         runs.fit(tmp_path, tiny_model_dir, **settings)
 
 
+def test_bfloat16_weights_that_do_not_move_are_warned_of(tiny_model_dir: str, tmp_path: Path) -> None:
+    """As `model.dtype` itself warns: a step of 1e-6 is below the precision of most weights."""
+    settings = {"model__dtype": "bfloat16", "model__optimizer__init_args__lr": 1e-6}
+    with pytest.warns(UserWarning, match=r"learning rate 1e-06 moved \d+% of the weights.*torch\.bfloat16"):
+        runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=1, **settings, **QUICK)
+
+
 def test_a_gradient_of_zero(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
     original = PaWModule.training_step
     monkeypatch.setattr(PaWModule, "training_step", lambda self, *batch: 0 * original(self, *batch))
@@ -202,14 +210,16 @@ def test_watched_places_hold_the_largest_gradients() -> None:
     parameter.grad = -torch.arange(1.0, 101.0).reshape(10, 10)
     [same] = [checks.watch(parameter)]
     assert sorted(same[1].tolist()) == list(range(36, 100))
-    optimizer = SimpleNamespace(param_groups=[{"lr": 0.1}])
+    optimizer, module = SimpleNamespace(param_groups=[{"lr": 0.1}]), SimpleNamespace(lora=LoRA())
     with torch.no_grad():
         parameter[:6] = 1.0  # places 0 to 59: 24 of the 64
     with pytest.raises(CanaryError):
-        checks.check_weights_moved([same], optimizer)
+        checks.check_weights_moved(module, [same], optimizer)
+    with pytest.warns(UserWarning, match="moved 38% of the weights"):
+        checks.check_weights_moved(SimpleNamespace(lora=LoRA(rank=1)), [same], optimizer)
     with torch.no_grad():
         parameter[9] = 1.0  # 10 more
-    checks.check_weights_moved([same], optimizer)
+    checks.check_weights_moved(module, [same], optimizer)
 
 
 def test_bad_tolerance_is_named(tiny_model_dir: str, tmp_path: Path) -> None:

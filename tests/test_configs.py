@@ -56,6 +56,20 @@ def test_household_config_runs(config: Path, tmp_path: Path) -> None:
     assert list(curves["rollout/dropped_groups"].values()) == [0.0]
 
 
+@pytest.mark.parametrize("name", ["lora", "strategy/single"])
+def test_overlay_runs_in_one_process(name: str, tmp_path: Path) -> None:
+    cli = runs.fit(tmp_path, "tiny-household", overlay("household/paw", name), **SMALL)
+    assert runs.curves(cli)["rollout/well_formed_rate"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2"])
+def test_strategy_runs_in_two_processes(strategy: str, tmp_path: Path) -> None:
+    configs = overlay("household/paw", f"strategy/{strategy}")
+    directory = runs.fit_ranks(tmp_path, "tiny-household", configs=configs, **SMALL)
+    assert runs.read_curves(directory)["rollout/well_formed_rate"]
+
+
 ALGORITHMS = {"gigpo": GiGPO, "grpo": GRPO, "ppo": GAE, "rloo": RLOO, "wm_only": NoReward}
 
 
@@ -202,4 +216,5 @@ def test_every_config_is_tested() -> None:
     """A new folder of configs needs a test of its own: name it here."""
     adapters = {"express", "scienceworld", "textworld", "gym", "textarena", "openenv", "verl_agent", "mixture"}
     worlds = {"household", "alfworld", "search", "shop", "webshop"} | adapters  # tests/envs/test_adapters.py
-    assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} <= {"compare", "method", "wm"} | worlds
+    overlays = {"method", "wm", "strategy", "configs"}
+    assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} <= {"compare"} | overlays | worlds

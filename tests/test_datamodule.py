@@ -112,8 +112,10 @@ def test_split_evenly_keeps_every_row_once_in_exactly_so_many_parts(lengths: lis
     rows = [row(length) for length in lengths]
     pieces = split_evenly(rows, parts, lambda row: row.length)
     assert len(pieces) == parts and all(pieces)
-    weighted = [id(row) for piece in pieces for row in piece if row.segments[1].weight]
+    weighted = [id(row) for piece in pieces for row in piece if row.having("action")]
     assert sorted(weighted) == sorted(map(id, rows))
+    fillers = [row for piece in pieces for row in piece if not row.having("action")]
+    assert [row.length for row in fillers] == [1] * (parts - len(rows)), "a token of context where rows are short"
 
 
 def test_split_evenly_balances_tokens() -> None:

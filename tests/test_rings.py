@@ -9,10 +9,10 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "paw_lightning"
 RINGS = [
-    {"types", "seeding"},
+    {"types", "seeding", "ranks"},
     {"advantages", "weighting", "losses", "envs"},
-    {"tokenization", "rows", "models", "rollouts", "api"},
-    {"module", "datamodule", "callbacks"},
+    {"tokenization", "rows", "models", "lora", "rollouts", "api"},
+    {"strategies", "module", "datamodule", "callbacks"},
     {"cli", "__main__"},
 ]
 RING_OF = {name: ring for ring, names in enumerate(RINGS) for name in names}

@@ -17,9 +17,14 @@ class ToyEnv(TextEnv):
         failure: str = "raise",
         max_reward: float | None = 1.0,
         commands: bool = False,
+        uneven: bool = False,
+        num_tasks: int | None = None,
+        nuisance: bool = False,
     ) -> None:
         self.split, self.fail_on, self.failure, self.max_reward = split, fail_on, failure, max_reward
         self.commands = {"admissible_commands": ["be even"]} if commands else {}
+        self.uneven, self.num_tasks = uneven, num_tasks
+        self.labels = {"nuisance_spans": [(0, 4)]} if nuisance else {}
         self.closed = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
@@ -32,14 +37,15 @@ class ToyEnv(TextEnv):
     def step(self, action: str) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.turn += 1
         self.even += len(action) % 2 == 0
-        done = self.turn == 3
+        done = self.turn == (1 + (self.seed or 0) % 3 if self.uneven else 3)
         won = done and self.even >= 2
         if self.seed == self.fail_on and self.turn == 2:
             if self.failure == "raise":
                 raise ConnectionError("the world fell over")
             observation = {"empty": "", "number": 7}[self.failure]
             return observation, 0.0, False, False, {}
-        return f"turn {self.turn}: {len(action)} letters", float(won), done, False, {"won": won} | self.commands
+        info = {"won": won} | self.commands | self.labels
+        return f"turn {self.turn}: {len(action)} letters", float(won), done, False, info
 
     def close(self) -> None:
         self.closed = True

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
+from paw_lightning import ranks
 from paw_lightning.callbacks import canary_checks as checks
 from paw_lightning.callbacks.base import RolloutCallback
 from paw_lightning.callbacks.environment_loop import EnvironmentLoop
@@ -26,6 +27,10 @@ class Canaries(RolloutCallback):
     them; tokens decode to the texts they stand for. In the first mini-batch: the masks cover whole actions and whole
     targets. At the first step that has a gradient: weights move, and LoRA adapters have an effect. After the next
     rollout: the sampler has followed the weights. Nothing of the run is changed, random numbers included.
+
+    Of several ranks all check, and one's failure ends them all. Where a strategy shards the model, its stand-in is the
+    whole copy that plays, gathered from the shards at each rollout (what the shards themselves say is compared all run
+    long by ``rollout/logprob_gap``), and the effect of adapters is not checked.
 
     Args:
         enabled: false checks nothing.
@@ -56,13 +61,18 @@ class Canaries(RolloutCallback):
         assert isinstance(pl_module, PaWModule)
         sampler = _environment_loop(trainer).collectors["train"].sampler
         with passive(trainer, pl_module):
-            tolerance = self.logprob_tolerance or checks.TOLERANCE[checks.arithmetic(pl_module)]
-            if self.probe is None:
-                self._check_first(trainer, pl_module, sampler, rollout, checked, tolerance)
-            elif self.stepped:
-                checks.check_sampler_follows(pl_module, sampler, self.probe, tolerance)
-                checks.check_sampler_agrees(pl_module, checked, tolerance)
-                self.probe, self.finished = None, True
+            ranks.together(lambda: self._check_rollout(trainer, pl_module, sampler, rollout, checked))
+
+    def _check_rollout(
+        self, trainer: L.Trainer, module: PaWModule, sampler: Sampler, rollout: Rollout, checked: list[Transition]
+    ) -> None:
+        tolerance = self.logprob_tolerance or checks.TOLERANCE[checks.arithmetic(module)]
+        if self.probe is None:
+            self._check_first(trainer, module, sampler, rollout, checked, tolerance)
+        elif self.stepped:
+            checks.check_sampler_follows(module, sampler, self.probe, tolerance)
+            checks.check_sampler_agrees(module, checked, tolerance)
+            self.probe, self.finished = None, True
 
     def _check_first(
         self,
@@ -86,6 +96,8 @@ class Canaries(RolloutCallback):
             f"canaries: log-probs of sampler and trainer differ by {gap:.1e} nats, with and without the appended "
             f"observation by {change:.1e}",
         )
+        if module.replica.sharded:
+            _say(trainer, "canaries: the model is sharded: checked on its gathered copy, adapters' effect not at all")
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Minibatch, batch_idx: int
@@ -96,8 +108,8 @@ class Canaries(RolloutCallback):
         assert isinstance(pl_module, PaWModule)
         self.has_signal |= batch.on_policy and bool((batch.advantages * batch.policy_weights).any())
         if self.known is not None:
-            action, target = checks.check_masks(pl_module.tokenizer, batch, self.known)
-            self.known = None
+            known, self.known = self.known, None
+            [(action, target), *_] = ranks.together(lambda: checks.check_masks(pl_module.tokenizer, batch, known))
             _say(trainer, f"canaries: the policy trains on {action}, the world model on {target}")
 
     def on_before_optimizer_step(
@@ -106,27 +118,32 @@ class Canaries(RolloutCallback):
         """Keep the weights with the largest gradients, of the first step that has any."""
         if not self.enabled or self.stepped:
             return
-        has_signal, self.has_signal = self.has_signal, False
-        trained = [p for p in pl_module.parameters() if p.grad is not None and bool(p.grad.any())]
-        if not trained and has_signal:
+        gradients = [(p, checks.local(p.grad)) for p in pl_module.parameters() if p.grad is not None]
+        trained = [p for p, gradient in gradients if bool(gradient.any())]
+        finite = all(bool(gradient.isfinite().all()) for _, gradient in gradients)  # else a scaler skips the step
+        # A rank may hold a part of the gradient and have seen a part of the batch: all go by what all say.
+        said = ranks.gathered((bool(trained), self.has_signal, finite))
+        has_gradient, has_signal, finite = any(s[0] for s in said), any(s[1] for s in said), all(s[2] for s in said)
+        self.has_signal = False
+        if not has_gradient and has_signal:
             checks.fail(
                 "the gradient is exactly 0 although there are advantages to learn from; wanted trainable weights that "
                 "the forward pass uses (frozen parameters, or adapters that are switched off?)"
             )
-        finite = all(bool(p.grad.isfinite().all()) for p in trained if p.grad is not None)  # else a scaler skips it
-        if finite and any(group["lr"] > 0 for group in optimizer.param_groups):
-            self.watched = [checks.watch(p) for p in trained] or None
+        if has_gradient and finite and any(group["lr"] > 0 for group in optimizer.param_groups):
+            self.watched = [checks.watch(p) for p in trained]
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Check that the step moved the weights, and that adapters matter."""
         if self.watched is None:
             return
         assert isinstance(pl_module, PaWModule)
-        checks.check_weights_moved(self.watched, trainer.optimizers[0])
+        checks.check_weights_moved(pl_module, self.watched, trainer.optimizers[0])
         self.watched, self.stepped = None, True
-        if self.probe is not None:
+        probe = self.probe
+        if probe is not None and not pl_module.replica.sharded:
             with passive(trainer, pl_module):
-                checks.check_adapters(pl_module, self.probe)
+                ranks.together(lambda: checks.check_adapters(pl_module, probe))
 
 
 @contextmanager
@@ -143,5 +160,7 @@ def _environment_loop(trainer: L.Trainer) -> EnvironmentLoop:
 
 
 def _say(trainer: L.Trainer, line: str) -> None:
+    if not trainer.is_global_zero:
+        return
     bar = trainer.progress_bar_callback
     (rank_zero_info if bar is None else bar.print)(line)

@@ -9,8 +9,10 @@ from itertools import groupby
 from typing import Any, NoReturn
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
+from paw_lightning import ranks
 from paw_lightning.module import PaWModule
 from paw_lightning.rollouts.sampler import Generation, Sampler
 from paw_lightning.seeding import uniforms
@@ -19,7 +21,7 @@ from paw_lightning.types import Minibatch, Transition
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.05}
 """Nats, mean over tokens: well above the rounding of each arithmetic, well below a temperature of 0.9 instead of 1."""
 CHECKED = 4
-"""Transitions that are scored; always as many, so that ranks that shard a model make equally many passes."""
+"""Transitions that are scored."""
 PROBE_TOKENS = 8
 WATCHED_WEIGHTS, SEARCHED_WEIGHTS = 64, 65_536
 """Per tensor: weights that have to move, those with the largest gradients of an evenly spaced sample."""
@@ -115,18 +117,29 @@ def check_masks(tokenizer: Any, batch: Minibatch, known: dict[str, set[tuple[int
     return shown[0], shown[1]
 
 
-def check_weights_moved(watched: Sequence[tuple[nn.Parameter, Tensor, Tensor]], optimizer: Any) -> None:
-    """Most of the weights with the largest gradients are other numbers than before (zeros alone always move)."""
+def check_weights_moved(
+    module: PaWModule, watched: Sequence[tuple[nn.Parameter, Tensor, Tensor]], optimizer: Any
+) -> None:
+    """Most of the weights with the largest gradients are other numbers than before (zeros alone always move).
+
+    Adapters and weights below float32 are warned of only: who chose them was told what becomes of small steps.
+    """
     moved = [local(p.detach()).flatten()[places] != values for p, places, values in watched]
-    share = torch.cat([part.cpu() for part in moved]).float().mean().item()
-    if share < 0.5:
-        rates = ", ".join(sorted({f"{group['lr']:g}" for group in optimizer.param_groups}))
-        dtypes = ", ".join(sorted({str(p.dtype) for p, _, _ in watched}))
-        fail(
-            f"an optimizer step with learning rate {rates} moved {share:.0%} of the weights with the largest "
-            f"gradients; wanted at least half: {dtypes} is too coarse for so small a step (model.dtype: float32 with "
-            "trainer.precision: bf16-mixed), or the optimizer has other parameters (model.optimizer)"
-        )
+    hits = [hit for part in ranks.pooled([m.tolist() for m in moved]) for hit in part]
+    share = sum(hits) / len(hits)
+    dtypes = ", ".join(sorted(set(ranks.pooled([str(p.dtype) for p, _, _ in watched]))))
+    if share >= 0.5:
+        return
+    rates = ", ".join(sorted({f"{group['lr']:g}" for group in optimizer.param_groups}))
+    message = (
+        f"an optimizer step with learning rate {rates} moved {share:.0%} of the weights with the largest gradients; "
+        f"wanted at least half: {dtypes} is too coarse for so small a step (model.dtype: float32 with "
+        "trainer.precision: bf16-mixed), or the optimizer has other parameters (model.optimizer)"
+    )
+    if module.lora.rank or dtypes != str(torch.float32):
+        rank_zero_warn(message)
+    else:
+        fail(message)
 
 
 def check_adapters(module: PaWModule, probe: Probe) -> None:
@@ -167,13 +180,13 @@ def score(
     appended: Sequence[list[int]] | None = None,
 ) -> list[Tensor]:
     """Log-probs of each action from the training forward, one row at a time: no padding can matter."""
-    assert module.model is not None
+    model = module.replica.model
     result = []
     for i, (prompt, action) in enumerate(zip(prompts, actions, strict=True)):
         ids = torch.tensor([prompt + action + (appended[i] if appended else [])], device=module.device)
         mask = torch.zeros_like(ids, dtype=torch.bool)
         mask[0, len(prompt) : len(prompt) + len(action)] = True
-        out = module.model(ids, mask, torch.zeros_like(mask), module.temperature)
+        out = model(ids, mask, torch.zeros_like(mask), module.temperature)
         result.append(out.action_logprobs.float().cpu())
     return result
 

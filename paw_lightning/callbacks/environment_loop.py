@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -12,8 +13,9 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from transformers import PreTrainedModel
 
-from paw_lightning import models
+from paw_lightning import ranks
 from paw_lightning.advantages import GAE, GRPO, NoReward, explained_variance
 from paw_lightning.callbacks.base import rollout_callbacks
 from paw_lightning.datamodule import RolloutDataModule, Split
@@ -22,12 +24,22 @@ from paw_lightning.module import PaWModule
 from paw_lightning.rollouts import scoring
 from paw_lightning.rollouts.collector import Collector, PlayedGroups, timed
 from paw_lightning.rollouts.dynamic_sampling import UsefulGroups, play_useful, without_variance
+from paw_lightning.rollouts.external import ExternalSampler
 from paw_lightning.rollouts.layouts import LayoutName
-from paw_lightning.rollouts.sampler import NativeSampler
+from paw_lightning.rollouts.paged import PagedSampler
+from paw_lightning.rollouts.sampler import NativeSampler, Sampler
+from paw_lightning.rollouts.vllm import VLLMSampler
 from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder
 from paw_lightning.types import Episode, Rollout, RolloutGroup, Transition
 
 Advantage = Callable[[RolloutGroup], list[float]]
+SamplerFactory = Callable[[PreTrainedModel, list[int], int], ExternalSampler]
+"""Called with the language model, the tokens that end an action, and the padding token."""
+SAMPLERS: dict[str, Callable[[PreTrainedModel, list[int], int], Sampler]] = {
+    "native": NativeSampler,
+    "paged": PagedSampler,
+    "vllm": VLLMSampler,
+}
 
 
 class EnvironmentLoop(L.Callback):
@@ -53,6 +65,10 @@ class EnvironmentLoop(L.Callback):
             seeds (choice); after that its whole group is dropped.
         old_logprobs: `sampler` takes those recorded while sampling; `trainer` recomputes them in one more pass.
         scoring_tokens: padded tokens per no-grad batch.
+        sampler: `native`, `paged` (transformers' continuous batching, for accelerators), `vllm` (a server), or a class
+            with settings.
+        importance_cap: multiply each action token's advantage by the trainer's probability over the sampler's, at most
+            this; needs `old_logprobs: trainer`. null trusts the sampler.
     """
 
     def __init__(
@@ -70,6 +86,8 @@ class EnvironmentLoop(L.Callback):
         episode_retries: int = 1,
         old_logprobs: Literal["sampler", "trainer"] = "sampler",
         scoring_tokens: int = 32_768,
+        sampler: Literal["native", "paged", "vllm"] | SamplerFactory = "native",
+        importance_cap: float | None = None,
     ) -> None:
         counts = {
             "max_steps": max_steps,
@@ -97,6 +115,11 @@ class EnvironmentLoop(L.Callback):
         if episode_retries < 0:
             raise ValueError(f"rollout.episode_retries is {episode_retries}; wanted at least 0")
         self.episode_retries = episode_retries
+        if importance_cap is not None and (not importance_cap > 0 or old_logprobs != "trainer"):
+            raise ValueError(
+                f"rollout.importance_cap is {importance_cap} and rollout.old_logprobs is {old_logprobs!r}; wanted a "
+                "cap above 0 and `trainer`, which measures the sampler against the trainer, or a cap of null"
+            )
         self.environment, self.prompt, self.advantage = environment, prompt, advantage or GRPO()
         self.layout = layout
         self.inadmissible_action_penalty = inadmissible_action_penalty
@@ -104,6 +127,9 @@ class EnvironmentLoop(L.Callback):
         self.max_observation_tokens = max_observation_tokens
         self.temperature, self.validation_temperature = temperature, validation_temperature
         self.old_logprobs, self.scoring_tokens = old_logprobs, scoring_tokens
+        self.make_sampler = SAMPLERS[sampler] if isinstance(sampler, str) else sampler
+        self.importance_cap = importance_cap
+        self.sampler: Any = None
         self.rollout_metrics: dict[str, float] | None = None
         self.dropped_evaluations = 0
         self.collectors: dict[Split, Collector] = {}
@@ -115,12 +141,6 @@ class EnvironmentLoop(L.Callback):
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, RolloutDataModule) or not isinstance(pl_module, PaWModule):
             raise TypeError("EnvironmentLoop needs a PaWModule and a RolloutDataModule")
-        if trainer.world_size > 1:
-            # Every rank would play the same episodes: right, and useless.
-            raise NotImplementedError(
-                f"{trainer.world_size} processes were asked for; rollouts are not yet spread over ranks: set "
-                "trainer.devices and trainer.num_nodes to 1"
-            )
         self.trainer, self.module, self.data, self.seed = trainer, pl_module, data, data.seed
         pl_module.temperature = self.temperature
         data.source = self
@@ -134,8 +154,6 @@ class EnvironmentLoop(L.Callback):
             rank_zero_warn("data.group_size is 1: an advantage relative to the group is 0, no reward is learnt from")
         self._check_context_window(data.wm_horizon)
         self._check_stops(data.minibatches)
-        assert pl_module.model is not None
-        models.check_heads(pl_module.model)
 
     def _check_critic(self, critic: str) -> None:
         """A critic and an advantage that reads its values come together or not at all."""
@@ -192,6 +210,7 @@ class EnvironmentLoop(L.Callback):
     def collect(self, iteration: int, task_seeds: list[int], group_size: int) -> Rollout:
         """Play one iteration, score it, and let the other callbacks write their fields."""
         start = time.perf_counter()
+        self._refresh_weights()
         useful = self._play_useful(iteration, task_seeds, group_size)
         played = useful.played
         rollout = Rollout(iteration, played.groups, len(played.failures), dict(played.seconds))
@@ -203,6 +222,7 @@ class EnvironmentLoop(L.Callback):
         self._write_advantages(rollout)
         for callback in rollout_callbacks(self.trainer):
             callback.on_rollout_end(self.trainer, self.module, rollout)
+        self.module.replica.release()
         if isinstance(self.advantage, NoReward) and not any(t.target_ids for t in rollout.transitions):
             raise ValueError(
                 "rollout.advantage is NoReward and no observation is predicted, so there is nothing to learn; wanted "
@@ -276,18 +296,46 @@ class EnvironmentLoop(L.Callback):
 
         seed = (self.seed, split, *occasion)
         with self._precision():
-            return self._collector(split).play(
-                task_seeds, group_size, temperature=temperature, seed=seed, progress=progress
+            return self._play_share(
+                lambda tasks, earlier: self._collector(split).play(
+                    tasks, group_size, temperature=temperature, seed=seed, progress=progress, earlier=earlier
+                ),
+                task_seeds,
+                group_size,
             )
+
+    def _play_share(
+        self, play: Callable[[list[int], dict[int, int]], PlayedGroups], task_seeds: list[int], group_size: int
+    ) -> PlayedGroups:
+        """Play this rank's tasks and return all ranks' groups, in the order one process would have played them.
+
+        Every rank then holds the whole update, so that what is normalised or selected over it needs no further talk.
+        """
+        mine = ranks.share(len(task_seeds))
+        earlier = {task: count * group_size for task, count in Counter(task_seeds[: mine.start]).items()}
+        parts = ranks.together(lambda: play(task_seeds[mine], earlier))
+        names = dict.fromkeys(name for part in parts for name in part.seconds)
+        seconds = {name: max(part.seconds.get(name, 0.0) for part in parts) for name in names}
+        groups, failures = [g for p in parts for g in p.groups], [f for p in parts for f in p.failures]
+        return PlayedGroups(groups, failures, seconds, sum(part.retried_episodes for part in parts))
+
+    def _refresh_weights(self) -> None:
+        """Give whoever plays the weights as they are now; every rank has to call it, outside of any forward."""
+        self.module.replica.refresh(self.trainer.strategy)
+        if self.sampler is None:
+            model, tokenizer = self.module.replica.model.language_model, self.module.tokenizer
+            self.sampler = self.make_sampler(model, stop_token_ids(tokenizer, model), tokenizer.pad_token_id)
+        if isinstance(self.sampler, ExternalSampler):
+            ranks.together(self.sampler.update_weights)
 
     def _collector(self, split: Split) -> Collector:
         if split not in self.collectors:
-            tokenizer, language_model = self.module.tokenizer, self.module.language_model
+            tokenizer, language_model = self.module.tokenizer, self.module.replica.model.language_model
             stops = stop_token_ids(tokenizer, language_model)
             self.collectors[split] = Collector(
                 lambda: self.environment(split),
                 PromptBuilder(self.prompt, ChatFormat(tokenizer)),
-                NativeSampler(language_model, stops, tokenizer.pad_token_id),
+                self.sampler,
                 max_steps=self.max_steps,
                 max_action_tokens=self.max_action_tokens,
                 max_observation_tokens=self.max_observation_tokens,
@@ -304,17 +352,31 @@ class EnvironmentLoop(L.Callback):
         return self.trainer.precision_plugin.forward_context()
 
     def _score(self, rollout: Rollout) -> None:
-        transitions, model = rollout.transitions, self.module.model
-        assert model is not None
+        """Every rank scores a part of the update and gets the rest from the others."""
+        mine = ranks.share(len(rollout.groups))
+
+        def score() -> list[RolloutGroup]:
+            self._score_groups(rollout.groups[mine])
+            return rollout.groups[mine]
+
+        rollout.groups = [group for part in ranks.together(score) for group in part]
+        if self.old_logprobs == "trainer":
+            rollout.metrics["rollout/sampler_gap"] = sampler_gap(rollout)
+
+    def _score_groups(self, groups: list[RolloutGroup]) -> None:
+        transitions, model = [t for group in groups for t in group.transitions], self.module.replica.model
         if self.old_logprobs == "sampler":
             scoring.copy_sampled_logprobs(transitions)
         else:
             scoring.write_old_logprobs(model, transitions, self.temperature, self.scoring_tokens)
+        scoring.write_entropies(model, transitions, self.temperature, self.scoring_tokens)
+        if self.importance_cap is not None:
+            scoring.write_importance(transitions, self.importance_cap)
         if model.critic is not None:
             scoring.write_old_values(model, transitions, self.temperature, self.scoring_tokens)
-        reference = self.module.reference_model()
-        if reference is not None:
-            scoring.write_reference_logprobs(reference, transitions, self.temperature, self.scoring_tokens)
+        with self.module.reference_model() as reference:
+            if reference is not None:
+                scoring.write_reference_logprobs(reference, transitions, self.temperature, self.scoring_tokens)
 
     def _log(self, rollout: Rollout, useful: UsefulGroups, seconds: float) -> None:
         """Keep the curves' next points; outcomes are those of all that was played, trained on or not."""
@@ -337,6 +399,18 @@ class EnvironmentLoop(L.Callback):
         update = {"time/update_s": self.update_end - self.update_start}
         pl_module.log_dict({**self.rollout_metrics, **update}, on_step=False, on_epoch=True, sync_dist=True)
         self.rollout_metrics = None
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Gather the weights to play with: inside a step, a sharded model could not be."""
+        self._refresh_weights()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Free them."""
+        self.module.replica.release()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """As for validation."""
+        self._refresh_weights()
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log how many tasks were lost (the success rate is over the others), and a mixture's parts."""
@@ -386,6 +460,17 @@ def outcome_metrics(prefix: str, episodes: list[Episode]) -> dict[str, float]:
         f"{prefix}/success_rate": _mean(e.won for e in episodes),
         f"{prefix}/episode_length": _mean(len(e.transitions) for e in episodes),
     }
+
+
+def sampler_gap(rollout: Rollout) -> float:
+    """Mean |log p - log q| over action tokens: how far the sampler's arithmetic is from the trainer's, in nats."""
+    gaps = [
+        abs(p - q)
+        for t in rollout.transitions
+        if t.old_logprobs is not None
+        for p, q in zip(t.old_logprobs.tolist(), t.sampled_logprobs, strict=True)
+    ]
+    return _mean(gaps)
 
 
 def stop_token_ids(tokenizer: object, language_model: object) -> list[int]:

@@ -10,6 +10,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from paw_lightning import ranks
+
 
 class GracefulStop(L.Callback):
     """Turns the first SIGINT or SIGTERM into "stop after this iteration"; a second one stops at once.
@@ -38,7 +40,7 @@ class GracefulStop(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop here; ModelCheckpoint, which always comes last, saves after this hook."""
-        if self.received is not None:
+        if any(ranks.gathered(self.received is not None)):  # a signal may have reached one rank alone
             trainer.should_stop = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

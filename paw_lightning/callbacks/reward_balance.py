@@ -7,6 +7,7 @@ from typing import Literal
 import lightning as L
 import torch
 
+from paw_lightning import ranks
 from paw_lightning.callbacks.base import RolloutCallback
 from paw_lightning.datamodule import RolloutDataModule
 from paw_lightning.losses.world_model import Kind, matching_scale
@@ -83,18 +84,21 @@ class RewardBalance(RolloutCallback):
 
     @torch.no_grad()
     def _scale(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout, kind: Kind) -> float:
-        """One pass over the update's own micro-batches: the very tokens, contexts and lambdas that will train."""
-        assert isinstance(pl_module, PaWModule) and pl_module.model is not None
+        """One pass over the update's own micro-batches: the very tokens, contexts and lambdas that will train.
+
+        Every rank reads its own, with the whole model that played; what they read is pooled.
+        """
+        assert isinstance(pl_module, PaWModule)
         if kind == pl_module.world_model_loss.kind:
             return 1.0
         data: RolloutDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        logprobs, coefficients = [torch.empty(0)], [torch.empty(0)]
+        model, parts = pl_module.replica.model, [(torch.empty(0), torch.empty(0))]
         for batch in data.micro_batches(rollout):
             if not batch.observation_mask.any():
                 continue
             batch = data.transfer_batch_to_device(batch, pl_module.device, 0)
             with trainer.precision_plugin.forward_context():
-                out = pl_module.model(batch.input_ids, batch.action_mask, batch.observation_mask, pl_module.temperature)
-            logprobs.append(out.observation_logprobs.cpu())
-            coefficients.append(batch.wm_coefficients.cpu())
-        return matching_scale(pl_module.world_model_loss, kind, torch.cat(logprobs), torch.cat(coefficients))
+                out = model(batch.input_ids, batch.action_mask, batch.observation_mask, pl_module.temperature)
+            parts.append((out.observation_logprobs.cpu(), batch.wm_coefficients.cpu()))
+        logprobs, coefficients = (torch.cat(column) for column in zip(*ranks.pooled(parts), strict=True))
+        return matching_scale(pl_module.world_model_loss, kind, logprobs, coefficients)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import lightning as L
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 METRIC = "val/success_rate"
 
@@ -39,14 +39,14 @@ class SuccessReport(L.Callback):
         """Take the value of the run that is resumed."""
         self.before = state_dict["before"]
 
-    @rank_zero_only
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the lines."""
         after = trainer.callback_metrics.get(METRIC)
         if after is None:
             return
+        directory = trainer.log_dir  # asks all ranks
         before = "" if self.before is None else f"{self.before:.1%} -> "
         rank_zero_info(f"success on unseen tasks: {before}{float(after):.1%}")
-        rank_zero_info(f"curves:  tensorboard --logdir {trainer.log_dir}")
+        rank_zero_info(f"curves:  tensorboard --logdir {directory}")
         if self.next_command:
             rank_zero_info(f"next:    {self.next_command}")

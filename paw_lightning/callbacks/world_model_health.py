@@ -8,7 +8,10 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor, nn
 
+from paw_lightning import ranks
 from paw_lightning.callbacks.base import RolloutCallback
 from paw_lightning.module import PaWModule
 from paw_lightning.rollouts.diagnostics import (
@@ -45,6 +48,7 @@ class WorldModelHealth(RolloutCallback):
 
     What is validated is every true observation, selected or not, also in runs that predict nothing in training.
     Nuisance is measured on the selected transitions' true observations, whatever the control.
+    Of several ranks each predicts its share; where a strategy shards the model, its gradients are not compared.
 
     Args:
         every: iterations from one look at gradients and nuisance to the next, the first at iteration 0; 0 never looks.
@@ -59,7 +63,17 @@ class WorldModelHealth(RolloutCallback):
         self.every, self.validation = every, validation
         self.looking = False
         self.gradients: tuple[Gradients | None, Gradients | None] = (None, None)
-        self.predictions: list[Prediction] = []
+        self.predictions: list[tuple[Tensor, Tensor]] = []
+        """(Log-probs, hits) of this rank's share of the validation."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say what will be missing."""
+        assert isinstance(pl_module, PaWModule)
+        if self.every and pl_module.replica.sharded:
+            rank_zero_warn(
+                "wm/gradient_cosine and wm/gradient_norm_ratio need a model that is not sharded: they are left out "
+                "(world_model_health.every)"
+            )
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:
         """Look at what was played (every other callback has written its fields)."""
@@ -76,21 +90,30 @@ class WorldModelHealth(RolloutCallback):
             coefficients = torch.tensor([group.wm_coefficient for group in rollout.groups])
             trainer.logger.experiment.add_histogram("wm/coefficient_by_group", coefficients, rollout.iteration)
         if self.looking and any(t.nuisance_spans for t in selected):
-            predictions = _predict(trainer, pl_module, rollout.transitions, lambda t: t.wm_selected)
-            seen = [p.transition for p in predictions]
-            masks = [nuisance_mask(chat.text_offsets(t.observation_text), t.nuisance_spans) for t in seen]
-            logprobs = torch.cat([p.logprobs for p in predictions])
-            for name, share in nuisance_shares(logprobs, torch.cat(masks), pl_module.world_model_loss).items():
+            logprobs, masks = _pooled(self._nuisance(trainer, pl_module, rollout, chat))
+            for name, share in nuisance_shares(logprobs, masks, pl_module.world_model_loss).items():
                 rollout.metrics[f"wm_nuisance/{name}"] = share
+
+    def _nuisance(
+        self, trainer: L.Trainer, module: PaWModule, rollout: Rollout, chat: ChatFormat
+    ) -> list[tuple[Tensor, Tensor]]:
+        """(Log-probs, nuisance mask) of this rank's share of the selected transitions."""
+        groups = rollout.groups[ranks.share(len(rollout.groups))]
+        transitions = [t for group in groups for t in group.transitions]
+        pairs = []
+        for p in _predict(trainer, module, transitions, lambda t: t.wm_selected):
+            offsets = chat.text_offsets(p.transition.observation_text)
+            pairs.append((p.logprobs, nuisance_mask(offsets, p.transition.nuisance_spans)))
+        return pairs
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Add up both gradients over the iteration's first optimizer step, then compare them."""
         last = trainer.accumulate_grad_batches - 1
-        if not self.looking or batch_idx > last:
-            return
         assert isinstance(pl_module, PaWModule) and isinstance(batch, Minibatch)
+        if not self.looking or batch_idx > last or pl_module.replica.sharded:
+            return
         with trainer.precision_plugin.forward_context():
             losses = pl_module.losses(batch)
         parameters = [p for p in pl_module.parameters() if p.requires_grad]
@@ -99,7 +122,8 @@ class WorldModelHealth(RolloutCallback):
         sums = add_gradients(self.gradients[0], list(policy)), add_gradients(self.gradients[1], list(world_model))
         self.gradients = sums if batch_idx < last else (None, None)
         if batch_idx == last:
-            for name, value in compare_gradients(*sums).items():
+            whole = [_over_ranks(trainer, parameters, gradients) for gradients in sums]
+            for name, value in compare_gradients(*whole).items():
                 pl_module.log(f"wm/gradient_{name}", value, on_step=False, on_epoch=True, batch_size=1)
 
     def on_validation_batch_end(
@@ -109,17 +133,16 @@ class WorldModelHealth(RolloutCallback):
         if not self.validation or trainer.sanity_checking:
             return  # Lightning keeps nothing that is logged before training
         assert isinstance(pl_module, PaWModule)
-        transitions = [t for episode in batch for t in episode.transitions]
-        self.predictions += _predict(trainer, pl_module, transitions)
+        transitions = [t for episode in batch[ranks.share(len(batch))] for t in episode.transitions]
+        self.predictions += [(p.logprobs, p.hits) for p in _predict(trainer, pl_module, transitions)]
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the means over all tokens of the validation."""
-        if not self.predictions:
-            return
         assert isinstance(pl_module, PaWModule)
-        logprobs = torch.cat([p.logprobs for p in self.predictions])
-        hits = torch.cat([p.hits for p in self.predictions])
-        self.predictions.clear()
+        logprobs, hits = _pooled(self.predictions)
+        self.predictions = []
+        if not len(logprobs):
+            return
         active = pl_module.world_model_loss.active(logprobs)
         for name, values in {"nll": -logprobs, "top1": hits.float(), "active": active.float()}.items():
             pl_module.log(f"val/observation_{name}", values.mean(), sync_dist=True)
@@ -141,9 +164,25 @@ def _predict(
     transitions: list[Transition],
     wanted: Callable[[Transition], bool] = lambda t: True,
 ) -> list[Prediction]:
-    assert module.model is not None
     with trainer.precision_plugin.forward_context():
-        return predict_observations(module.model, transitions, _loop(trainer).scoring_tokens, wanted)
+        return predict_observations(module.replica.model, transitions, _loop(trainer).scoring_tokens, wanted)
+
+
+def _pooled(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """What all ranks have, in two vectors; every rank has to call it."""
+    everything = ranks.pooled(pairs) or [(torch.empty(0), torch.empty(0, dtype=torch.bool))]
+    first, second = zip(*everything, strict=True)
+    return torch.cat(first), torch.cat(second)
+
+
+def _over_ranks(trainer: L.Trainer, parameters: list[nn.Parameter], gradients: Gradients) -> Gradients:
+    """The sum over ranks, each of which has seen a part of the step; what one has not reached counts as 0."""
+    if ranks.world()[1] == 1:
+        return gradients
+    return [
+        trainer.strategy.reduce(torch.zeros_like(p) if g is None else g, reduce_op="sum")
+        for p, g in zip(parameters, gradients, strict=True)
+    ]
 
 
 def _loop(trainer: L.Trainer) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,15 +104,18 @@ class Collector:
         temperature: float,
         seed: Sequence[int | str],
         progress: Progress | None = None,
+        earlier: Mapping[int, int] | None = None,
     ) -> PlayedGroups:
         """Play `group_size` episodes of each task to their ends or to max_steps.
+
+        `earlier`: members of a task that other ranks play on this occasion; numbering goes on after them.
 
         `seed` names the occasion (run seed, iteration): with a task and a member it fixes an episode completely.
 
         An episode whose next decision context is too long ends there, as at max_steps; at its first turn there is
         nothing to keep, and its group is lost.
         """
-        groups, seats = take_seats(task_seeds, group_size)
+        groups, seats = take_seats(task_seeds, group_size, earlier or {})
         sampler = self.sampler
         if self.layout == "episode" and isinstance(sampler, SessionSampler):
             sampler = sampler.session()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,11 +59,13 @@ class Seat:
         return self.player is not None and self.player.done
 
 
-def take_seats(task_seeds: Sequence[int], group_size: int) -> tuple[list[RolloutGroup], list[Seat]]:
-    """Empty groups, and the seats of all of them."""
+def take_seats(
+    task_seeds: Sequence[int], group_size: int, played: Mapping[int, int]
+) -> tuple[list[RolloutGroup], list[Seat]]:
+    """Empty groups, and the seats of all of them; `played`: members of a task that others play."""
     groups = [RolloutGroup(group_key=str(seed), max_return=None, episodes=[]) for seed in task_seeds]
     seats: list[Seat] = []
-    earlier: dict[int, int] = defaultdict(int)  # a task played twice has members 0..k-1, then k..2k-1
+    earlier = defaultdict(int, played)  # a task played twice has members 0..k-1, then k..2k-1
     for g, task_seed in enumerate(task_seeds):
         first = earlier[task_seed]
         earlier[task_seed] += group_size

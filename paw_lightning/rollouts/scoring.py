@@ -34,6 +34,24 @@ def write_reference_logprobs(
         t.reference_logprobs = logprobs
 
 
+def write_entropies(
+    model: PolicyWorldModel, transitions: Sequence[Transition], temperature: float, batch_tokens: int
+) -> None:
+    """Write token_entropies where the sampler gave none."""
+    missing = {id(t) for t in transitions if t.action_ids and not t.token_entropies}
+    # All are scored: a row of the episode layout is made of a whole episode.
+    for t, entropies in _score(model, transitions if missing else [], temperature, batch_tokens, "action_entropies"):
+        if id(t) in missing:
+            t.token_entropies = entropies.tolist()
+
+
+def write_importance(transitions: Sequence[Transition], cap: float) -> None:
+    """Write importance = min(trainer's p / sampler's q, cap) of each action token: truncated importance sampling."""
+    for t in transitions:
+        assert t.old_logprobs is not None, "write_old_logprobs comes first"
+        t.importance = (t.old_logprobs - torch.tensor(t.sampled_logprobs)).exp().clamp(max=cap)
+
+
 def write_old_values(
     model: PolicyWorldModel, transitions: Sequence[Transition], temperature: float, batch_tokens: int
 ) -> None:

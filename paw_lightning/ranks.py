@@ -1,0 +1,65 @@
+"""What several processes tell each other: plain Python objects, in rank order, never a model's tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+def world() -> tuple[int, int]:
+    """(This process's rank, number of processes); (0, 1) where there is only one."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+def share(count: int) -> slice:
+    """This rank's part of `count` items: neighbours, sizes that differ by at most one, joined in rank order all."""
+    rank, size = world()
+    return slice(count * rank // size, count * (rank + 1) // size)
+
+
+def gathered(value: T) -> list[T]:
+    """What every rank gave, in rank order; every rank has to call it."""
+    _, size = world()
+    if size == 1:
+        return [value]
+    values: list[Any] = [None] * size
+    dist.all_gather_object(values, value)
+    return values
+
+
+def pooled(items: Sequence[T]) -> list[T]:
+    """The items of all ranks, joined in rank order; every rank has to call it."""
+    return [item for part in gathered(list(items)) for item in part]
+
+
+def pooled_means(sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Sum over count of each name over all ranks, (sum, count) being this rank's; not all need have every name."""
+    totals: dict[str, tuple[float, float]] = {}
+    for part in gathered(dict(sums)):
+        for name, (value, count) in part.items():
+            total, number = totals.get(name, (0.0, 0.0))
+            totals[name] = (total + value, number + count)
+    return {name: total / count for name, (total, count) in totals.items()}
+
+
+def together(work: Callable[[], T]) -> list[T]:
+    """Results of `work` on every rank, in rank order; where it fails on one, all raise instead of waiting for it."""
+    result: Any = None
+    error: Exception | None = None
+    try:
+        result = work()
+    except Exception as caught:
+        error = caught
+    outcomes = gathered((result, None if error is None else f"{type(error).__name__}: {error}"))
+    if error is not None:
+        raise error
+    for rank, (_, message) in enumerate(outcomes):
+        if message is not None:
+            raise RuntimeError(f"rank {rank} failed with {message}")
+    return [value for value, _ in outcomes]

@@ -1,0 +1,76 @@
+"""A callback that writes down, on every rank, what the run was made of."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import lightning as L
+
+from paw_lightning import ranks
+from paw_lightning.callbacks import RolloutCallback
+from paw_lightning.types import Minibatch, Rollout
+
+
+class RankProbe(RolloutCallback):
+    """Appends each iteration's pool and each micro-batch's size to ``rank<r>.jsonl`` in the run's folder."""
+
+    rollout: Rollout | None = None
+
+    def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:
+        self.rollout = rollout  # the other callbacks have not all written into it yet
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Minibatch, _: int) -> None:
+        if self.rollout is not None:
+            self._write(
+                trainer,
+                actions=[t.action_ids for t in self.rollout.transitions],
+                selected=[t.wm_selected for t in self.rollout.transitions],
+                advantages=[t.advantage for t in self.rollout.transitions],
+                coefficients=[group.wm_coefficient for group in self.rollout.groups],
+            )
+            self.rollout = None
+        self._write(trainer, rows=len(batch.input_ids), weight=batch.policy_weights.sum().item())
+
+    def _write(self, trainer: L.Trainer, **record: object) -> None:
+        folder = Path(trainer.log_dir or ".")
+        with (folder / f"rank{ranks.world()[0]}.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+class BrokenSampler(L.Callback):
+    """The second rank's logits are not finite."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if ranks.world()[0] == 1:
+            for parameter in pl_module.parameters():
+                parameter.data.fill_(float("nan"))
+
+
+class ShiftedMask(L.Callback):
+    """The second rank's action masks cover one token too early."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        original = data.transfer_batch_to_device
+
+        def shift(batch: object, *rest: object) -> object:
+            batch = original(batch, *rest)
+            if isinstance(batch, Minibatch) and ranks.world()[0] == 1:
+                return replace(batch, action_mask=batch.action_mask.roll(-1, 1))
+            return batch
+
+        data.transfer_batch_to_device = shift
+
+
+class SignalOnRankOne(RankProbe):
+    """The second rank alone gets SIGTERM, in the first iteration."""
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Minibatch, batch_idx: int
+    ) -> None:
+        if ranks.world()[0] == 1 and trainer.current_epoch == batch_idx == 0:
+            os.kill(os.getpid(), signal.SIGTERM)

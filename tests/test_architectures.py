@@ -1,0 +1,151 @@
+"""Any Hugging Face causal LM: its log-probs are what the heads read, and what the sampler draws from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from paw_lightning import models
+from paw_lightning.callbacks.environment_loop import stop_token_ids
+from paw_lightning.module import PaWModule
+from paw_lightning.rollouts.sampler import NativeSampler
+from paw_lightning.tokenization import ChatFormat
+from tests import runs
+from tests.conftest import byte_tokenizer
+
+SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 8192,
+}
+# Initialised ten times wider than usual, so that scales and caps move the log-probs by far more than rounding.
+WIDE = {"initializer_range": 0.2}
+ARCHITECTURES = {
+    "qwen2": Qwen2Config(**SHAPE, **WIDE, tie_word_embeddings=True),
+    "qwen2-untied": Qwen2Config(**SHAPE, **WIDE, tie_word_embeddings=False),
+    "qwen3": Qwen3Config(**SHAPE, **WIDE, tie_word_embeddings=True),
+    "llama": LlamaConfig(**SHAPE, **WIDE, tie_word_embeddings=True),
+    "smollm": LlamaConfig(**SHAPE, **WIDE, tie_word_embeddings=False, attention_bias=True),
+    "mistral": MistralConfig(**SHAPE, **WIDE, sliding_window=4),
+    "gemma2": Gemma2Config(**SHAPE, **WIDE, final_logit_softcapping=2.0, attn_logit_softcapping=0.5, sliding_window=4),
+    "granite": GraniteConfig(**SHAPE, **WIDE, logits_scaling=6.0, tie_word_embeddings=True),
+    "cohere": CohereConfig(**SHAPE, **WIDE, logit_scale=0.3),
+}
+
+
+def save(config: PretrainedConfig, directory: Path) -> str:
+    """A random model of this architecture with the byte tokenizer, as any Hugging Face model lies on disk."""
+    tokenizer = byte_tokenizer()
+    config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
+    config.bos_token_id, config.eos_token_id = None, tokenizer.eos_token_id
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def directory(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return save(ARCHITECTURES[request.param], tmp_path / request.param)
+
+
+def test_heads_read_the_models_own_logprobs(directory: str) -> None:
+    module = PaWModule(directory)
+    module.configure_model()
+    tokens = torch.randint(3, 259, (2, 12), generator=torch.Generator().manual_seed(1))
+    mask = torch.zeros_like(tokens, dtype=torch.bool)
+    mask[:, 4:] = True
+    out = module.model(tokens, mask, mask, 0.7)
+    logits = module.language_model(tokens).logits[:, :-1].float()
+    for read, temperature in ((out.action_logprobs, 0.7), (out.observation_logprobs, 1.0)):
+        logprobs = torch.log_softmax(logits / temperature, -1)
+        expected = logprobs.gather(-1, tokens[:, 1:, None])[..., 0][mask[:, 1:]]
+        torch.testing.assert_close(read, expected, atol=2e-5, rtol=1e-4)
+    entropy = torch.distributions.Categorical(logits=logits / 0.7).entropy()[mask[:, 1:]]
+    torch.testing.assert_close(out.action_entropies, entropy, atol=2e-5, rtol=1e-4)
+
+
+def test_sampler_draws_from_what_the_heads_read(directory: str) -> None:
+    """Prompts longer than the sliding windows of 4, of different lengths, so that some are padded."""
+    module = PaWModule(directory)
+    module.configure_model()
+    prompts = [list(range(10, 10 + length)) for length in (9, 6, 9)]
+    sampler = NativeSampler(module.language_model, stop_token_ids(module.tokenizer, module.language_model), 0)
+    uniforms = torch.rand(3, 5, generator=torch.Generator().manual_seed(2))
+    for prompt, action in zip(
+        prompts, sampler.generate(prompts, temperature=1.0, max_new_tokens=5, uniforms=uniforms), strict=True
+    ):
+        ids = torch.tensor([prompt + action.token_ids])
+        mask = torch.zeros_like(ids, dtype=torch.bool)
+        mask[:, len(prompt) :] = True
+        with torch.no_grad():
+            out = module.model(ids, mask, torch.zeros_like(mask), 1.0)
+        torch.testing.assert_close(out.action_logprobs, torch.tensor(action.logprobs), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "granite", "llama"])
+def test_an_iteration_through_the_command_line(name: str, tmp_path: Path) -> None:
+    cli = runs.fit(
+        tmp_path, save(ARCHITECTURES[name], tmp_path / name), trainer__max_epochs=1, trainer__limit_val_batches=0
+    )
+    assert cli.trainer.global_step == 2
+    assert next(iter(runs.curves(cli)["rollout/logprob_gap"].values())) < 1e-5
+
+
+def test_a_model_that_makes_its_logits_otherwise_is_refused(tmp_path: Path, monkeypatch) -> None:
+    """A model whose config would hide its cap from us: sampling would see it and training not."""
+    directory = save(ARCHITECTURES["gemma2"], tmp_path)
+    monkeypatch.setattr(models.LogitForm, "of", classmethod(lambda cls, config: cls()))
+    with pytest.raises(ValueError, match=r"scaled or capped as its config says \(model\.path\)"):
+        PaWModule(directory).configure_model()
+
+
+# How the templates of well-known families are built, in the byte tokenizer's three control tokens.
+TEMPLATES = {
+    "llama": "<|pad|>{% for m in messages %}<|start|>{{ m.role }}\n\n{{ m.content | trim }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n\n{% endif %}",
+    "gemma": "<|pad|>{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "{% for m in messages %}<|start|>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content }}<|end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|start|>model\n{% endif %}",
+    "mistral": "<|pad|>{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %}"
+    " {{ m.content }}<|end|>{% endif %}{% endfor %}",
+    "qwen2.5": "<|start|>system\nYou are helpful.<|end|>\n{% for m in messages %}<|start|>{{ m.role }}\n{{ m.content }}"
+    "<|end|>\n{% endfor %}{% if add_generation_prompt %}<|start|>assistant\n{% endif %}",
+    "qwen3": "{% for m in messages %}<|start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}<think>\n\n"
+    "</think>\n\n{% endif %}{{ m.content }}<|end|>\n{% endfor %}{% if add_generation_prompt %}<|start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}",
+}
+
+
+@pytest.mark.parametrize("family", TEMPLATES)
+def test_scaffold_of_a_familys_template(family: str) -> None:
+    """What stands before, after and between texts is exactly what rendering the whole dialogue puts there."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = TEMPLATES[family]
+    chat = ChatFormat(tokenizer)
+    user = {"role": "user", "content": "look"}
+    prompt = tokenizer.apply_chat_template([user], add_generation_prompt=True, tokenize=True)["input_ids"]
+    assert [*chat.before_ids, *chat.encode_text("look"), *chat.after_ids] == prompt
+    answered = [user, {"role": "assistant", "content": "go"}, {"role": "user", "content": "a room"}]
+    dialogue = tokenizer.apply_chat_template(answered, tokenize=True)["input_ids"]
+    observed = [*chat.bridge_ids, *chat.encode_text("a room")]
+    found = [i for i in range(len(dialogue)) if dialogue[i : i + len(observed)] == observed]
+    assert len(found) == 1, "the bridge and the observation stand in the dialogue just so"
+    assert tokenizer.eos_token_id in chat.bridge_ids, "the end of the action is part of the bridge"
