@@ -322,11 +322,15 @@ class EnvironmentLoop(L.Callback):
     def _refresh_weights(self) -> None:
         """Give whoever plays the weights as they are now; every rank has to call it, outside of any forward."""
         self.module.replica.refresh(self.trainer.strategy)
+        sampler = self._sampler()
+        if isinstance(sampler, ExternalSampler):
+            ranks.together(sampler.update_weights)
+
+    def _sampler(self) -> Sampler:
         if self.sampler is None:
             model, tokenizer = self.module.replica.model.language_model, self.module.tokenizer
             self.sampler = self.make_sampler(model, stop_token_ids(tokenizer, model), tokenizer.pad_token_id)
-        if isinstance(self.sampler, ExternalSampler):
-            ranks.together(self.sampler.update_weights)
+        return self.sampler
 
     def _collector(self, split: Split) -> Collector:
         if split not in self.collectors:
@@ -335,7 +339,7 @@ class EnvironmentLoop(L.Callback):
             self.collectors[split] = Collector(
                 lambda: self.environment(split),
                 PromptBuilder(self.prompt, ChatFormat(tokenizer)),
-                self.sampler,
+                self._sampler(),
                 max_steps=self.max_steps,
                 max_action_tokens=self.max_action_tokens,
                 max_observation_tokens=self.max_observation_tokens,
