@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from paw_lightning.callbacks import EntropySelection
 from tests import runs
+from tests.toy_env import ToyEnv
 
 NO_REWARD = {"rollout__advantage": "paw_lightning.advantages.NoReward"}
 PPO = {"rollout__advantage": "paw_lightning.advantages.GAE", "model__critic": "shared"}
@@ -263,3 +265,32 @@ def test_a_failing_validation_task_is_counted(tiny_model_dir: str, tmp_path: Pat
 def test_a_single_member_group_is_warned_of(tiny_model_dir: str, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"data\.group_size is 1"):
         runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=1, data__group_size=1)
+
+
+class LostValidation(ToyEnv):
+    """A world that falls over wherever it is validated."""
+
+    def step(self, action: str) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if self.split == "val":
+            raise ConnectionError("no validation today")
+        return super().step(action)
+
+
+class Surrogates(ToyEnv):
+    """A world whose answers are no valid text."""
+
+    def step(self, action: str) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, *rest = super().step(action)
+        return (f"a \ud800 {observation}", *rest)
+
+
+def test_training_outlives_a_lost_validation(tiny_model_dir: str, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="no val task could be played to its end.*no validation today"):
+        cli = runs.fit(tmp_path, tiny_model_dir, rollout__environment="tests.test_cli.LostValidation")
+    assert cli.trainer.current_epoch == 2
+    assert set(runs.curves(cli)["val/dropped_tasks"].values()) == {4.0}
+
+
+def test_unpaired_surrogates_pass_the_whole_run(tiny_model_dir: str, tmp_path: Path) -> None:
+    cli = runs.fit(tmp_path, tiny_model_dir, rollout__environment="tests.test_cli.Surrogates")
+    assert set(runs.curves(cli)["rollout/dropped_groups"].values()) == {0.0}

@@ -102,12 +102,12 @@ class Canaries(RolloutCallback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Minibatch, batch_idx: int
     ) -> None:
-        """Check the first mini-batch's masks; note whether it has anything to teach the policy."""
+        """Check the masks of the first micro-batch with actions, and note whether there is anything to teach."""
         if not self.enabled or self.stepped:
             return
         assert isinstance(pl_module, PaWModule)
         self.has_signal |= batch.on_policy and bool((batch.advantages * batch.policy_weights).any())
-        if self.known is not None:
+        if self.known is not None and any(ranks.gathered(bool(batch.action_mask.any()))):
             known, self.known = self.known, None
             [(action, target), *_] = ranks.together(lambda: checks.check_masks(pl_module.tokenizer, batch, known))
             _say(trainer, f"canaries: the policy trains on {action}, the world model on {target}")

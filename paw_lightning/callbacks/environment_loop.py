@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -131,7 +132,8 @@ class EnvironmentLoop(L.Callback):
         self.importance_cap = importance_cap
         self.sampler: Any = None
         self.rollout_metrics: dict[str, float] | None = None
-        self.dropped_evaluations = 0
+        self.dropped_evaluations = self.evaluated = 0
+        self.evaluation_failure = ""
         self.collectors: dict[Split, Collector] = {}
         self.task_counts: dict[Split, int | None] = {}
         self.evaluations: dict[str, list[Episode]] = {}
@@ -260,6 +262,9 @@ class EnvironmentLoop(L.Callback):
         """Play unseen tasks once each; the same seeds give the same episodes at every call with equal weights."""
         played = self._play(split, task_seeds, 1, self.validation_temperature, (0,))
         self.dropped_evaluations += len(played.failures)
+        self.evaluated += len(played.groups)
+        if played.failures:
+            self.evaluation_failure = played.failures[-1]
         for group in played.groups:
             if group.environment:
                 self.evaluations.setdefault(f"{split}/{group.environment}", []).extend(group.episodes)
@@ -428,8 +433,12 @@ class EnvironmentLoop(L.Callback):
         metrics = {f"{split}/dropped_tasks": float(self.dropped_evaluations)}
         for prefix, episodes in self.evaluations.items():
             metrics.update(outcome_metrics(prefix, episodes))
+        if self.dropped_evaluations and not self.evaluated:
+            # Training need not end for it; a checkpoint that monitors the rate takes it for the worst.
+            metrics[f"{split}/success_rate"] = math.nan
+            rank_zero_warn(f"no {split} task could be played to its end; the last failure: {self.evaluation_failure}")
         pl_module.log_dict(metrics, sync_dist=True)
-        self.dropped_evaluations = 0
+        self.dropped_evaluations = self.evaluated = 0
         self.evaluations.clear()
 
 

@@ -6,6 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from paw_lightning.envs.base import TextEnv
@@ -86,9 +87,11 @@ def check_info(info: Any) -> list[str] | None:
     if not isinstance(info, dict):
         raise TypeError(f"info of type {type(info).__name__}; wanted a dict")
     largest = info.get("max_reward")
-    if largest is not None and not isinstance(largest, int | float):
+    if largest is not None and not isinstance(largest, Real):
         raise TypeError(f"info['max_reward'] is {largest!r}; wanted a number")
     admissible = info.get("admissible_commands")
+    if isinstance(admissible, str):
+        raise TypeError(f"info['admissible_commands'] is {admissible!r}; wanted a list of str")
     if admissible is not None and not all(isinstance(command, str) for command in admissible):
         raise TypeError("info['admissible_commands'] holds something that is not a str")
     return None if admissible is None else list(admissible)
