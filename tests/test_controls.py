@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -278,6 +279,18 @@ def test_the_collector_records_another_answer_only_when_asked() -> None:
     assert set(record(False)) == {None}
     assert set(record(True)) == {"instead one", "instead two", "instead three"}
     assert record(True) == record(True) != record(True, seed=1), "the other action hangs on the seed alone"
+
+
+def test_a_peek_that_breaks_costs_the_group_and_is_named() -> None:
+    class Blind(Peeking):
+        def peek(self, action: str) -> str:
+            raise OSError("too dark")
+
+    player = collector()
+    player.make_env, player.counterfactuals = Blind, True
+    played = play(player, tasks=(0,))
+    assert played.groups == []
+    assert re.search(r"Blind\.peek\('(one|two|three)'\) failed with OSError: too dark", played.failures[0])
 
 
 def test_the_action_taken_is_no_counterfactual() -> None:

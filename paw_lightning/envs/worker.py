@@ -133,6 +133,8 @@ class WorkerEnv(TextEnv):
             NotImplementedError: the environment cannot peek.
             WorkerError: the worker failed and is gone.
         """
+        if self._worker is None or self._begun is not None:
+            raise RuntimeError("peek without a running episode, or after begin_step: peek first, then begin the step")
         self._begin(("peek", [action], {}), self.step_timeout)
         try:
             [observation] = self._finish(1)

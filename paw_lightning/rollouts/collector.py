@@ -248,13 +248,14 @@ class Collector:
         try:
             # Before the step: a worker can only do one thing at a time.
             other = self._peek(p, action.text, seed) if self.counterfactuals else None
+        except EpisodeError as error:
+            p.failure = error
+            return None
+        try:
             p.env.begin_step(action.text)
-            return other
-        except NotImplementedError:
-            raise  # not a broken episode but a setting that this environment cannot meet: no group could be played
         except Exception as error:  # the environment is foreign code: anything may come
             p.failure = EpisodeError(describe(p.env, f"step({action.text!r})", error))
-            return None
+        return other
 
     def _act(
         self, p: Player, context: Context, generation: Generation, action: ParsedAction, other: str | None
@@ -310,8 +311,13 @@ class Collector:
         if not others:
             return None
         drawn = stable_seed(*seed, "counterfactual", p.episode.task_seed, p.episode.member, p.turn) % len(others)
-        observation = p.env.peek(others[drawn])
-        check_observation(observation, True)
+        try:
+            observation = p.env.peek(others[drawn])
+            check_observation(observation, True)
+        except NotImplementedError:
+            raise  # not a broken episode but a setting that this environment cannot meet: no group could be played
+        except Exception as error:  # the environment is foreign code: anything may come
+            raise EpisodeError(describe(p.env, f"peek({others[drawn]!r})", error)) from error
         return observation
 
     def _fitting(self, text: str) -> list[int]:

@@ -107,3 +107,23 @@ def test_a_run_logs_each_part(tiny_model_dir: str, tmp_path: Path) -> None:
     # lambda = 1 - mean return / R_max, with R_max 1 for the toy world and 5 for the house, in which nobody wins.
     toy = list(curves["rollout/toy/return"].values())
     assert list(curves["wm/coefficient"].values()) == pytest.approx([(1 - value + 1) / 2 for value in toy])
+
+
+def test_each_part_of_a_run_gets_its_share_of_the_predictions(tiny_model_dir: str, tmp_path: Path) -> None:
+    """Three episodes of three turns in each part: alpha 0.5 keeps ceil(4.5) = 5 of each, not 9 of all 18."""
+    cli = runs.fit(
+        tmp_path,
+        tiny_model_dir,
+        trainer__max_epochs=1,
+        trainer__limit_val_batches=0,
+        rollout__environment="paw_lightning.envs.MixtureEnv",
+        rollout__environment__init_args__environments={"toy": TOY, "house": HOUSE},
+        entropy_selection__pool="environment",
+        entropy_selection__alpha=0.5,
+    )
+    curves = runs.curves(cli)
+    assert list(curves["wm/selected_fraction"].values()) == pytest.approx([10 / 18])
+    assert {tag for tag in curves if tag.startswith("wm/entropy_threshold")} == {
+        "wm/entropy_threshold/toy",
+        "wm/entropy_threshold/house",
+    }

@@ -279,3 +279,39 @@ def test_a_worker_peeks_without_playing() -> None:
     with pytest.raises(NotImplementedError, match=r"has no `peek`.*target_control\.targets"):
         toy.peek("a")
     toy.close()
+
+
+def test_a_worker_does_not_peek_while_it_steps() -> None:
+    env = worker("ToyEnv")
+    with pytest.raises(RuntimeError, match="peek without a running episode"):
+        env.peek("a")
+    env.reset(seed=1)
+    env.begin_step("a")
+    with pytest.raises(RuntimeError, match="peek first, then begin the step"):
+        env.peek("b")
+    assert env.step("a")[0] == "turn 1: 1 letters", "the step goes on"
+    env.close()
+
+
+def play_counterfactuals(make_env: Any) -> PlayedGroups:
+    c = collector(make_env, 1)
+    c.counterfactuals, c.max_observation_tokens = True, 1000  # none is too long
+    try:
+        return c.play([0, 1], 2, temperature=1.0, seed=("run", 0))
+    finally:
+        c.close()
+
+
+def test_workers_record_the_counterfactuals_of_the_environment() -> None:
+    spec = {"class_path": "paw_lightning.envs.HouseholdEnv", "init_args": {"receptacles": 3, "objects": 2}}
+    inside = play_counterfactuals(lambda: HouseholdEnv("train", receptacles=3, objects=2))
+    outside = play_counterfactuals(lambda: WorkerEnv("train", environment=spec))
+    assert outside.failures == [] and outside.groups == inside.groups
+    assert all(t.counterfactual_ids for group in outside.groups for t in group.transitions)
+
+
+def test_a_worker_that_cannot_peek_stops_the_run() -> None:
+    """No group is dropped and no episode is played again: the setting is wrong, not the episode."""
+    spec = {"class_path": "tests.toy_env.ToyEnv", "init_args": {"commands": True}}
+    with pytest.raises(NotImplementedError, match=r"has no `peek`.*target_control\.targets"):
+        play_counterfactuals(lambda: WorkerEnv("train", environment=spec))

@@ -23,7 +23,7 @@ class Rounds:
         self.asked.append((number, count))
         returns = self.rounds[number][:count]
         groups = [make_group(values, [1] * len(values)) for values in returns if values != "x"]
-        return PlayedGroups(groups, ["lost"] * returns.count("x"), {"environment": 1.0})
+        return PlayedGroups(groups, ["lost"] * returns.count("x"), {"environment": 1.0}, 1)
 
 
 def returns(groups) -> list[list[float]]:
@@ -39,6 +39,7 @@ def test_rounds_are_played_for_what_is_missing() -> None:
     assert returns(result.left_out) == [[0, 0], [1, 1], [0, 0]]
     assert result.resampled == 3
     assert result.played.seconds == {"environment": 3.0}
+    assert result.played.retried_episodes == 3, "one in each round"
 
 
 def test_the_bound_ends_the_search() -> None:

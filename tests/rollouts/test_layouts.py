@@ -33,10 +33,30 @@ class Thinker(ScriptedSampler):
         return plain
 
 
-def play(layout: str, sampler=None, tokenizer=TOKENIZER, max_observation_tokens: int = 100, **prompt) -> RolloutGroup:
+class Copying(ScriptedSampler):
+    """Remembers every context as it was when it was read: an episode's list grows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[list[int]] = []
+
+    def generate(self, prompts, **settings):
+        self.seen += [list(prompt) for prompt in prompts]
+        return super().generate(prompts, **settings)
+
+
+def play(
+    layout: str,
+    sampler=None,
+    tokenizer=TOKENIZER,
+    max_observation_tokens: int = 100,
+    env=ToyEnv,
+    retries: int = 0,
+    **prompt,
+) -> RolloutGroup:
     """Two episodes of one task."""
     collector = Collector(
-        ToyEnv,
+        env,
         PromptBuilder(Prompt(**prompt), ChatFormat(tokenizer)),
         sampler or ScriptedSampler(),
         max_steps=5,
@@ -44,6 +64,7 @@ def play(layout: str, sampler=None, tokenizer=TOKENIZER, max_observation_tokens:
         max_observation_tokens=max_observation_tokens,
         stop_token_ids=[END],
         layout=layout,
+        episode_retries=retries,
     )
     played = collector.play([7], 2, temperature=1.0, seed=("run", 0))
     assert not played.failures, played.failures
@@ -119,6 +140,29 @@ def test_overlong_observations_are_read_and_not_predicted() -> None:
     for row in rows_of(group):
         assert not row.having("target")
         assert "turn 1: " in text(row.segments) and "turn 2: " in text(row.segments)
+
+
+class Fragile(ToyEnv):
+    """Breaks at its second turn, in the first environment that is made."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        Fragile.made += 1
+        super().__init__(fail_on=7 if Fragile.made == 1 else None)
+
+
+@pytest.mark.parametrize("layout", ["step", "episode"])
+def test_an_episode_played_again_is_recorded_as_if_nothing_had_failed(layout: str) -> None:
+    """The broken attempt had read one turn; nothing of it may be left in what the second reads or records."""
+    Fragile.made = 0
+    sampler, undisturbed = Copying(), Copying()
+    again, plain = play(layout, sampler, env=Fragile, retries=1), play(layout, undisturbed)
+    assert Fragile.made == 3, "two members, and a new environment for the one that failed"
+    assert again == plain
+    ids = [[[s.ids for s in row.segments] for row in rows_of(group)] for group in (again, plain)]
+    assert ids[0] == ids[1]
+    assert sorted(undisturbed.seen + undisturbed.seen[:4:2]) == sorted(sampler.seen), "two contexts are read twice"
 
 
 @pytest.mark.parametrize("layout", ["step", "episode"])
