@@ -78,6 +78,11 @@ def _halves(template: str) -> list[str]:
     return halves
 
 
+def valid_text(text: str) -> str:
+    """The text with unpaired surrogates, which no encoding can write, replaced by "?"."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 @dataclass(frozen=True)
 class Turn:
     """One past turn as the prompt shows it."""
@@ -160,6 +165,13 @@ class ChatFormat:
         encoded = self.tokenizer(pieces, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids
         return [i for ids in encoded for i in ids]
 
+    def encode_within(self, text: str, limit: int) -> list[int]:
+        """:meth:`encode_text` of a text of at most `limit` tokens; empty for a longer one, which is never cut."""
+        if self.fewest_tokens(text) > limit:
+            return []
+        ids = self.encode_text(text)
+        return ids if len(ids) <= limit else []
+
     def fewest_tokens(self, text: str) -> int:
         """No fewer tokens than this can spell the text: enough to turn a megabyte away without tokenising it."""
         return -(-len(text) // self.longest_token)
@@ -178,7 +190,7 @@ class ChatFormat:
 
     def _pieces(self, text: str) -> list[tuple[int, str]]:
         """The parts of a text that are encoded apart, each with its first character's place."""
-        text = text.encode("utf-8", "replace").decode("utf-8")
+        text = valid_text(text)
         # A look-alike of a role marker is cut after its first character: no piece is a marker any more.
         cuts = [match.start() + 1 for match in self.roles.finditer(text)] if self.roles else []
         pairs = zip([0, *cuts], [*cuts, len(text)], strict=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning as L
 
 from paw_lightning.types import Rollout
@@ -18,6 +20,11 @@ class RolloutCallback(L.Callback):
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:
         """A training rollout is complete and has its advantages; write what is yours into it."""
+
+
+def environment_loop(trainer: L.Trainer) -> Any:
+    """The EnvironmentLoop, which plays (untyped: its file is above this one)."""
+    return trainer.datamodule.source  # type: ignore[attr-defined]
 
 
 def rollout_callbacks(trainer: L.Trainer) -> list[RolloutCallback]:

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from paw_lightning import ranks
 from paw_lightning.callbacks import canary_checks as checks
-from paw_lightning.callbacks.base import RolloutCallback
-from paw_lightning.callbacks.environment_loop import EnvironmentLoop
+from paw_lightning.callbacks.base import RolloutCallback, environment_loop
 from paw_lightning.module import PaWModule
 from paw_lightning.rollouts.sampler import Sampler
 from paw_lightning.types import Minibatch, Rollout, Transition
@@ -59,7 +58,7 @@ class Canaries(RolloutCallback):
         if not self.enabled or self.finished or not checked:
             return
         assert isinstance(pl_module, PaWModule)
-        sampler = _environment_loop(trainer).collectors["train"].sampler
+        sampler = environment_loop(trainer).collectors["train"].sampler
         with passive(trainer, pl_module):
             ranks.together(lambda: self._check_rollout(trainer, pl_module, sampler, rollout, checked))
 
@@ -152,11 +151,6 @@ def passive(trainer: L.Trainer, module: PaWModule) -> Iterator[None]:
     devices = [module.device] if module.device.type == "cuda" else []
     with torch.no_grad(), trainer.precision_plugin.forward_context(), torch.random.fork_rng(devices=devices):
         yield
-
-
-def _environment_loop(trainer: L.Trainer) -> EnvironmentLoop:
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return next(callback for callback in callbacks if isinstance(callback, EnvironmentLoop))
 
 
 def _say(trainer: L.Trainer, line: str) -> None:

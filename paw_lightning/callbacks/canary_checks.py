@@ -16,6 +16,7 @@ from paw_lightning import ranks
 from paw_lightning.module import PaWModule
 from paw_lightning.rollouts.sampler import Generation, Sampler
 from paw_lightning.seeding import uniforms
+from paw_lightning.tokenization import valid_text
 from paw_lightning.types import Minibatch, Transition
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.05}
@@ -66,7 +67,7 @@ def check_texts(tokenizer: Any, checked: Sequence[Transition]) -> None:
         if not t.observation_ids:
             continue
         read = tokenizer.decode(t.observation_ids)
-        text = t.observation_text.encode("utf-8", "replace").decode("utf-8")  # as ChatFormat.encode_text reads it
+        text = valid_text(t.observation_text)  # as ChatFormat.encode_text reads it
         again = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
         # A lossy tokenizer loses the same of the text itself.
         if squashed(read) not in (squashed(text), squashed(tokenizer.decode(again))):
@@ -228,7 +229,7 @@ def masked_runs(input_ids: Tensor, mask: Tensor) -> list[list[int]]:
 
 def squashed(text: str) -> str:
     """Text without what tokenizers may lose: white space and the form of a character."""
-    return "".join(unicodedata.normalize("NFKC", text.encode("utf-8", "replace").decode("utf-8")).split())
+    return "".join(unicodedata.normalize("NFKC", valid_text(text)).split())
 
 
 def shortened(text: str, length: int = 60) -> str:

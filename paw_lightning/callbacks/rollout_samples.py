@@ -6,6 +6,7 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from paw_lightning.callbacks.base import RolloutCallback
+from paw_lightning.tokenization import valid_text
 from paw_lightning.types import Episode, Rollout, RolloutGroup
 
 
@@ -50,4 +51,4 @@ def render(group: RolloutGroup, episode: Episode) -> str:
         ]
         lines += [f"    > {t.action_text}    ({', '.join(marks)})", f"[{i + 1}] {t.observation_text}"]
     text = "\n".join("    " + part for line in lines for part in line.split("\n"))
-    return text.encode("utf-8", "replace").decode("utf-8")  # an unpaired surrogate cannot be written to a file
+    return valid_text(text)

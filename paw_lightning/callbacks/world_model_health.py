@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from paw_lightning import ranks
-from paw_lightning.callbacks.base import RolloutCallback
+from paw_lightning.callbacks.base import RolloutCallback, environment_loop
 from paw_lightning.module import PaWModule
 from paw_lightning.rollouts.diagnostics import (
     Gradients,
@@ -80,7 +80,7 @@ class WorldModelHealth(RolloutCallback):
         assert isinstance(pl_module, PaWModule)
         chat = ChatFormat(pl_module.tokenizer)
         rollout.metrics["wm/role_leak_rate"] = _leak_rate(
-            rollout.transitions, chat, _loop(trainer).prompt.action_format
+            rollout.transitions, chat, environment_loop(trainer).prompt.action_format
         )
         selected = [t for t in rollout.transitions if t.wm_selected]
         self.looking = bool(selected) and self.every > 0 and rollout.iteration % self.every == 0
@@ -165,7 +165,7 @@ def _predict(
     wanted: Callable[[Transition], bool] = lambda t: True,
 ) -> list[Prediction]:
     with trainer.precision_plugin.forward_context():
-        return predict_observations(module.replica.model, transitions, _loop(trainer).scoring_tokens, wanted)
+        return predict_observations(module.replica.model, transitions, environment_loop(trainer).scoring_tokens, wanted)
 
 
 def _pooled(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -183,8 +183,3 @@ def _over_ranks(trainer: L.Trainer, parameters: list[nn.Parameter], gradients: G
         trainer.strategy.reduce(torch.zeros_like(p) if g is None else g, reduce_op="sum")
         for p, g in zip(parameters, gradients, strict=True)
     ]
-
-
-def _loop(trainer: L.Trainer) -> Any:
-    """The EnvironmentLoop, which knows how actions are written and how much fits a pass."""
-    return trainer.datamodule.source  # type: ignore[attr-defined]

@@ -273,6 +273,7 @@ class Collector:
         except Exception as error:  # the environment is foreign code: anything may come
             p.failure = EpisodeError(describe(p.env, f"step({action.text!r})", error))
             return
+        encode = self.prompts.chat.encode_within
         p.episode.transitions.append(
             Transition(
                 prompt_ids=context.prompt_ids,
@@ -292,7 +293,7 @@ class Collector:
                 dropped_turns=context.dropped_turns,
                 predictable=bool(info.get("predictable", True)),
                 nuisance_spans=nuisance_spans,
-                counterfactual_ids=None if other is None else self._fitting(other),
+                counterfactual_ids=None if other is None else encode(other, self.max_observation_tokens),
             )
         )
         p.observation, p.admissible = observation, admissible
@@ -319,11 +320,6 @@ class Collector:
         except Exception as error:  # the environment is foreign code: anything may come
             raise EpisodeError(describe(p.env, f"peek({others[drawn]!r})", error)) from error
         return observation
-
-    def _fitting(self, text: str) -> list[int]:
-        """Token ids of an observation; none for one that is longer than the limit."""
-        ids = self.prompts.chat.encode_text(text)
-        return ids if len(ids) <= self.max_observation_tokens else []
 
 
 class timed:

@@ -50,9 +50,8 @@ class StepLayout:
     def record(self, transition: Transition, admissible: list[str]) -> None:
         chat = self.prompts.chat
         transition.bridge_ids = chat.bridge_after(transition.action_ids)
-        if transition.predictable and chat.fewest_tokens(transition.observation_text) <= self.max_observation_tokens:
-            ids = chat.encode_text(transition.observation_text)
-            transition.observation_ids = ids if len(ids) <= self.max_observation_tokens else []
+        if transition.predictable:
+            transition.observation_ids = chat.encode_within(transition.observation_text, self.max_observation_tokens)
         self.turns.append(Turn(transition.anchor, transition.action_text))
 
 
