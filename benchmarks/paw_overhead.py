@@ -18,9 +18,8 @@ from lightning.pytorch.cli import LightningCLI
 
 from paw_lightning import cli as command_line
 from paw_lightning.callbacks import EntropySelection, RewardBalance
-from paw_lightning.datamodule import RolloutDataModule, split_evenly
+from paw_lightning.datamodule import RolloutDataModule
 from paw_lightning.module import PaWModule
-from paw_lightning.rows import collate
 from paw_lightning.types import Minibatch, Rollout
 
 ARMS = {"grpo": 0.0, "paw": 0.75}
@@ -54,15 +53,6 @@ def build(config: str) -> LightningCLI:
     return made
 
 
-def micro_batches(data: RolloutDataModule, rollout: Rollout, pad: int, count: int) -> list[Minibatch]:
-    """Every micro-batch of an iteration, as the stream makes them."""
-    return [
-        collate(piece, pad, on_policy=step == 0)
-        for step, rows in enumerate(data.minibatch_rows(rollout))
-        for piece in split_evenly(rows, count, lambda row: row.length)
-    ]
-
-
 def select(trainer: L.Trainer, module: PaWModule, rollout: Rollout, alpha: float) -> None:
     """Give the rollout PaW's fields for this share of transitions."""
     EntropySelection(alpha=alpha).on_rollout_end(trainer, module, rollout)
@@ -93,7 +83,7 @@ def main() -> None:
     for name, alpha in ARMS.items():
         select(trainer, module, rollout, alpha)
         tokens[name] = sum(row.length for part in data.minibatch_rows(rollout) for row in part)
-        batches[name] = micro_batches(data, rollout, module.tokenizer.pad_token_id, trainer.accumulate_grad_batches)
+        batches[name] = list(data.micro_batches(rollout))
     seconds: dict[str, list[float]] = {name: [] for name in ARMS}
     for _ in range(options.repeats):
         for name in ARMS:
