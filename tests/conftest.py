@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -63,6 +66,15 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     AutoModelForCausalLM.from_config(config).save_pretrained(directory)
     fast.save_pretrained(directory)
     return str(directory)
+
+
+def golden_records(shared: Path, name: str) -> list[dict[str, Any]]:
+    """What a reference engine was recorded to do, one record per line."""
+    path = shared / "golden" / name
+    if not path.is_file():
+        pytest.skip(f"NO REFERENCE TRANSCRIPTS: {path} does not exist; set PAW_SHARED")
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
 
 @pytest.fixture(scope="session")

@@ -28,21 +28,6 @@ QWEN_TEMPLATE = (
     "{% for message in messages %}<|start|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
 )
-ONE_ITERATION = {
-    "trainer__accelerator": "cpu",
-    "trainer__max_epochs": 1,
-    "trainer__check_val_every_n_epoch": 1,
-    "trainer__num_sanity_val_steps": 0,
-    "trainer__accumulate_grad_batches": 2,
-    "data__groups": 2,
-    "data__group_size": 2,
-    "data__minibatches": 2,
-    "data__validation_tasks": 2,
-    "rollout__max_steps": 3,
-    "rollout__max_action_tokens": 8,
-    "rollout__prompt__max_tokens": 6000,  # of a tokenizer that spends one token on every byte
-    "policy_export__folder": None,
-}
 
 
 @pytest.fixture
@@ -77,7 +62,7 @@ def small_qwen(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("config", [PAPER, SMALL], ids=["paper", "small"])
 def test_one_iteration_on_two_official_games(config: Path, games: None, small_qwen: str, tmp_path: Path) -> None:
-    curves = runs.curves(runs.fit(tmp_path, small_qwen, (config,), **ONE_ITERATION))
+    curves = runs.curves(runs.fit(tmp_path, small_qwen, (config,), **runs.ONE_ITERATION))
     assert list(curves["rollout/dropped_groups"].values()) == [0.0]
     assert list(curves["rollout/episode_length"].values()) == [3.0]
     assert list(curves["rollout/overlong_observations"].values()) == [0.0]
@@ -90,7 +75,7 @@ def test_missing_games_are_named(
 ) -> None:
     monkeypatch.delenv("ALFWORLD_DATA", raising=False)
     with pytest.raises(ValueError, match=r"data_path .*the environment variable ALFWORLD_DATA is not set"):
-        runs.fit(tmp_path, small_qwen, (config,), **ONE_ITERATION)
+        runs.fit(tmp_path, small_qwen, (config,), **runs.ONE_ITERATION)
 
 
 def test_the_paper_s_prompt() -> None:

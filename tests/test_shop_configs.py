@@ -19,21 +19,6 @@ sys.path.insert(0, str(ROOT / "tools"))  # tools are scripts: each finds its nei
 
 BASE = ROOT / "configs" / "shop" / "base.yaml"
 PAPER, SMALL = (ROOT / "configs" / "webshop" / f"{name}.yaml" for name in ("paper", "small"))
-ONE_ITERATION = {
-    "trainer__accelerator": "cpu",
-    "trainer__max_epochs": 1,
-    "trainer__check_val_every_n_epoch": 1,
-    "trainer__num_sanity_val_steps": 0,
-    "trainer__accumulate_grad_batches": 2,
-    "data__groups": 2,
-    "data__group_size": 2,
-    "data__minibatches": 2,
-    "data__validation_tasks": 2,
-    "rollout__max_steps": 3,
-    "rollout__max_action_tokens": 8,
-    "rollout__prompt__max_tokens": 6000,  # of a tokenizer that spends one token on every byte
-    "policy_export__folder": None,
-}
 
 
 def test_every_config_is_tested() -> None:
@@ -42,7 +27,7 @@ def test_every_config_is_tested() -> None:
 
 
 def test_base_runs(tiny_model_dir: str, tmp_path: Path) -> None:
-    curves = runs.curves(runs.fit(tmp_path, tiny_model_dir, (BASE,), **ONE_ITERATION))
+    curves = runs.curves(runs.fit(tmp_path, tiny_model_dir, (BASE,), **runs.ONE_ITERATION))
     assert list(curves["rollout/dropped_groups"].values()) == [0.0]
     assert list(curves["rollout/episode_length"].values()) == [3.0]
     assert curves["wm/observation_nll"], "without a method's file, the defaults are PaW's"
@@ -73,7 +58,7 @@ def official_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("config", [PAPER, SMALL], ids=["paper", "small"])
 def test_webshop_configs_run(config: Path, official_files: None, tiny_model_dir: str, tmp_path: Path) -> None:
-    curves = runs.curves(runs.fit(tmp_path, tiny_model_dir, (config,), **ONE_ITERATION))
+    curves = runs.curves(runs.fit(tmp_path, tiny_model_dir, (config,), **runs.ONE_ITERATION))
     assert list(curves["rollout/dropped_groups"].values()) == [0.0]
     assert list(curves["rollout/episode_length"].values()) == [3.0]
     assert list(curves["wm/coefficient"].values()) == [1.0], "a random policy buys nothing"
@@ -85,7 +70,7 @@ def test_missing_products_are_named(
 ) -> None:
     monkeypatch.delenv("WEBSHOP_DATA", raising=False)
     with pytest.raises(ValueError, match=r"data_path .*the environment variable WEBSHOP_DATA is not set"):
-        runs.fit(tmp_path, tiny_model_dir, (config,), **ONE_ITERATION)
+        runs.fit(tmp_path, tiny_model_dir, (config,), **runs.ONE_ITERATION)
 
 
 def test_the_paper_s_figures() -> None:

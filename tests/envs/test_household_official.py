@@ -1,6 +1,5 @@
 """Official ALFWorld games against recordings of the reference engine; needs data that is not in the project."""
 
-import gzip
 import json
 import os
 import shutil
@@ -15,16 +14,13 @@ import pytest
 from paw_lightning.envs import HouseholdEnv
 from paw_lightning.envs.household_expert import parse_task
 from paw_lightning.envs.household_files import load_game
+from tests.conftest import golden_records
 
 
 @pytest.fixture(scope="session")
 def recordings(shared: Path) -> list[dict[str, Any]]:
     """96 games, each explored at random and solved, as the reference engine answered."""
-    path = shared / "golden" / "alfworld_transcripts.jsonl.gz"
-    if not path.is_file():
-        pytest.skip(f"NO REFERENCE TRANSCRIPTS: {path} does not exist; set PAW_SHARED")
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+    return golden_records(shared, "alfworld_transcripts.jsonl.gz")
 
 
 @pytest.fixture(scope="session")

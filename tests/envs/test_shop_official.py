@@ -1,6 +1,5 @@
 """Official WebShop products against recordings of the official text environment; needs data not in the project."""
 
-import gzip
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ from paw_lightning.envs.shop_catalogue import Product
 from paw_lightning.envs.shop_engine import ShopEngine
 from paw_lightning.envs.shop_pages import write_text
 from paw_lightning.envs.shop_store import Store
+from tests.conftest import golden_records
 
 Episode = dict[str, Any]
 
@@ -23,11 +23,7 @@ Episode = dict[str, Any]
 @pytest.fixture(scope="session")
 def recordings(shared: Path) -> list[Episode]:
     """First line: the prices that were drawn; then 120 episodes with what the real index found."""
-    path = shared / "golden" / "webshop_transcripts.jsonl.gz"
-    if not path.is_file():
-        pytest.skip(f"NO REFERENCE TRANSCRIPTS: {path} does not exist; set PAW_SHARED")
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+    return golden_records(shared, "webshop_transcripts.jsonl.gz")
 
 
 @pytest.fixture(scope="session")
