@@ -103,8 +103,8 @@ class RolloutDataModule(L.LightningDataModule):
         self.source: RolloutSource | None = None
         """Who plays; EnvironmentLoop writes it."""
 
-    def state_dict(self) -> dict[str, int]:
-        """What the order of tasks and rows hangs on."""
+    def state_dict(self) -> dict[str, Any]:
+        """What the order of tasks and rows, and their weights, hang on."""
         return {
             "seed": self.seed,
             "groups": self.groups,
@@ -112,9 +112,12 @@ class RolloutDataModule(L.LightningDataModule):
             "minibatches": self.minibatches,
             "dynamic_sampling": self.dynamic_sampling,
             "world_model_interval": self.world_model_interval,
+            "normalization": self.normalization,
+            "wm_horizon": self.wm_horizon,
+            "wm_discount": self.wm_discount,
         }
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Warn when a resumed run is set up to go on otherwise than it began."""
         for name, value in self.state_dict().items():
             if state_dict.get(name, value) != value:
@@ -171,11 +174,6 @@ class RolloutDataModule(L.LightningDataModule):
         """What each optimizer step of an iteration trains, and on which rows."""
         if not self.world_model_interval:
             return [("joint", rows) for rows in self.minibatch_rows(rollout)]
-        if not any(t.wm_selected for t in rollout.transitions):
-            raise ValueError(
-                f"data.world_model_interval is {self.world_model_interval} but no transition is selected; wanted "
-                "entropy_selection.alpha above 0, or data.world_model_interval: 0"
-            )
         first, cycle = rollout.iteration * self.minibatches, self.world_model_interval + 1
         turns: list[Terms] = [
             "world_model" if step % cycle == self.world_model_interval else "policy"
@@ -191,16 +189,18 @@ class RolloutDataModule(L.LightningDataModule):
         """Cut an update into `parts` (None: `minibatches`) random parts, one per optimizer step, and weigh every token.
 
         World-model weights carry the number of parts, so that the mean over the steps is eq. 11 of the whole update.
+        With fewer rows than parts (groups were lost) the last parts have a row of which nothing is learnt.
         """
         count = self.minibatches if parts is None else parts
         rows = build_rows(rollout, horizon=self.wm_horizon, discount=self.wm_discount, scale=count)
         if len(rows) < count:
-            raise ValueError(
-                f"the rollout has {len(rows)} rows for {count} optimizer steps; wanted at least one each: "
-                "lower data.minibatches or raise data.groups"
+            rank_zero_warn(
+                f"iteration {rollout.iteration} has {len(rows)} rows for {count} optimizer steps: {count - len(rows)} "
+                "of them learn nothing (data.minibatches, data.groups)"
             )
         order = torch.randperm(len(rows), generator=generator(self.seed, "rows", rollout.iteration)).tolist()
-        minibatches = [[rows[i] for i in order[part::count]] for part in range(count)]
+        dealt = [[rows[i] for i in order[part::count]] for part in range(count)]
+        minibatches = [part or [rows[0].weightless()] for part in dealt]
         for minibatch in minibatches:
             actions = [(row.group, segment) for row in minibatch for segment in row.having("action")]
             weights = self._policy_weights([(group, len(segment.ids)) for group, segment in actions])

@@ -225,16 +225,43 @@ class PolicyWorldModel(nn.Module):
         self.critic: nn.Module | None = None
 
     def forward(
-        self, input_ids: Tensor, action_mask: Tensor, observation_mask: Tensor, temperature: float
+        self,
+        input_ids: Tensor,
+        action_mask: Tensor,
+        observation_mask: Tensor,
+        temperature: float,
+        position_ids: Tensor | None = None,
+        visible: Tensor | None = None,
     ) -> HeadOutputs:
-        """input_ids and masks [B, T], right-padded; action log-probs are those of logits / temperature."""
+        """input_ids, masks and position_ids [B, T], right-padded, visible bool [B, 1, T, T] (rows with branches).
+
+        Action log-probs are those of logits / temperature. A separate critic reads a row's own tokens, in order:
+        branches stand behind them.
+        """
         backbone = self.language_model.get_decoder()
-        hidden = backbone(input_ids=input_ids, use_cache=False).last_hidden_state
+        view = {} if visible is None else {"position_ids": position_ids, "attention_mask": self._mask(visible)}
+        hidden = backbone(input_ids=input_ids, use_cache=False, **view).last_hidden_state
         lm_head = self.language_model.get_output_embeddings()
         logprobs, entropies = self.policy_head(hidden, lm_head, input_ids, action_mask, temperature)
         observed = self.world_model_head(hidden, lm_head, input_ids, observation_mask)
         values = None if self.critic is None else self.critic(hidden, input_ids, action_mask)
         return HeadOutputs(logprobs, entropies, observed, values)
+
+    def _mask(self, visible: Tensor) -> Tensor:
+        """`visible` as the model's attention wants it."""
+        attention = self.language_model.config._attn_implementation
+        if attention == "sdpa":
+            return visible
+        if attention == "eager":
+            dtype = self.language_model.get_input_embeddings().weight.dtype  # type: ignore[union-attr]
+            return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(  # type: ignore[arg-type]
+                ~visible,
+                torch.finfo(dtype).min,  # type: ignore[arg-type]
+            )
+        raise ValueError(
+            f"the model's attention is {attention!r}, which cannot read a row with branches; wanted sdpa or eager, or "
+            "target_control.targets: observation"
+        )
 
 
 @torch.no_grad()

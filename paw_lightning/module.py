@@ -178,7 +178,7 @@ class PaWModule(L.LightningModule):
     def losses(self, batch: Minibatch) -> StepLosses:
         """All losses of one micro-batch, from one forward pass."""
         assert self.model is not None
-        out = self.model(batch.input_ids, batch.action_mask, batch.observation_mask, self.temperature)
+        out = self.read(self.model, batch)
         # Until the first step the policy IS the one that sampled, so the ratio is 1 by definition; taking the
         # sampler's log-probs instead would put its rounding into the gradient.
         old_logprobs = out.action_logprobs.detach() if batch.on_policy else batch.old_logprobs
@@ -188,6 +188,11 @@ class PaWModule(L.LightningModule):
         policy = (batch.policy_weights * policy_tokens).sum()
         world_model = (batch.wm_weights * self.world_model_loss(out.observation_logprobs)).sum()
         return StepLosses(policy, world_model, self._value_loss(batch, out.values), out, old_logprobs)
+
+    def read(self, model: models.PolicyWorldModel, batch: Minibatch) -> models.HeadOutputs:
+        """One forward pass of a micro-batch through this module's model, or through another like it."""
+        masks = batch.action_mask, batch.observation_mask
+        return model(batch.input_ids, *masks, self.temperature, batch.position_ids, batch.visible)
 
     def _value_loss(self, batch: Minibatch, values: Tensor | None) -> Tensor:
         """The critic's loss, normalised as the policy's."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise, takewhile
 from typing import Literal
 
@@ -31,6 +31,15 @@ class Segment:
 
 
 @dataclass
+class Branch:
+    """A target that a row predicts without reading it: what comes later in the row sees the true text instead."""
+
+    start: int
+    """Tokens of the row that come before it."""
+    target: Segment
+
+
+@dataclass
 class Row:
     """One training sequence: segments in the order in which the model reads them, all of one group."""
 
@@ -39,15 +48,23 @@ class Row:
     """Index g of the group."""
     wm_coefficient: float = 0.0
     """lambda_g."""
+    branches: list[Branch] = field(default_factory=list)
+
+    @property
+    def trunk(self) -> list[int]:
+        """Token ids of the segments."""
+        return [token for segment in self.segments for token in segment.ids]
 
     @property
     def length(self) -> int:
-        """Tokens of the row without padding."""
-        return sum(len(segment.ids) for segment in self.segments)
+        """Tokens of the row without padding; a branch repeats the token before it, from which it is predicted."""
+        trunk = sum(len(segment.ids) for segment in self.segments)
+        return trunk + sum(1 + len(branch.target.ids) for branch in self.branches)
 
     def having(self, role: Role) -> list[Segment]:
-        """The segments of one role, in order."""
-        return [segment for segment in self.segments if segment.role == role]
+        """The segments of one role, in the order of their tokens in the rectangle."""
+        branches = [branch.target for branch in self.branches]
+        return [segment for segment in [*self.segments, *branches] if segment.role == role]
 
     def weightless(self) -> Row:
         """The row's first token as context: it is read, and counts in no loss and no metric."""
@@ -73,20 +90,22 @@ def build_rows(rollout: Rollout, *, horizon: int = 1, discount: float = 1.0, sca
         [group.wm_coefficient for group in rollout.groups],
     )
     left = iter(weights)
-    rows = []
+    rows: list[Row] = []
     for g, group in enumerate(rollout.groups):
         for episode in group.episodes:
             taught = [
                 _target_weights(episode.transitions[i : i + horizon], next(left) * scale, discount)
                 for i in range(len(episode.transitions))
             ]
-            rows += [Row(s, g, group.wm_coefficient) for s in _episode_rows(episode.transitions, taught)]
+            for row in _episode_rows(episode.transitions, taught):
+                row.group, row.wm_coefficient = g, group.wm_coefficient
+                rows.append(row)
     return rows
 
 
 def policy_rows(transitions: Sequence[Transition]) -> list[Row]:
     """Rows of whole episodes' transitions without any target: what scoring reads."""
-    return [Row(segments) for segments in _episode_rows(transitions, [[] for _ in transitions])]
+    return list(_episode_rows(transitions, [[] for _ in transitions]))
 
 
 def observation_rows(transitions: Sequence[Transition], wanted: Callable[[Transition], bool]) -> list[Row]:
@@ -116,71 +135,91 @@ def _target_weights(steps: Sequence[Transition], weight: float, discount: float)
     """
     if not steps[0].target_ids:
         return []
-    steps = list(takewhile(lambda t: t.predicted_ids, steps))
-    if len({t.control_ids is None for t in steps}) > 1:
-        raise ValueError(
-            "within data.wm_horizon some observations are replaced by control targets and others are not; wanted all "
-            "or none: set entropy_selection.alpha to 1, data.wm_horizon to 1, or target_control.targets to observation"
-        )
-    lengths = [len(t.predicted_ids) for t in steps]
-    shares = [discount**j for j in range(len(steps))]
+    lengths = [len(t.predicted_ids) for t in takewhile(lambda t: t.predicted_ids, steps)]
+    shares = [discount**j for j in range(len(lengths))]
     return [
         weight * (lengths[0] / length) * (share / sum(shares)) for length, share in zip(lengths, shares, strict=True)
     ]
 
 
-def _episode_rows(transitions: Sequence[Transition], taught: Sequence[Sequence[float]]) -> Iterator[list[Segment]]:
-    """Cut one or several whole episodes into the segments of their rows.
+def _episode_rows(transitions: Sequence[Transition], taught: Sequence[Sequence[float]]) -> Iterator[Row]:
+    """Cut one or several whole episodes into rows.
 
-    taught[i][j] is the weight with which transition i teaches step j + 1; these add up on the observation. A control
-    that takes an observation's place cannot stand before a later action of the row: there it gets a row of its own,
-    in which the true targets' place, context and weight are the same and actions are context.
+    taught[i][j] is the weight with which transition i teaches step j + 1; these add up on the observation.
     """
     starts = [i for i, t in enumerate(transitions) if t.prompt_ids]
     for start, stop in pairwise([*starts, len(transitions)]):
         weights: dict[int, float] = {}
-        apart: list[dict[int, float]] = []
         for i in range(start, stop):
-            steps = dict(enumerate(taught[i], start=i))
-            if transitions[i].control_ids is not None and i < stop - 1:
-                apart += [steps] if steps else []
-                continue
-            for place, weight in steps.items():
+            for place, weight in enumerate(taught[i], start=i):
                 weights[place] = weights.get(place, 0.0) + weight
-        yield _segments(transitions, start, max([stop, *(place + 1 for place in weights)]), weights, stop)
-        for steps in apart:
-            yield _segments(transitions, start, max(steps) + 1, steps, start)
+        end = max([stop, *(place + 1 for place in weights)])
+        yield _row(transitions[start:end], {i - start: w for i, w in weights.items()}, stop - start)
 
 
-def _segments(
-    transitions: Sequence[Transition], start: int, stop: int, weights: dict[int, float], acting: int
-) -> list[Segment]:
-    """transitions[start:stop] as one row; those before `acting` train the policy, those in `weights` are predicted."""
-    segments = []
-    for i in range(start, stop):
-        t = transitions[i]
-        segments.append(Segment(t.prompt_ids if i == start else t.turn_ids))
-        segments.append(Segment(t.action_ids, "action", t) if i < acting else Segment(t.action_ids))
-        if i in weights:
-            segments += [Segment(t.bridge_ids), Segment(t.predicted_ids, "target", weight=weights[i])]
-        elif i < stop - 1:
-            segments += [Segment(t.bridge_ids), Segment(t.observation_ids)]
-    return segments
+def _row(transitions: Sequence[Transition], weights: dict[int, float], acting: int) -> Row:
+    """Transitions as one row; the first `acting` train the policy, those in `weights` are predicted.
+
+    A control that takes an observation's place cannot stand before a later action, which saw the truth: it is a
+    branch. So the rows of an update, its actions and what they see are the same under every control.
+    """
+    row = Row([])
+    for i, t in enumerate(transitions):
+        last = i == len(transitions) - 1
+        row.segments.append(Segment(t.prompt_ids if i == 0 else t.turn_ids))
+        row.segments.append(Segment(t.action_ids, "action", t) if i < acting else Segment(t.action_ids))
+        if last and i not in weights:
+            break
+        row.segments.append(Segment(t.bridge_ids))
+        target = Segment(t.predicted_ids, "target", weight=weights.get(i, 0.0))
+        if i not in weights:
+            row.segments.append(Segment(t.observation_ids))
+        elif last or t.control_ids is None:
+            row.segments.append(target)
+        else:
+            row.branches.append(Branch(len(row.trunk), target))
+            row.segments.append(Segment(t.observation_ids))
+    return row
 
 
 def rectangle(rows: Sequence[Row], pad_token_id: int) -> tuple[Tensor, Tensor, Tensor]:
     """Right-pad rows: token ids, action mask and target mask, each [B, T].
 
-    Right padding needs no attention mask under causal attention: no real token can see the padding after it.
+    Right padding needs no attention mask under causal attention: no real token can see the padding after it. Branches
+    stand behind their row, in order, and need the mask of `branch_view`.
     """
     width = max(row.length for row in rows)
     input_ids = torch.full((len(rows), width), pad_token_id, dtype=torch.long)
     roles = torch.zeros((len(rows), width), dtype=torch.uint8)
     for i, row in enumerate(rows):
-        input_ids[i, : row.length] = torch.tensor([token for segment in row.segments for token in segment.ids])
-        codes = [CODES[segment.role] for segment in row.segments for _ in segment.ids]
+        trunk = row.trunk
+        segments = list(row.segments)
+        for branch in row.branches:
+            segments += [Segment([trunk[branch.start - 1]]), branch.target]
+        input_ids[i, : row.length] = torch.tensor([token for segment in segments for token in segment.ids])
+        codes = [CODES[segment.role] for segment in segments for _ in segment.ids]
         roles[i, : row.length] = torch.tensor(codes, dtype=torch.uint8)
     return input_ids, roles == CODES["action"], roles == CODES["target"]
+
+
+def branch_view(rows: Sequence[Row]) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Position ids long [B, T] and visibility bool [B, 1, T, T] of rows with branches; nothing where there are none.
+
+    A branch sees the row up to where it begins, and itself: the model reads it as if nothing else came after.
+    """
+    if not any(row.branches for row in rows):
+        return None, None
+    width = max(row.length for row in rows)
+    positions = torch.arange(width).repeat(len(rows), 1)
+    visible = torch.ones(width, width, dtype=torch.bool).tril().repeat(len(rows), 1, 1, 1)
+    for i, row in enumerate(rows):
+        begin = len(row.trunk)
+        for branch in row.branches:
+            end = begin + 1 + len(branch.target.ids)
+            positions[i, begin:end] = torch.arange(branch.start - 1, branch.start - 1 + end - begin)
+            visible[i, 0, begin:end, branch.start - 1 : begin] = False
+            begin = end
+    return positions, visible
 
 
 def collate(rows: Sequence[Row], pad_token_id: int, *, on_policy: bool) -> Minibatch:
@@ -190,6 +229,7 @@ def collate(rows: Sequence[Row], pad_token_id: int, *, on_policy: bool) -> Minib
     targets = [(row, segment) for row in rows for segment in row.having("target")]
     old, reference = _scores(actions, lambda t: t.old_logprobs), _scores(actions, lambda t: t.reference_logprobs)
     assert old is not None, "scoring writes old_logprobs before collate"
+    position_ids, visible = branch_view(rows)
     return Minibatch(
         input_ids=input_ids,
         action_mask=action_mask,
@@ -203,6 +243,8 @@ def collate(rows: Sequence[Row], pad_token_id: int, *, on_policy: bool) -> Minib
         on_policy=on_policy,
         old_values=_scores(actions, lambda t: t.old_values),
         value_targets=_scores(actions, lambda t: t.value_targets),
+        position_ids=position_ids,
+        visible=visible,
     )
 
 

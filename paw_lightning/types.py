@@ -194,5 +194,9 @@ class Minibatch:
     """float [N]; None without a critic."""
     value_targets: Tensor | None = None
     """float [N]; None without a critic."""
+    position_ids: Tensor | None = None
+    """long [B, T]; None where tokens are read in order."""
+    visible: Tensor | None = None
+    """bool [B, 1, T, T]: which tokens (last axis) each token sees; None where it sees all before it."""
     terms: Terms = "joint"
     """Written by RolloutStream; where the world model trains alone, N is 0."""

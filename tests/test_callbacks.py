@@ -68,7 +68,7 @@ def test_nothing_selected_needs_no_largest_return() -> None:
 
 def controlled(rollout: Rollout, targets: str, module) -> list[list[int]]:
     """The update's targets under a control; datamodule.seed is all it needs of a trainer."""
-    trainer = SimpleNamespace(datamodule=SimpleNamespace(seed=1))
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(seed=1, wm_horizon=1))
     TargetControl(targets).on_rollout_end(trainer, module, rollout)
     return [t.target_ids for t in rollout.transitions]
 

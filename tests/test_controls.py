@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from paw_lightning.advantages import NoReward
 from paw_lightning.callbacks import EntropySelection, RewardBalance, TargetControl
 from paw_lightning.envs import TextEnv
 from paw_lightning.module import PaWModule
@@ -20,7 +21,7 @@ from tests.test_collector import TOKENIZER, collector, play
 from tests.test_resume import assert_same_curves, assert_same_end
 from tests.toy_env import ToyEnv
 
-TRAINER = SimpleNamespace(datamodule=SimpleNamespace(seed=1))
+TRAINER = SimpleNamespace(datamodule=SimpleNamespace(seed=1, wm_horizon=1))
 
 
 def rollout_of(*groups: list, environments: tuple[str, ...] = (), iteration: int = 0) -> Rollout:
@@ -127,6 +128,17 @@ def test_linear_coefficient_of_the_iteration(iteration: int, value: float) -> No
     rollout = rollout_of([turn(1)], [turn(2)], iteration=iteration)
     settings = {"coefficient": "linear", "value": 1.0, "final_value": 0.2, "anneal_iterations": 10}
     assert coefficients(rollout, **settings) == pytest.approx([value, value])
+
+
+def test_without_a_reward_returns_count_as_nothing() -> None:
+    """Eq. 10 with mean return 0 gives 1, and `value` scales it, whatever was won."""
+    rollout = rollout_of([turn(1, reward=1.0)])
+    rollout.transitions[0].wm_selected = True
+    balance = RewardBalance(value=0.4)
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(source=SimpleNamespace(advantage=NoReward())))
+    balance.on_fit_start(trainer, None)
+    balance.on_rollout_end(trainer, None, rollout)
+    assert [group.wm_coefficient for group in rollout.groups] == [0.4]
 
 
 def test_value_scales_the_reward_adaptive_coefficient() -> None:
@@ -250,6 +262,23 @@ def test_a_shuffle_leaves_no_target_in_place() -> None:
 def test_wrong_action_predicts_the_counterfactual_or_nothing() -> None:
     rollout = rollout_of([turn(1, counterfactual_ids=[50, 51]), turn(2, counterfactual_ids=None)])
     assert targets(rollout, "wrong_action") == [[50, 51], []]
+
+
+def test_a_control_replaces_all_that_a_selected_transition_reaches() -> None:
+    """Two steps ahead of the second of five: its own observation and the next."""
+    rollout = rollout_of([turn(i, observation_ids=[i], counterfactual_ids=[10 + i]) for i in range(5)])
+    rollout.transitions[1].wm_selected = True
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(seed=1, wm_horizon=2))
+    TargetControl("wrong_action").on_rollout_end(trainer, object.__new__(PaWModule), rollout)
+    assert [t.control_ids for t in rollout.transitions] == [None, [11], [12], None, None]
+
+
+def test_a_placebo_several_steps_ahead_trains(tiny_model_dir: str, tmp_path: Path) -> None:
+    """With half of the transitions selected, in the episode layout: no target is true."""
+    settings = {"data__wm_horizon": 3, "entropy_selection__alpha": 0.5, "rollout__layout": "episode"}
+    settings["reward_balance__max_return"] = 2.0  # the toy world is always won: no lambda is 0
+    curves = fit_once(tmp_path, tiny_model_dir, target_control__targets="random_tokens", **settings)
+    assert last(curves, "wm/true_target_fraction") < 0.1 and last(curves, "train/wm_loss") > 0
 
 
 class Peeking(ToyEnv):

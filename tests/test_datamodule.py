@@ -76,10 +76,11 @@ def test_each_loss_divides_the_whole_rollout_among_its_steps() -> None:
     assert sum(segment.weight * len(segment.ids) for segment in targets) == pytest.approx(0.5)
 
 
-def test_turns_without_anything_to_predict_are_refused() -> None:
-    rollout = without_targets(make_rollout())
-    with pytest.raises(ValueError, match=r"data\.world_model_interval is 2 but no transition is selected"):
-        data(None, world_model_interval=2).steps(rollout)
+def test_a_turn_without_anything_to_predict_learns_nothing() -> None:
+    """Steps 0 to 2 of I = 2: the third is the world model's, and has rows but no target."""
+    steps = data(None, minibatches=3, world_model_interval=2).steps(without_targets(make_rollout()))
+    assert [terms for terms, _ in steps] == ["policy", "policy", "world_model"]
+    assert steps[2][1] and not any(row.having("target") for row in steps[2][1])
 
 
 def test_evaluation_plays_each_task_once() -> None:
@@ -95,9 +96,32 @@ def test_minibatches_partition_the_update() -> None:
     assert ids == sorted(id(t) for t in rollout.transitions)
 
 
-def test_too_few_transitions_for_the_steps_is_an_error_that_names_the_key() -> None:
-    with pytest.raises(ValueError, match=r"6 rows for 7 optimizer steps.*data\.minibatches"):
-        data(None, minibatches=7).minibatch_rows(make_rollout())
+@pytest.mark.parametrize("control", [False, True])
+def test_a_control_leaves_the_policy_steps_alone(control: bool) -> None:
+    """Whole episodes as rows, several with controls in their midst: the actions of each step stay what they are."""
+    rollout = make_rollout()
+    for group in rollout.groups:
+        for episode in group.episodes:
+            for t in episode.transitions[1:]:
+                t.prompt_ids, t.turn_ids = [], [5]
+
+    def actions() -> list[list[tuple[int, float]]]:
+        parts = data(None, minibatches=2).minibatch_rows(rollout)
+        return [[(s.ids[0], s.weight) for row in rows for s in row.having("action")] for rows in parts]
+
+    true = actions()
+    for t in rollout.transitions:
+        t.control_ids = [90] * len(t.observation_ids) if control else None
+    assert actions() == true
+
+
+def test_lost_rows_leave_steps_that_learn_nothing() -> None:
+    """Six rows for seven steps: one each, and one token of context for the last."""
+    with pytest.warns(UserWarning, match=r"6 rows for 7 optimizer steps: 1 of them.*data\.minibatches"):
+        parts = data(None, minibatches=7).minibatch_rows(make_rollout())
+    assert [len(rows) for rows in parts] == [1] * 7
+    assert [len(rows[0].having("action")) for rows in parts] == [1] * 6 + [0]
+    assert parts[-1][0].length == 1
 
 
 def row(length: int) -> Row:

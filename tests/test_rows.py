@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import accumulate
 
 import pytest
 import torch
 
+from paw_lightning.models import PolicyWorldModel, load_language_model
 from paw_lightning.rows import Row, Segment, build_rows, collate
 from paw_lightning.types import Episode, Rollout, RolloutGroup, Transition
 from tests.test_module import transition
@@ -154,40 +157,77 @@ def test_an_observation_that_is_not_predicted_ends_the_horizon() -> None:
     assert rows[0].having("target")[0].weight == pytest.approx(0.5 / (2 * 2))
 
 
-def test_a_control_before_a_later_action_gets_a_row_of_its_own() -> None:
-    """Context, place and weight are the true target's; no action is trained twice, no action sees the control."""
-    true = build_rows(rollout_of(transcript(*FIRST)))[0]
-    transitions = transcript(*FIRST)
-    for t, ids in zip(transitions, ([90, 91], [92], [93, 94, 95]), strict=True):
+CONTROLS = ([90, 91], [92], [93, 94, 95])
+
+
+def controlled(transitions: list[Transition]) -> list[Transition]:
+    for t, ids in zip(transitions, CONTROLS, strict=True):
         t.control_ids = ids
-    main, *apart = build_rows(rollout_of(transitions))
-    assert [(s.role, s.ids) for s in main.having("action")] == [(s.role, s.ids) for s in true.having("action")]
-    assert [s.ids for s in main.having("target")] == [[93, 94, 95]], "nothing follows the last one: it stays in place"
-    assert [[s.ids for s in row.having("target")] for row in apart] == [[[90, 91]], [[92]]]
-    assert not any(row.having("action") for row in apart)
-    flat, tokens = (
-        [i for s in true.segments for i in s.ids],
-        [[i for s in row.segments for i in s.ids] for row in apart],
-    )
-    assert tokens == [[*flat[:7], 90, 91], [*flat[:16], 92]]
-    assert [row.having("target")[0].weight for row in apart] == [s.weight for s in true.having("target")[:2]]
+    return transitions
 
 
-def test_controls_and_steps_ahead() -> None:
-    """All replaced: the row of the first transition holds both controls. Some replaced: refused by name."""
-    transitions = transcript(*FIRST)
-    for i, t in enumerate(transitions):
-        t.control_ids = [90 + i]
-    _, *apart = build_rows(rollout_of(transitions), horizon=2)
-    assert [[s.ids for s in row.having("target")] for row in apart] == [[[90], [91]], [[91], [92]]]
-    transitions[1].control_ids = None
-    with pytest.raises(ValueError, match=r"data\.wm_horizon"):
-        build_rows(rollout_of(transitions), horizon=2)
+def test_a_control_before_a_later_action_is_a_branch() -> None:
+    """Later actions see the truth; place and weight are the true target's. Nothing follows the last: it stays."""
+    true = build_rows(rollout_of(transcript(*FIRST)))[0]
+    [row] = build_rows(rollout_of(controlled(transcript(*FIRST))))
+    assert row.trunk[:17] == true.trunk[:17]
+    assert [(s.role, s.ids) for s in row.having("action")] == [(s.role, s.ids) for s in true.having("action")]
+    assert [s.ids for s in row.segments if s.role == "target"] == [[93, 94, 95]]
+    assert [(branch.start, branch.target.ids) for branch in row.branches] == [(7, [90, 91]), (16, [92])]
+    weights = [s.weight for s in true.having("target")]
+    assert [s.weight for s in row.having("target")] == [weights[2], weights[0], weights[1]]
+    assert row.length == true.length + (1 + 2) + (1 + 1), "each branch repeats the token that it follows"
+
+
+@pytest.mark.parametrize("make", [lambda t: t, in_steps], ids=["episode", "step"])
+def test_steps_ahead_weigh_controls_as_they_do_the_truth(make: Callable) -> None:
+    """What a control stands for, and what it weighs, is the true target's; the text in between is true."""
+
+    def weighed(transitions: list[Transition]) -> list[list[tuple[int, float]]]:
+        rows = build_rows(rollout_of(make(transitions)), **HORIZON)
+        return [sorted((len(s.ids), s.weight) for s in row.having("target")) for row in rows]
+
+    assert weighed(controlled(transcript(*FIRST))) == weighed(transcript(*FIRST))
+    first, *_ = build_rows(rollout_of(make(controlled(transcript(*FIRST)))), **HORIZON)
+    assert 90 not in first.trunk, "the later action did not see it"
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_branch_is_read_as_if_nothing_followed(attention: str, tiny_model_dir: str) -> None:
+    """Against sequences of their own that end with the control; the row's other numbers do not see the branches."""
+    language_model = load_language_model(tiny_model_dir)
+    language_model.set_attn_implementation(attention)
+    model = PolicyWorldModel(language_model)
+    rows = build_rows(rollout_of(controlled(transcript(*FIRST)), transcript(*SECOND)))
+    batch = collate(rows, 0, on_policy=False)
+    out = model(batch.input_ids, batch.action_mask, batch.observation_mask, 1.0, batch.position_ids, batch.visible)
+    naive = []
+    for row in rows:
+        ends = [(row.trunk[: branch.start], branch.target.ids) for branch in row.branches]
+        read = [
+            (row.trunk[:at], s.ids)
+            for s, at in zip(row.segments, accumulate(len(s.ids) for s in row.segments), strict=True)
+            if s.role == "target"
+        ]
+        read = [(before[: len(before) - len(ids)], ids) for before, ids in read]
+        for before, ids in [*read, *ends]:
+            logits = language_model(torch.tensor([before + ids])).logits[0, len(before) - 1 : -1]
+            naive.append(logits.log_softmax(-1).gather(1, torch.tensor(ids)[:, None])[:, 0])
+    torch.testing.assert_close(out.observation_logprobs, torch.cat(naive), rtol=1e-5, atol=1e-5)
+    plain = collate(build_rows(rollout_of(transcript(*FIRST), transcript(*SECOND))), 0, on_policy=False)
+    actions = model(plain.input_ids, plain.action_mask, plain.observation_mask, 1.0).action_logprobs
+    torch.testing.assert_close(out.action_logprobs, actions, rtol=1e-5, atol=1e-5)
+
+
+def test_an_attention_that_cannot_branch_is_named(tiny_model_dir: str) -> None:
+    model = PolicyWorldModel(load_language_model(tiny_model_dir))
+    model.language_model.config._attn_implementation = "flash_attention_2"
+    batch = collate(build_rows(rollout_of(controlled(transcript(*FIRST)))), 0, on_policy=False)
+    with pytest.raises(ValueError, match=r"'flash_attention_2'.*wanted sdpa or eager.*target_control\.targets"):
+        model(batch.input_ids, batch.action_mask, batch.observation_mask, 1.0, batch.position_ids, batch.visible)
 
 
 def test_a_micro_batch_without_actions_can_be_collated() -> None:
-    transitions = transcript(*FIRST)
-    transitions[0].control_ids = [90, 91]
-    batch = collate(build_rows(rollout_of(transitions))[1:], 0, on_policy=False)
-    assert len(batch.old_logprobs) == len(batch.advantages) == 0 and batch.action_mask.sum() == 0
-    assert batch.wm_weights.tolist() == pytest.approx([0.5 / (3 * 2)] * 2)
+    [row] = build_rows(rollout_of(transcript(*FIRST)))
+    batch = collate([row.weightless()], 0, on_policy=False)
+    assert len(batch.old_logprobs) == len(batch.advantages) == len(batch.wm_weights) == 0

@@ -8,7 +8,8 @@ from typing import Literal
 import lightning as L
 from torch import Tensor
 
-from paw_lightning.callbacks.base import RolloutCallback
+from paw_lightning.advantages import NoReward
+from paw_lightning.callbacks.base import RolloutCallback, environment_loop
 from paw_lightning.seeding import generator
 from paw_lightning.types import Rollout, Transition
 from paw_lightning.weighting import (
@@ -54,6 +55,22 @@ class EntropySelection(RolloutCallback):
             raise ValueError(f"entropy_selection.alpha is {alpha} and rule is 'all'; wanted alpha 1 (or 0: off)")
         self.alpha, self.rule, self.entropy = alpha, rule, entropy
         self.deduplicate, self.pool = deduplicate, pool
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse schedules that leave optimizer steps without anything to learn."""
+        interval: int = trainer.datamodule.world_model_interval  # type: ignore[attr-defined]
+        no_reward = isinstance(environment_loop(trainer).advantage, NoReward)
+        if interval and no_reward:
+            raise ValueError(
+                f"data.world_model_interval is {interval} and rollout.advantage is NoReward, so that the policy's turns "
+                "teach nothing; wanted data.world_model_interval: 0 (configs/method/wm_only.yaml sets it: give it last)"
+            )
+        if not self.alpha and (interval or no_reward):
+            why = f"data.world_model_interval is {interval}" if interval else "rollout.advantage is NoReward"
+            raise ValueError(
+                f"entropy_selection.alpha is 0 and {why}; wanted alpha above 0, as the world model would have nothing "
+                "to learn"
+            )
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:
         """Write action_entropy and wm_selected of every transition."""

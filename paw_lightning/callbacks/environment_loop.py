@@ -225,11 +225,6 @@ class EnvironmentLoop(L.Callback):
         for callback in rollout_callbacks(self.trainer):
             callback.on_rollout_end(self.trainer, self.module, rollout)
         self.module.replica.release()
-        if isinstance(self.advantage, NoReward) and not any(t.target_ids for t in rollout.transitions):
-            raise ValueError(
-                "rollout.advantage is NoReward and no observation is predicted, so there is nothing to learn; wanted "
-                "entropy_selection.alpha above 0"
-            )
         self._log(rollout, useful, time.perf_counter() - start)
         self.update_start = time.perf_counter()
         return rollout

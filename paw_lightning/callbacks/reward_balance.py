@@ -8,7 +8,8 @@ import lightning as L
 import torch
 
 from paw_lightning import ranks
-from paw_lightning.callbacks.base import RolloutCallback
+from paw_lightning.advantages import NoReward
+from paw_lightning.callbacks.base import RolloutCallback, environment_loop
 from paw_lightning.datamodule import RolloutDataModule
 from paw_lightning.losses.world_model import Kind, matching_scale
 from paw_lightning.module import PaWModule
@@ -22,8 +23,9 @@ class RewardBalance(RolloutCallback):
     Logs ``wm/coefficient`` (mean lambda over the groups), ``wm/coefficient_max``, and ``wm/matching_scale``.
 
     Args:
-        coefficient: `reward_adaptive` is `value` times eq. 10, 1 - mean return / R_max; `constant` is `value`
-            everywhere; `linear` goes from `value` to `final_value` in `anneal_iterations` iterations and stays there.
+        coefficient: `reward_adaptive` is `value` times eq. 10, 1 - mean return / R_max (under the advantage NoReward
+            returns count as 0); `constant` is `value` everywhere; `linear` goes from `value` to `final_value` in
+            `anneal_iterations` iterations and stays there.
         value: at least 0; the paper's is 1.
         final_value: at least 0; read by `linear`.
         anneal_iterations: at least 1; read, and required, by `linear`.
@@ -56,6 +58,11 @@ class RewardBalance(RolloutCallback):
         self.coefficient, self.value, self.final_value = coefficient, value, final_value
         self.anneal_iterations, self.max_return = anneal_iterations, max_return
         self.match_weight_of = match_weight_of
+        self.rewarded = True
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Without a reward, returns count as 0: eq. 10 gives 1, whatever the environment says."""
+        self.rewarded = not isinstance(environment_loop(trainer).advantage, NoReward)
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:
         """Write wm_coefficient of every group (EntropySelection and TargetControl have run)."""
@@ -73,6 +80,8 @@ class RewardBalance(RolloutCallback):
         rollout.metrics["wm/coefficient_max"] = max(coefficients)
 
     def _coefficient(self, group: RolloutGroup, iteration: int) -> float:
+        if self.coefficient == "reward_adaptive" and not self.rewarded:
+            return self.value
         if self.coefficient == "reward_adaptive":
             max_return = group.max_return if self.max_return is None else self.max_return
             source = f"the environment of task {group.group_key}"
@@ -98,7 +107,7 @@ class RewardBalance(RolloutCallback):
                 continue
             batch = data.transfer_batch_to_device(batch, pl_module.device, 0)
             with trainer.precision_plugin.forward_context():
-                out = model(batch.input_ids, batch.action_mask, batch.observation_mask, pl_module.temperature)
+                out = pl_module.read(model, batch)
             parts.append((out.observation_logprobs.cpu(), batch.wm_coefficients.cpu()))
         logprobs, coefficients = (torch.cat(column) for column in zip(*ranks.pooled(parts), strict=True))
         return matching_scale(pl_module.world_model_loss, kind, logprobs, coefficients)

@@ -8,6 +8,7 @@ import lightning as L
 import torch
 
 from paw_lightning.callbacks.base import RolloutCallback
+from paw_lightning.datamodule import RolloutDataModule
 from paw_lightning.module import PaWModule
 from paw_lightning.seeding import generator
 from paw_lightning.types import Rollout, Transition
@@ -16,6 +17,8 @@ from paw_lightning.weighting import shuffled_places
 
 class TargetControl(RolloutCallback):
     """Replaces what the world model predicts, leaving selection, coefficient and the weight of a transition alone.
+
+    With `data.wm_horizon` above 1 it replaces all that the selected transitions reach.
 
     Logs ``wm/true_target_fraction``, the share of a control's targets that are the true observation all the same.
 
@@ -37,11 +40,12 @@ class TargetControl(RolloutCallback):
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:
         """Write control_ids of the selected transitions (EntropySelection has run)."""
-        chosen = [t for t in rollout.transitions if t.wm_selected and t.observation_ids]
+        data: RolloutDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        chosen = [t for t in _taught(rollout, data.wm_horizon) if t.observation_ids]
         if self.targets == "observation" or not chosen:
             return
         assert isinstance(pl_module, PaWModule)
-        dice = generator(trainer.datamodule.seed, "targets", rollout.iteration)  # type: ignore[attr-defined]
+        dice = generator(data.seed, "targets", rollout.iteration)
         if self.targets == "shuffled":
             _shuffle(chosen, dice)
         elif self.targets == "random_tokens":
@@ -53,6 +57,16 @@ class TargetControl(RolloutCallback):
         rollout.metrics["wm/true_target_fraction"] = true / len(chosen)
 
 
+def _taught(rollout: Rollout, horizon: int) -> list[Transition]:
+    """The transitions whose observation some selected transition predicts."""
+    return [
+        t
+        for episode in rollout.episodes
+        for i, t in enumerate(episode.transitions)
+        if any(before.wm_selected for before in episode.transitions[max(0, i - horizon + 1) : i + 1])
+    ]
+
+
 def _shuffle(chosen: list[Transition], dice: torch.Generator) -> None:
     places = shuffled_places([tuple(t.observation_ids) for t in chosen], dice)
     for t, i in zip(chosen, places, strict=True):
@@ -60,7 +74,8 @@ def _shuffle(chosen: list[Transition], dice: torch.Generator) -> None:
 
 
 def _draw(chosen: list[Transition], tokenizer: object, dice: torch.Generator) -> None:
-    special = set(tokenizer.all_special_ids)  # type: ignore[attr-defined]
+    # Added tokens need not be special: tags of a chat template, for example.
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}  # type: ignore[attr-defined]
     ordinary = torch.tensor([i for i in range(len(tokenizer)) if i not in special])  # type: ignore[arg-type]
     for t in chosen:
         draws = torch.randint(len(ordinary), (len(t.observation_ids),), generator=dice)
