@@ -62,7 +62,7 @@ class EntropySelection(RolloutCallback):
         no_reward = isinstance(environment_loop(trainer).advantage, NoReward)
         if interval and no_reward:
             raise ValueError(
-                f"data.world_model_interval is {interval} and rollout.advantage is NoReward, so that the policy's turns "
+                f"data.world_model_interval is {interval} and rollout.advantage is NoReward, so that policy steps "
                 "teach nothing; wanted data.world_model_interval: 0 (configs/method/wm_only.yaml sets it: give it last)"
             )
         if not self.alpha and (interval or no_reward):
