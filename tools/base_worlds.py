@@ -87,7 +87,7 @@ SHOP = World(
     environment=shop_transcripts.make_environment,
     episodes=lambda seed, noise: shop_transcripts.play_shops(seed, noise=noise),
     texts=shop_transcripts.shop_texts,
-    recipe=Recipe(phases=(Phase(0.4, 600, 4e-3),), vocabulary=800, batch=20),
+    recipe=Recipe(phases=(Phase(0.4, 600, 4e-3), Phase(0.4, 200, 2e-3, growing=0.75)), vocabulary=800, batch=20),
     story="each of a goal never seen in the same phase before or again, in shops other than the one of the "
     "configuration. The expert goes by what the pages say",
 )
@@ -99,7 +99,7 @@ SEARCH = World(
     environment=search_transcripts.make_environment,
     episodes=lambda seed, noise: search_transcripts.play_questions(seed, noise=noise, insight=SEARCH_INSIGHT),
     texts=search_transcripts.search_texts,
-    recipe=Recipe(phases=(Phase(0.4, 600, 4e-3),)),
+    recipe=Recipe(phases=(Phase(0.4, 600, 4e-3), Phase(0.4, 200, 2e-3, growing=0.75))),
     story="each of a question never asked in the same phase before or again, about facts other than those of the "
     f"configuration. In a share {SEARCH_INSIGHT} of the episodes the player reads which fact is asked for, in the "
     "others it guesses among what is new",

@@ -7,7 +7,7 @@ import html
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -156,7 +156,7 @@ class ArmSummary:
     difference: float | None
     difference_interval: tuple[float, float] | None
     chance: float | None
-    """How often equal arms differ as much."""
+    """How often equal arms differ as much, Holm-corrected for the comparisons of the table."""
     probability_of_improvement: float | None
     area: float | None
     training_seconds: float | None
@@ -165,8 +165,17 @@ class ArmSummary:
 
 
 def summarise(results: Results) -> list[ArmSummary]:
-    """The tables' rows, table by table."""
-    return [_summarise_arm(results, name) for names in results.tables().values() for name in names]
+    """The tables' rows, table by table; the more arms a table has, the less chance is allowed each of them."""
+    return [
+        row for names in results.tables().values() for row in _corrected([_summarise_arm(results, n) for n in names])
+    ]
+
+
+def _corrected(rows: list[ArmSummary]) -> list[ArmSummary]:
+    compared = [row.arm for row in rows if row.chance is not None]
+    chances = statistics.holm([row.chance for row in rows if row.chance is not None])
+    corrected = dict(zip(compared, chances, strict=True))
+    return [replace(row, chance=corrected.get(row.arm)) for row in rows]
 
 
 def _summarise_arm(results: Results, name: str) -> ArmSummary:
@@ -216,7 +225,7 @@ def verdict(row: ArmSummary, metric: str) -> str:
     claim = f"{row.arm}: {metric} ends {abs(row.difference):.3f} {direction} {base} ({evidence})."
     if row.chance <= 1 - statistics.CONFIDENCE:
         return claim
-    return f"{claim} A hint, not a result: equal arms differ as much in {100 * row.chance:.0f} % of such comparisons."
+    return f"{claim} A hint, not a result: equal arms differ as much in {100 * row.chance:.0f} % of such tables."
 
 
 def notes(results: Results, rows: list[ArmSummary]) -> list[str]:
@@ -226,7 +235,8 @@ def notes(results: Results, rows: list[ArmSummary]) -> list[str]:
         f"{results.metric} counts at its end: {end} of a run's curve. Square brackets hold 95 % percentile bootstrap "
         f"intervals over seeds ({statistics.RESAMPLES} resamples); the difference is paired by seed.",
         f"A difference counts as a result when its interval excludes 0 and equal arms differ as much in at most "
-        f"{100 * (1 - statistics.CONFIDENCE):.0f} % of comparisons (sign-flip test over seeds).",
+        f"{100 * (1 - statistics.CONFIDENCE):.0f} % of comparisons (sign-flip test over seeds, with Holm's correction for "
+        "the number of arms in a table).",
         "The area is the curve's mean height over iterations. Training is the median over seeds of the wall time of "
         "rollouts and updates, while other runs may have shared the machine.",
     ]

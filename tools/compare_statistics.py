@@ -68,3 +68,16 @@ def chance_of_difference(differences: Sequence[float], seed: int = 0) -> float |
         signs = np.vstack([np.ones(pairs), drawn])  # the signs that came are one of the possibilities
     sums = np.abs(signs @ np.asarray(differences))
     return float((sums >= sums[0] - 1e-9).mean())
+
+
+def holm(chances: Sequence[float]) -> list[float]:
+    """Holm's correction: with m comparisons the smallest chance is multiplied by m, the next by m - 1, ..., at most 1.
+
+    So that all claims of a table together are wrong in at most the stated share of tables; none comes before a smaller.
+    """
+    order = sorted(range(len(chances)), key=lambda i: chances[i])
+    corrected, largest = [0.0] * len(chances), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(chances) - rank) * chances[i]))
+        corrected[i] = largest
+    return corrected

@@ -64,6 +64,13 @@ def test_probability_of_improvement_over_all_pairs() -> None:
     assert statistics.probability_of_improvement([], [1.0]) is None
 
 
+def test_holm_by_hand() -> None:
+    """0.01 x 3, then 0.04 x 1 is raised to what came before it: 0.03 x 2 = 0.06. Never above 1."""
+    assert statistics.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert statistics.holm([0.6, 0.9]) == [1, 1]
+    assert statistics.holm([]) == []
+
+
 def test_chance_of_difference_by_hand() -> None:
     # Of the 8 signs of three differences only +++ and --- sum to 0.6 or more; of 64, two.
     assert statistics.chance_of_difference([0.3, 0.1, 0.2]) == 0.25
@@ -149,7 +156,7 @@ def test_row_of_an_arm() -> None:
         ([0.3, -0.1, 0.2], "no difference from grpo detectable (+0.133, 95 % interval -0.100 to +0.300, 3 seeds)."),
         ([0.0, 0.0], "no difference from grpo detectable"),
         ([0.3, 0.1, 0.2], "ends 0.200 above grpo (95 % interval +0.100 to +0.300, 3 seeds). A hint, not a result"),
-        ([0.3, 0.1, 0.2], "equal arms differ as much in 25 % of such comparisons"),
+        ([0.3, 0.1, 0.2], "equal arms differ as much in 25 % of such tables"),
         ([-0.3] * 6, "ends 0.300 below grpo (95 % interval -0.300 to -0.300, 6 seeds)."),
     ],
 )
