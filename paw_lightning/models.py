@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+from paw_lightning.attention import branch_arguments
 from paw_lightning.losses.linear_logprob import CHUNK_BYTES, linear_logprob
 
 ASSETS = Path(__file__).parent / "assets"
@@ -49,6 +50,7 @@ def load_language_model(
     weights: Literal["pretrained", "random"] = "pretrained",
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     activation_checkpointing: bool = False,
+    attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None,
 ) -> PreTrainedModel:
     """Load a causal language model, or build its architecture with random weights.
 
@@ -57,10 +59,13 @@ def load_language_model(
     directory, torch_dtype = resolve_model_path(path), getattr(torch, dtype)
     try:
         config = without_dropout(AutoConfig.from_pretrained(directory))
+        settings = {"dtype": torch_dtype, "attn_implementation": attention}
         if weights == "random":
-            model = AutoModelForCausalLM.from_config(config, dtype=torch_dtype)
+            model = AutoModelForCausalLM.from_config(config, **settings)
         else:
-            model = AutoModelForCausalLM.from_pretrained(directory, config=config, dtype=torch_dtype)
+            model = AutoModelForCausalLM.from_pretrained(directory, config=config, **settings)
+    except ImportError as error:
+        raise ValueError(f"model.attention is {attention!r}; wanted one that can run here: {error}") from error
     except (OSError, ValueError) as error:
         raise _no_model(path, "causal language model", error) from error
     if activation_checkpointing:
@@ -239,29 +244,15 @@ class PolicyWorldModel(nn.Module):
         branches stand behind them.
         """
         backbone = self.language_model.get_decoder()
-        view = {} if visible is None else {"position_ids": position_ids, "attention_mask": self._mask(visible)}
+        view = {}
+        if position_ids is not None and visible is not None:
+            view = branch_arguments(self.language_model, position_ids, visible)
         hidden = backbone(input_ids=input_ids, use_cache=False, **view).last_hidden_state
         lm_head = self.language_model.get_output_embeddings()
         logprobs, entropies = self.policy_head(hidden, lm_head, input_ids, action_mask, temperature)
         observed = self.world_model_head(hidden, lm_head, input_ids, observation_mask)
         values = None if self.critic is None else self.critic(hidden, input_ids, action_mask)
         return HeadOutputs(logprobs, entropies, observed, values)
-
-    def _mask(self, visible: Tensor) -> Tensor:
-        """`visible` as the model's attention wants it."""
-        attention = self.language_model.config._attn_implementation
-        if attention == "sdpa":
-            return visible
-        if attention == "eager":
-            dtype = self.language_model.get_input_embeddings().weight.dtype  # type: ignore[union-attr]
-            return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(  # type: ignore[arg-type]
-                ~visible,
-                torch.finfo(dtype).min,  # type: ignore[arg-type]
-            )
-        raise ValueError(
-            f"the model's attention is {attention!r}, which cannot read a row with branches; wanted sdpa or eager, or "
-            "target_control.targets: observation"
-        )
 
 
 @torch.no_grad()

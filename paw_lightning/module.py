@@ -55,6 +55,9 @@ class PaWModule(L.LightningModule):
         optimizer: any torch optimizer; `lr_scheduler` is stepped once per iteration.
         dtype: of the weights; mixed precision is `trainer.precision`. Below float32 an optimizer step smaller than
             the distance to the next number is lost: meant for the frozen weights beside `lora`, which is float32.
+        attention: the implementation in Transformers' words; null is the model's own choice, mostly `sdpa`.
+            `flash_attention_2` wants its package, a GPU and half precision, and reads no row with branches
+            (`target_control`).
         activation_checkpointing: recompute activations in the backward pass.
     """
 
@@ -72,6 +75,7 @@ class PaWModule(L.LightningModule):
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None,
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -86,7 +90,7 @@ class PaWModule(L.LightningModule):
         self.lora = lora
         self.critic, self.value_loss, self.critic_learning_rate = critic, value_loss, critic_learning_rate
         self.optimizer_factory, self.scheduler_factory = optimizer, lr_scheduler
-        self.activation_checkpointing = activation_checkpointing
+        self.attention, self.activation_checkpointing = attention, activation_checkpointing
         self.temperature = 1.0
         """That of the sampler; EnvironmentLoop writes it, so that both see one distribution."""
         self.tokenizer = models.load_tokenizer(path)
@@ -106,6 +110,7 @@ class PaWModule(L.LightningModule):
             weights=self.weights,
             dtype=self.dtype_name,
             activation_checkpointing=self.activation_checkpointing,
+            attention=self.attention,
         )
         self.model = models.PolicyWorldModel(language_model, self.separate_head)
         models.check_heads(self.model)

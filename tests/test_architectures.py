@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from transformers import (
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
+    PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
 )
@@ -22,9 +24,11 @@ from paw_lightning import models
 from paw_lightning.callbacks.environment_loop import stop_token_ids
 from paw_lightning.module import PaWModule
 from paw_lightning.rollouts.sampler import NativeSampler
+from paw_lightning.rows import Row, build_rows, collate
 from paw_lightning.tokenization import ChatFormat
 from tests import runs
 from tests.conftest import byte_tokenizer
+from tests.test_rows import FIRST, SECOND, controlled, rollout_of, transcript
 
 SHAPE = {
     "hidden_size": 32,
@@ -98,6 +102,43 @@ def test_sampler_draws_from_what_the_heads_read(directory: str) -> None:
         with torch.no_grad():
             out = module.model(ids, mask, torch.zeros_like(mask), 1.0)
         torch.testing.assert_close(out.action_logprobs, torch.tensor(action.logprobs), atol=2e-5, rtol=1e-4)
+
+
+def naive_targets(language_model: PreTrainedModel, row: Row) -> list[torch.Tensor]:
+    """Log-probs of a row's targets, each read in a sequence of its own that ends with it."""
+    found, before = [], []
+    for segment in row.segments:
+        if segment.role == "target":
+            found.append((list(before), segment.ids))
+        before += segment.ids
+    found += [(before[: branch.start], branch.target.ids) for branch in row.branches]
+    logprobs = []
+    for context, ids in found:
+        logits = language_model(torch.tensor([context + ids])).logits[0, len(context) - 1 : -1]
+        logprobs.append(logits.log_softmax(-1).gather(1, torch.tensor(ids)[:, None])[:, 0])
+    return logprobs
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_branch_is_read_as_if_nothing_followed(directory: str, attention: Literal["sdpa", "eager"]) -> None:
+    """Rows longer than the sliding windows of 4; what later actions see is the truth."""
+    if attention == "sdpa" and directory.endswith("gemma2"):
+        pytest.skip("GEMMA 2 HAS NO SDPA: it caps attention scores")
+    module = PaWModule(directory, attention=attention)
+    module.configure_model()
+    with torch.no_grad():
+        true = collate(build_rows(rollout_of(transcript(*FIRST), transcript(*SECOND))), 0, on_policy=False)
+        rows = build_rows(rollout_of(controlled(transcript(*FIRST)), transcript(*SECOND)))
+        out = module.read(module.model, collate(rows, 0, on_policy=False))
+        naive = torch.cat([logprobs for row in rows for logprobs in naive_targets(module.language_model, row)])
+        torch.testing.assert_close(out.observation_logprobs, naive, rtol=1e-4, atol=2e-5)
+        actions = module.read(module.model, true).action_logprobs
+        torch.testing.assert_close(out.action_logprobs, actions, rtol=1e-4, atol=2e-5)
+
+
+def test_an_attention_that_cannot_run_here_is_named(directory: str) -> None:
+    with pytest.raises(ValueError, match=r"model\.attention is 'flash_attention_2'; wanted one that can run here"):
+        PaWModule(directory, attention="flash_attention_2").configure_model()
 
 
 @pytest.mark.parametrize("name", ["gemma2", "granite", "llama"])

@@ -235,8 +235,8 @@ def notes(results: Results, rows: list[ArmSummary]) -> list[str]:
         f"{results.metric} counts at its end: {end} of a run's curve. Square brackets hold 95 % percentile bootstrap "
         f"intervals over seeds ({statistics.RESAMPLES} resamples); the difference is paired by seed.",
         f"A difference counts as a result when its interval excludes 0 and equal arms differ as much in at most "
-        f"{100 * (1 - statistics.CONFIDENCE):.0f} % of comparisons (sign-flip test over seeds, with Holm's correction for "
-        "the number of arms in a table).",
+        f"{100 * (1 - statistics.CONFIDENCE):.0f} % of comparisons (sign-flip test over seeds, with Holm's correction "
+        "for the number of arms in a table).",
         "The area is the curve's mean height over iterations. Training is the median over seeds of the wall time of "
         "rollouts and updates, while other runs may have shared the machine.",
     ]
