@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -12,6 +13,7 @@ import lightning as L
 import transformers
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from paw_lightning import callbacks
 from paw_lightning.datamodule import RolloutDataModule
@@ -106,6 +108,12 @@ def run(args: list[str] | None = None) -> PaWCLI:
 
 
 def main() -> None:
-    """The console script; what it returned would become the exit status."""
+    """The console script: a run that a signal stopped exits with 128 plus the signal's number, as shells count."""
     sys.path.insert(0, os.getcwd())  # so that a config can name a class of a file beside it, as `python -m` can
-    run()
+    try:
+        trainer = run().trainer
+    except SIGTERMException:  # before the first iteration the signal is Lightning's, which would exit with 0
+        sys.exit(128 + signal.SIGTERM)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, callbacks.GracefulStop) and callback.received:
+            sys.exit(128 + callback.received)

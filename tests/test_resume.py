@@ -6,6 +6,7 @@ import functools
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import lightning as L
@@ -13,7 +14,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from paw_lightning.callbacks import GracefulStop
+from paw_lightning.callbacks import GracefulStop, PolicyExport
+from paw_lightning.cli import main
 from tests import runs
 
 CLOCKS = re.compile("time/")
@@ -113,6 +115,32 @@ def test_signal_saves_a_resumable_iteration(number: int, tiny_model_dir: str, tm
     resumed = runs.fit(tmp_path / "resumed", tiny_model_dir, trainer__max_epochs=3, ckpt_path=checkpoint)
     assert_same_end(unbroken, resumed)
     assert_same_curves(unbroken, resumed)
+
+
+def exit_status(directory: Path, model: str, monkeypatch, **settings) -> int | str | None:
+    """What the console script leaves its caller with."""
+    options = {**runs.TOY, "trainer.logger.init_args.save_dir": directory, "model.path": model, **settings}
+    monkeypatch.setattr(sys, "argv", ["paw-lightning", "fit", *runs.arguments(options)])
+    with pytest.raises(SystemExit) as error:
+        main()
+    return error.value.code
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_so_in_its_exit_status(
+    number: int, tiny_model_dir: str, tmp_path: Path, monkeypatch
+) -> None:
+    """Whoever started it would take a 0 for a finished run; 130 and 143 are what shells say."""
+    monkeypatch.setattr(PolicyExport, "on_train_epoch_start", lambda *_: os.kill(os.getpid(), number))
+    assert exit_status(tmp_path, tiny_model_dir, monkeypatch) == 128 + number
+    assert len(list(tmp_path.rglob("last.ckpt"))) == 1
+
+
+def test_sigterm_before_the_first_iteration_is_no_success(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
+    """Lightning ends after the batch, of four in the sanity check, with an exit status of 0."""
+    monkeypatch.setattr(PolicyExport, "on_sanity_check_start", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    rest = {"trainer.num_sanity_val_steps": -1, "data.evaluation_batch": 1}
+    assert exit_status(tmp_path, tiny_model_dir, monkeypatch, **rest) == 128 + signal.SIGTERM
 
 
 def test_checkpoint_of_another_model_is_refused(tiny_model_dir: str, tmp_path: Path) -> None:

@@ -355,15 +355,17 @@ import pathlib, signal, sys, time
 options = dict(argument.lstrip("-").split("=", 1) for argument in sys.argv[1:])
 logger = "trainer.logger.init_args."
 folder = pathlib.Path(options[logger + "save_dir"], options[logger + "name"], options[logger + "version"])
-def stop(*_):
+def stop(number, _):
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "last.ckpt").touch()
-    sys.exit(0)
-signal.signal(signal.SIGINT, stop)
+    sys.exit(128 + number)
+if options["behaviour"] != "unprepared":
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
 print("fit:  50%|", flush=True)
 with open(folder.parent.parent / "order.txt", "a") as order:
     order.write("start\\n")
-if options["behaviour"] == "wait" and "ckpt_path" not in options:
+if options["behaviour"] in ("wait", "unprepared") and "ckpt_path" not in options:
     time.sleep(60)
 with open(folder.parent.parent / "order.txt", "a") as order:
     order.write("end\\n")
@@ -434,10 +436,26 @@ def test_interrupt_stops_gracefully_and_the_same_command_goes_on(number: int, ou
     thread.start()
     assert execute(runs, jobs=2)
     thread.join()
-    assert states(runs) == ["interrupted", "interrupted", "not started"], "they ended with 0, yet they are not done"
+    assert states(runs) == ["interrupted", "interrupted", "not started"]
     assert not execute(runs, jobs=2)
     assert states(runs) == ["done"] * 3
     assert f"--ckpt_path={runs[0].checkpoint}" in runs[0].log.read_text()
+
+
+@pytest.mark.parametrize("behaviour", ["wait", "unprepared"])
+def test_a_run_that_somebody_else_stops_is_not_done(behaviour: str, output: Path, stand_in: None) -> None:
+    """After its iteration with 128 + 15, or at once, before it has taken the signal over, with -15."""
+    runs = runs_of(output, behaviour, "work")
+
+    def stop() -> None:
+        wait_until(lambda: count(output, "start") == 1)
+        os.kill(runs[0].outcome()["process"], signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    assert not execute(runs, jobs=1)
+    thread.join()
+    assert states(runs) == ["interrupted", "done"], "the others go on"
 
 
 def test_runs_that_outlive_a_killed_comparison_keep_the_folder(output: Path, stand_in: None) -> None:
