@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -86,6 +87,7 @@ def test_points_are_counted_in_iterations() -> None:
         "epoch": [(1, 0.0), (3, 1.0), (3, 1.0), (5, 2.0), (7, 3.0), (7, 3.0)],
         "val/success_rate": [(0, 0.1), (3, 0.5), (7, 0.9)],
         "val/return": [(3, 0.5), (7, 0.9)],
+        "val/dropped_tasks": [(3, 0.0), (7, 0.0)],
         "rollout/return": [(1, 0.2), (3, 0.3), (5, 0.4), (7, 0.5)],
     }
     assert report.metric_points(scalars, "val/success_rate") == {0: 0.1, 2: 0.5, 4: 0.9}
@@ -96,11 +98,11 @@ def test_points_are_counted_in_iterations() -> None:
 
 def test_before_and_first_iteration_may_share_step_0() -> None:
     epochs = [(0, 0.0), (1, 1.0)]
-    both = {"epoch": epochs, "val/success_rate": [(0, 0.1), (0, 0.4), (1, 0.5)], "val/return": [(0, 0.4), (1, 0.5)]}
+    both = {"epoch": epochs, "val/success_rate": [(0, 0.1), (0, 0.4), (1, 0.5)], "val/dropped_tasks": [(0, 0), (1, 0)]}
     assert report.metric_points(both, "val/success_rate") == {0: 0.1, 1: 0.4, 2: 0.5}
     no_sanity_check = {**both, "val/success_rate": [(0, 0.4), (1, 0.5)]}
     assert report.metric_points(no_sanity_check, "val/success_rate") == {1: 0.4, 2: 0.5}
-    rarely_validated = {**both, "val/success_rate": [(0, 0.1), (1, 0.5)], "val/return": [(1, 0.5)]}
+    rarely_validated = {**both, "val/success_rate": [(0, 0.1), (1, 0.5)], "val/dropped_tasks": [(1, 0)]}
     assert report.metric_points(rarely_validated, "val/success_rate") == {0: 0.1, 2: 0.5}
 
 
@@ -109,12 +111,47 @@ def test_resumed_run_writes_over_its_old_points() -> None:
     scalars = {
         "epoch": [(1, 0.0), (3, 1.0), (3, 1.0), (5, 2.0)],
         "val/success_rate": [(0, 0.1), (1, 0.2), (3, 0.6), (2, 0.2), (3, 0.3), (5, 0.4)],
-        "val/return": [(1, 0.2), (3, 0.6), (3, 0.3), (5, 0.4)],
+        "val/dropped_tasks": [(1, 0.0), (3, 0.0), (3, 0.0), (5, 0.0)],
         "time/rollout_s": [(1, 5.0), (3, 6.0), (3, 7.0), (5, 8.0)],
         "time/update_s": [(1, 1.0), (3, 1.0), (3, 1.0), (5, 1.0)],
     }
     assert report.metric_points(scalars, "val/success_rate") == {0: 0.1, 1: 0.2, 2: 0.3, 3: 0.4}
     assert report.training_seconds(scalars) == 5 + 7 + 8 + 3
+
+
+def lost_validation(at: int) -> report.Scalars:
+    """Four iterations of one step, each validated; that of iteration `at` lost all its tasks."""
+    success = [(step, math.nan if step + 1 == at else 0.1 * (step + 1)) for step in range(4)]
+    return {
+        "epoch": [(step, float(step)) for step in range(4)],
+        "val/success_rate": success,
+        "val/return": [(step, 2 * value) for step, value in success if not math.isnan(value)],
+        "val/dropped_tasks": [(step, float(math.isnan(value))) for step, value in success],
+    }
+
+
+@pytest.mark.parametrize("metric", ["val/success_rate", "val/return"])
+@pytest.mark.parametrize(("at", "last_points", "missing"), [(4, 1, True), (3, 1, False), (3, 2, True), (2, 2, False)])
+def test_a_lost_validation_has_no_older_value(
+    at: int, last_points: int, missing: bool, metric: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "read_scalars", lambda _: lost_validation(at))
+    results = report.Results(metric, "grpo", last_points, also=["val/return"])
+    results.add_arm("grpo", "")
+    results.add_run("grpo", 1, tmp_path, {"state": "done", "codes": []}, tmp_path / "log.txt")
+    assert [f"has no {metric} at its end" in f.reason for f in results.failures] == [True] * missing
+    if not missing:
+        assert list(results.arms["grpo"][1].points) == [i for i in range(1, 5) if i != at]
+        assert results.arms["grpo"][1].also == {"val/return": pytest.approx(0.8)}
+
+
+def test_a_further_curve_that_lost_its_end_has_no_last_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scalars = lost_validation(4) | {"rollout/return": [(step, 0.5) for step in range(4)]}
+    monkeypatch.setattr(report, "read_scalars", lambda _: scalars)
+    results = report.Results("rollout/return", "grpo", also=["val/return", "val/success_rate"])
+    results.add_arm("grpo", "")
+    results.add_run("grpo", 1, tmp_path, {"state": "done", "codes": []}, tmp_path / "log.txt")
+    assert results.arms["grpo"][1].also == {}
 
 
 # ---- report
