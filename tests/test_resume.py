@@ -117,6 +117,13 @@ def test_signal_saves_a_resumable_iteration(number: int, tiny_model_dir: str, tm
     assert_same_curves(unbroken, resumed)
 
 
+@pytest.mark.parametrize("minimum", [{"trainer__min_epochs": 3}, {"trainer__min_steps": 6}])
+def test_a_signal_overrules_a_minimum(minimum: dict, tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(PolicyExport, "on_train_epoch_start", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    stopped = runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=3, **minimum)
+    assert stopped.trainer.current_epoch == 1
+
+
 def exit_status(directory: Path, model: str, monkeypatch, **settings) -> int | str | None:
     """What the console script leaves its caller with."""
     options = {**runs.TOY, "trainer.logger.init_args.save_dir": directory, "model.path": model, **settings}
