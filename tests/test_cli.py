@@ -284,11 +284,15 @@ class Surrogates(ToyEnv):
         return (f"a \ud800 {observation}", *rest)
 
 
-def test_training_outlives_a_lost_validation(tiny_model_dir: str, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="no val task could be played to its end.*no validation today"):
-        cli = runs.fit(tmp_path, tiny_model_dir, rollout__environment="tests.test_cli.LostValidation")
+def test_training_outlives_a_lost_validation(tiny_model_dir: str, tmp_path: Path, caplog) -> None:
+    settings = {"rollout__environment": "tests.test_cli.LostValidation", "trainer__num_sanity_val_steps": -1}
+    lost = pytest.warns(UserWarning, match="no val task could be played to its end.*no validation today")
+    with lost, caplog.at_level("INFO"):
+        cli = runs.fit(tmp_path, tiny_model_dir, **settings)
     assert cli.trainer.current_epoch == 2
     assert set(runs.curves(cli)["val/dropped_tasks"].values()) == {4.0}
+    assert len(runs.curves(cli)["val/success_rate"]) == 2, "there was no success before training to begin with"
+    assert "success on unseen tasks: unknown -> unknown; unknown: every validation task was lost" in caplog.text
 
 
 def test_unpaired_surrogates_pass_the_whole_run(tiny_model_dir: str, tmp_path: Path) -> None:
