@@ -196,6 +196,19 @@ def baseline(tiny_model_dir: str, tmp_path_factory) -> dict:
         ({"data__wm_horizon": 99}, "data.wm_horizon 99 x (rollout.max_action_tokens 6"),
         ({"rollout__prompt__turn_template": "{history}{observation}"}, "rollout.prompt.turn_template uses unknown"),
         ({"trainer__max_steps": 3}, "trainer.max_steps is 3; wanted a multiple of data.minibatches (2)"),
+        (
+            {"trainer__min_steps": 3},
+            "trainer.min_steps is 3; wanted a multiple of data.minibatches (2), or trainer.min_ep",
+        ),
+        ({"trainer__limit_train_batches": 1}, "trainer.limit_train_batches is 1; wanted 1.0"),
+        ({"trainer__limit_train_batches": 0.5}, "trainer.limit_train_batches is 0.5; wanted 1.0"),
+        ({"trainer__val_check_interval": 0.5}, "trainer.val_check_interval is 0.5; wanted 1.0"),
+        ({"trainer__val_check_interval": 1}, "trainer.val_check_interval is 1; wanted 1.0"),
+        ({"trainer__val_check_interval": "00:00:01:00"}, "trainer.val_check_interval is a time; wanted 1.0"),
+        ({"trainer__overfit_batches": 2}, "trainer.overfit_batches is 2; wanted 0"),
+        ({"last_checkpoint__every_n_train_steps": 1}, "every_n_train_steps of a ModelCheckpoint is 1"),
+        ({"best_checkpoint__train_time_interval": "0:01:00"}, "train_time_interval of a ModelCheckpoint is 0:01:00"),
+        ({"last_checkpoint__save_on_exception": "true"}, "save_on_exception of a ModelCheckpoint is True"),
         ({"trainer__max_time": "00:01:00:00"}, "trainer.max_time stops in mid-iteration"),
         ({"rollout__environment__max_reward": None}, "does not state its largest return"),
     ],
@@ -205,6 +218,11 @@ def test_bad_values_are_named(change: dict, message: str, tiny_model_dir: str, t
     with pytest.raises((ValueError, SystemExit)) as error:
         runs.fit(tmp_path, tiny_model_dir, **change)
     assert message in str(error.value) + capsys.readouterr().err
+
+
+def test_a_dry_run_may_stop_anywhere(tiny_model_dir: str, tmp_path: Path) -> None:
+    cli = runs.fit(tmp_path, tiny_model_dir, trainer__fast_dev_run=1, trainer__num_sanity_val_steps=2)
+    assert cli.trainer.current_epoch == 1 and not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_unknown_key_is_refused(tiny_model_dir: str, tmp_path: Path, capsys) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from transformers import PreTrainedModel
 
@@ -171,15 +171,29 @@ class EnvironmentLoop(L.Callback):
             )
 
     def _check_stops(self, minibatches: int) -> None:
-        """Refuse limits that would stop in the middle of an iteration: no unbroken run passes through that state."""
+        """Refuse what would stop or save in the middle of an iteration: no unbroken run passes through that state."""
         trainer: Any = self.trainer
-        if trainer.max_steps > 0 and trainer.max_steps % minibatches:
-            raise ValueError(
-                f"trainer.max_steps is {trainer.max_steps}; wanted a multiple of data.minibatches ({minibatches}), "
-                "or trainer.max_epochs, which counts whole iterations"
-            )
-        if any(isinstance(callback, Timer) and callback._interval != "epoch" for callback in trainer.callbacks):
-            raise ValueError("trainer.max_time stops in mid-iteration; wanted a Timer callback with `interval: epoch`")
+        if trainer.fast_dev_run:
+            return  # it stops where it likes, and saves nothing
+        for name in ("max_steps", "min_steps"):
+            steps = getattr(trainer, name) or 0
+            if steps > 0 and steps % minibatches:
+                raise ValueError(
+                    f"trainer.{name} is {steps}; wanted a multiple of data.minibatches ({minibatches}), "
+                    f"or trainer.{name.replace('steps', 'epochs')}, which counts whole iterations"
+                )
+        if trainer.overfit_batches:
+            raise ValueError(f"trainer.overfit_batches is {trainer.overfit_batches}; wanted 0: it cuts iterations off")
+        interval = getattr(trainer, "val_check_interval", "a time")  # Lightning has none for `DD:HH:MM:SS`
+        limits = {
+            "limit_train_batches": (trainer.limit_train_batches, "data.groups for a smaller iteration"),
+            "val_check_interval": (interval, "trainer.check_val_every_n_epoch to validate rarely"),
+        }
+        for name, (value, instead) in limits.items():
+            if isinstance(value, int) or value != 1.0:  # 1.0 is all of an iteration, 1 is one batch of it
+                raise ValueError(f"trainer.{name} is {value}; wanted 1.0, a whole iteration, and {instead}")
+        for callback in trainer.callbacks:
+            _check_callback(callback)
 
     def _check_context_window(self, horizon: int) -> None:
         """Refuse rows that could outgrow the model before anything is played."""
@@ -440,6 +454,24 @@ class EnvironmentLoop(L.Callback):
         pl_module.log_dict(metrics, sync_dist=True)
         self.dropped_evaluations = self.evaluated = 0
         self.evaluations.clear()
+
+
+def _check_callback(callback: L.Callback) -> None:
+    """Refuse a callback of Lightning's that stops or saves in mid-iteration."""
+    if isinstance(callback, Timer) and callback._interval != "epoch":
+        raise ValueError("trainer.max_time stops in mid-iteration; wanted a Timer callback with `interval: epoch`")
+    if isinstance(callback, ModelCheckpoint):
+        settings = {
+            "every_n_train_steps": callback._every_n_train_steps,
+            "train_time_interval": callback._train_time_interval,
+            "save_on_exception": callback.save_on_exception,
+        }
+        for name, value in settings.items():
+            if value:
+                raise ValueError(
+                    f"{name} of a ModelCheckpoint is {value} and saves in mid-iteration; wanted every_n_epochs, which "
+                    "counts whole iterations (last_checkpoint, best_checkpoint, trainer.callbacks)"
+                )
 
 
 def rollout_metrics(rollout: Rollout) -> dict[str, float]:
