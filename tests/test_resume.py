@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from paw_lightning.callbacks import GracefulStop, PolicyExport
 from paw_lightning.cli import main
+from paw_lightning.models import check_identity
 from tests import runs
 
 CLOCKS = re.compile("time/")
@@ -212,3 +213,41 @@ def test_another_reference_policy_is_refused(tiny_model_dir: str, tmp_path: Path
             ckpt_path=folder / "checkpoints" / "last.ckpt",
             **kl,
         )
+
+
+@pytest.mark.parametrize(("saved", "now"), [(0.1, 0.0), (0.0, 0.1)])
+@pytest.mark.parametrize("command", ["test", "fit"])
+def test_the_kl_term_may_come_and_go(
+    command: str, saved: float, now: float, tiny_model_dir: str, tmp_path: Path
+) -> None:
+    """Only one of the two has a reference: there is nothing to compare."""
+    first = runs.fit(tmp_path / "a", tiny_model_dir, trainer__max_epochs=1, model__policy_loss__kl_coefficient=saved)
+    settings = {"ckpt_path": runs.log_dir(first) / "checkpoints" / "last.ckpt", "data__test_tasks": 2}
+    cli = runs.fit(tmp_path / "b", tiny_model_dir, command=command, model__policy_loss__kl_coefficient=now, **settings)
+    assert cli.trainer.state.finished
+
+
+IDENTITY = {"hidden_size": 32, "world_model_head": "shared", "tokenizer": "a", "reference weights": "x"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_size": 64}, "hidden_size: checkpoint 32, configured 64); wanted model.path as in the run"),
+        ({"tokenizer": "b", "hidden_size": 64}, "configured 'b'); wanted model.path as in the run"),
+        ({"critic": "shared"}, "critic: checkpoint None, configured 'shared'); wanted model.critic as in the run"),
+        (
+            {"world_model_head": "separate", "lora": "LoRA"},
+            "wanted model.lora and model.world_model_head as in the run",
+        ),
+        ({"reference weights": "y"}, "reference weights: checkpoint 'x', configured 'y'); wanted model.path"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_difference_names_the_key_that_sets_it(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_identity(IDENTITY, IDENTITY | change)
+
+
+def test_an_evaluation_does_not_compare_the_reference() -> None:
+    check_identity(IDENTITY, IDENTITY | {"reference weights": "y"}, same_reference=False)
