@@ -195,6 +195,11 @@ def baseline(tiny_model_dir: str, tmp_path_factory) -> dict:
         ({"data__wm_discount": 0}, "data.wm_discount is 0.0"),
         ({"data__wm_horizon": 99}, "data.wm_horizon 99 x (rollout.max_action_tokens 6"),
         ({"rollout__prompt__turn_template": "{history}{observation}"}, "rollout.prompt.turn_template uses unknown"),
+        # 2048 + 6 + 6000 + 512 + 16 > 8192, as the tokenizer spends a token on every byte
+        (
+            {"rollout__layout": "episode", "rollout__prompt__turn_template": "x" * 6000 + "{observation}"},
+            "(rollout.max_action_tokens 6 + 6000 of rollout.prompt.turn_template + rollout.max_observation_tokens 512",
+        ),
         ({"trainer__max_steps": 3}, "trainer.max_steps is 3; wanted a multiple of data.minibatches (2)"),
         (
             {"trainer__min_steps": 3},
@@ -223,6 +228,12 @@ def test_bad_values_are_named(change: dict, message: str, tiny_model_dir: str, t
 def test_a_dry_run_may_stop_anywhere(tiny_model_dir: str, tmp_path: Path) -> None:
     cli = runs.fit(tmp_path, tiny_model_dir, trainer__fast_dev_run=1, trainer__num_sanity_val_steps=2)
     assert cli.trainer.current_epoch == 1 and not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_turn_text_of_unknown_length_is_warned_of(tiny_model_dir: str, tmp_path: Path) -> None:
+    settings = {"rollout__layout": "episode", "rollout__prompt__turn_template": "{task}: {observation}"}
+    with pytest.warns(UserWarning, match=r"turn_template has \{task\} or .* before \{observation\}"):
+        runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=0, **settings)
 
 
 def test_unknown_key_is_refused(tiny_model_dir: str, tmp_path: Path, capsys) -> None:

@@ -200,14 +200,28 @@ class EnvironmentLoop(L.Callback):
         self.module.configure_model()
         config = self.module.language_model.config.get_text_config()
         window = getattr(config, "max_position_embeddings", None)
-        needed = self.prompt.max_tokens + horizon * (self.max_action_tokens + self.max_observation_tokens + 16)
+        turn = self._turn_tokens()
+        needed = self.prompt.max_tokens + horizon * (self.max_action_tokens + turn + self.max_observation_tokens + 16)
         if window is not None and needed > window:
+            before = f"{turn} of rollout.prompt.turn_template + " if turn else ""
             raise ValueError(
                 f"rollout.prompt.max_tokens {self.prompt.max_tokens} + data.wm_horizon {horizon} x "
-                f"(rollout.max_action_tokens {self.max_action_tokens} + rollout.max_observation_tokens "
+                f"(rollout.max_action_tokens {self.max_action_tokens} + {before}rollout.max_observation_tokens "
                 f"{self.max_observation_tokens} + 16 for turn boundaries) do not fit the model's {window} positions; "
                 "lower one of them"
             )
+
+    def _turn_tokens(self) -> int:
+        """Tokens between an action and the observation, as far as the template fixes them (episode layout)."""
+        if self.layout != "episode":
+            return 0
+        prompts = PromptBuilder(self.prompt, ChatFormat(self.module.tokenizer))
+        if "{task}" in prompts.before_observation or "{admissible_commands}" in prompts.before_observation:
+            rank_zero_warn(
+                "rollout.prompt.turn_template has {task} or {admissible_commands} before {observation}: their tokens "
+                "are not known beforehand, so nobody has checked that they fit the model's positions"
+            )
+        return len(prompts.turn("", [], self.max_steps)[0])
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Close every environment."""
