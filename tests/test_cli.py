@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from paw_lightning.callbacks import EntropySelection
+from paw_lightning.callbacks import EntropySelection, EnvironmentLoop
+from paw_lightning.cli import main
+from paw_lightning.envs.search import SearchEnv
 from tests import runs
 from tests.toy_env import ToyEnv
 
@@ -240,6 +243,48 @@ def test_unknown_key_is_refused(tiny_model_dir: str, tmp_path: Path, capsys) -> 
     with pytest.raises(SystemExit):
         runs.fit(tmp_path, tiny_model_dir, entropy_selection__alfa=0.5)
     assert "alfa" in capsys.readouterr().err
+
+
+class BadQuestions(SearchEnv):
+    """The search world, asked for a fact base that is too small."""
+
+    def __init__(self, split: str) -> None:
+        super().__init__(split, lands=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data.groups": 0}, "data.groups is 0; wanted at least 1"),
+        ({"model.path": "/nowhere"}, "no tokenizer at model.path='/nowhere'"),
+        ({"trainer.max_steps": 3}, "trainer.max_steps is 3; wanted a multiple"),
+        ({"rollout.environment": "tests.test_cli.BadQuestions"}, "lands=2: expected from 3"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_refused_settings_are_one_error_and_no_traceback(
+    change: dict, message: str, tiny_model_dir: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    settings = {**runs.TOY, "trainer.logger.init_args.save_dir": tmp_path, "model.path": tiny_model_dir, **change}
+    monkeypatch.setattr(sys, "argv", ["paw-lightning", "fit", *runs.arguments(settings)])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert any("error: " in line for line in lines) and any(message in line for line in lines)
+
+
+def test_a_bug_keeps_its_traceback(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
+    """A ValueError of the package itself, but after something was played."""
+
+    def broken(*_: object) -> None:
+        raise ValueError("rows differ")
+
+    monkeypatch.setattr(EnvironmentLoop, "_write_advantages", broken)
+    settings = {**runs.TOY, "trainer.logger.init_args.save_dir": tmp_path, "model.path": tiny_model_dir}
+    monkeypatch.setattr(sys, "argv", ["paw-lightning", "fit", *runs.arguments(settings)])
+    with pytest.raises(ValueError, match="rows differ"):
+        main()
 
 
 def test_missing_model_is_named(tmp_path: Path) -> None:
