@@ -280,6 +280,9 @@ def frozen_copy(model: PolicyWorldModel) -> PolicyWorldModel:
     return copy.deepcopy(model).requires_grad_(False).eval()
 
 
+REFERENCE = "reference weights"
+CONFIG_KEYS = {"world_model_head": "model.world_model_head", "critic": "model.critic", "lora": "model.lora"}
+"""What sets a part of the identity, where that is not model.path."""
 IDENTITY_KEYS = (
     "model_type",
     "vocab_size",
@@ -313,7 +316,7 @@ def identity(
     }
     if critic != "none":
         result["critic"] = critic
-    return result | ({"reference weights": weight_digest(language_model)} if with_weights else {})
+    return result | ({REFERENCE: weight_digest(language_model)} if with_weights else {})
 
 
 def weight_digest(model: nn.Module) -> str:
@@ -324,16 +327,21 @@ def weight_digest(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_identity(saved: dict[str, Any], current: dict[str, Any]) -> None:
-    """Raise ValueError that names every difference between a checkpoint's model and the configured one."""
-    differences = [
-        f"{key}: checkpoint {saved.get(key)!r}, configured {current.get(key)!r}"
-        for key in sorted(saved.keys() | current.keys())
-        if saved.get(key) != current.get(key)
-    ]
-    if differences:
+def check_identity(saved: dict[str, Any], current: dict[str, Any], *, same_reference: bool = True) -> None:
+    """Raise ValueError that names every difference between a checkpoint's model and the configured one.
+
+    Reference weights are compared when both have them and `same_reference` asks for it.
+    """
+    keys = saved.keys() | current.keys()
+    if not (same_reference and REFERENCE in saved and REFERENCE in current):
+        keys -= {REFERENCE}
+    different = [key for key in sorted(keys) if saved.get(key) != current.get(key)]
+    if different:
+        listed = "; ".join(
+            f"{key}: checkpoint {saved.get(key)!r}, configured {current.get(key)!r}" for key in different
+        )
+        settings = " and ".join(dict.fromkeys(CONFIG_KEYS.get(key, "model.path") for key in different))
         raise ValueError(
-            "the checkpoint belongs to another model or tokenizer ("
-            + "; ".join(differences)
-            + "); wanted one from the same model.path, or another ckpt_path"
+            f"the checkpoint belongs to another model or tokenizer ({listed}); wanted {settings} as in the run that "
+            "saved it, or another ckpt_path"
         )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from paw_lightning.callbacks import EntropySelection
+from paw_lightning.callbacks import EntropySelection, EnvironmentLoop
+from paw_lightning.cli import main
+from paw_lightning.envs.search import SearchEnv
 from tests import runs
 from tests.toy_env import ToyEnv
 
@@ -199,7 +202,25 @@ def baseline(tiny_model_dir: str, tmp_path_factory) -> dict:
         ({"data__wm_discount": 0}, "data.wm_discount is 0.0"),
         ({"data__wm_horizon": 99}, "data.wm_horizon 99 x (rollout.max_action_tokens 6"),
         ({"rollout__prompt__turn_template": "{history}{observation}"}, "rollout.prompt.turn_template uses unknown"),
+        # 2048 + 6 + 6000 + 512 + 16 > 8192, as the tokenizer spends a token on every byte
+        (
+            {"rollout__layout": "episode", "rollout__prompt__turn_template": "x" * 6000 + "{observation}"},
+            "(rollout.max_action_tokens 6 + 6000 of rollout.prompt.turn_template + rollout.max_observation_tokens 512",
+        ),
         ({"trainer__max_steps": 3}, "trainer.max_steps is 3; wanted a multiple of data.minibatches (2)"),
+        (
+            {"trainer__min_steps": 3},
+            "trainer.min_steps is 3; wanted a multiple of data.minibatches (2), or trainer.min_ep",
+        ),
+        ({"trainer__limit_train_batches": 1}, "trainer.limit_train_batches is 1; wanted 1.0"),
+        ({"trainer__limit_train_batches": 0.5}, "trainer.limit_train_batches is 0.5; wanted 1.0"),
+        ({"trainer__val_check_interval": 0.5}, "trainer.val_check_interval is 0.5; wanted 1.0"),
+        ({"trainer__val_check_interval": 1}, "trainer.val_check_interval is 1; wanted 1.0"),
+        ({"trainer__val_check_interval": "00:00:01:00"}, "trainer.val_check_interval is a time; wanted 1.0"),
+        ({"trainer__overfit_batches": 2}, "trainer.overfit_batches is 2; wanted 0"),
+        ({"last_checkpoint__every_n_train_steps": 1}, "every_n_train_steps of a ModelCheckpoint is 1"),
+        ({"best_checkpoint__train_time_interval": "0:01:00"}, "train_time_interval of a ModelCheckpoint is 0:01:00"),
+        ({"last_checkpoint__save_on_exception": "true"}, "save_on_exception of a ModelCheckpoint is True"),
         ({"trainer__max_time": "00:01:00:00"}, "trainer.max_time stops in mid-iteration"),
         ({"rollout__environment__max_reward": None}, "does not state its largest return"),
     ],
@@ -211,10 +232,63 @@ def test_bad_values_are_named(change: dict, message: str, tiny_model_dir: str, t
     assert message in str(error.value) + capsys.readouterr().err
 
 
+def test_a_dry_run_may_stop_anywhere(tiny_model_dir: str, tmp_path: Path) -> None:
+    cli = runs.fit(tmp_path, tiny_model_dir, trainer__fast_dev_run=1, trainer__num_sanity_val_steps=2)
+    assert cli.trainer.current_epoch == 1 and not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_turn_text_of_unknown_length_is_warned_of(tiny_model_dir: str, tmp_path: Path) -> None:
+    settings = {"rollout__layout": "episode", "rollout__prompt__turn_template": "{task}: {observation}"}
+    with pytest.warns(UserWarning, match=r"turn_template has \{task\} or .* before \{observation\}"):
+        runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=0, **settings)
+
+
 def test_unknown_key_is_refused(tiny_model_dir: str, tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit):
         runs.fit(tmp_path, tiny_model_dir, entropy_selection__alfa=0.5)
     assert "alfa" in capsys.readouterr().err
+
+
+class BadQuestions(SearchEnv):
+    """The search world, asked for a fact base that is too small."""
+
+    def __init__(self, split: str) -> None:
+        super().__init__(split, lands=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data.groups": 0}, "data.groups is 0; wanted at least 1"),
+        ({"model.path": "/nowhere"}, "no tokenizer at model.path='/nowhere'"),
+        ({"trainer.max_steps": 3}, "trainer.max_steps is 3; wanted a multiple"),
+        ({"rollout.environment": "tests.test_cli.BadQuestions"}, "lands=2: expected from 3"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_refused_settings_are_one_error_and_no_traceback(
+    change: dict, message: str, tiny_model_dir: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    settings = {**runs.TOY, "trainer.logger.init_args.save_dir": tmp_path, "model.path": tiny_model_dir, **change}
+    monkeypatch.setattr(sys, "argv", ["paw-lightning", "fit", *runs.arguments(settings)])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert any("error: " in line for line in lines) and any(message in line for line in lines)
+
+
+def test_a_bug_keeps_its_traceback(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
+    """A ValueError of the package itself, but after something was played."""
+
+    def broken(*_: object) -> None:
+        raise ValueError("rows differ")
+
+    monkeypatch.setattr(EnvironmentLoop, "_write_advantages", broken)
+    settings = {**runs.TOY, "trainer.logger.init_args.save_dir": tmp_path, "model.path": tiny_model_dir}
+    monkeypatch.setattr(sys, "argv", ["paw-lightning", "fit", *runs.arguments(settings)])
+    with pytest.raises(ValueError, match="rows differ"):
+        main()
 
 
 def test_missing_model_is_named(tmp_path: Path) -> None:
@@ -288,11 +362,15 @@ class Surrogates(ToyEnv):
         return (f"a \ud800 {observation}", *rest)
 
 
-def test_training_outlives_a_lost_validation(tiny_model_dir: str, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="no val task could be played to its end.*no validation today"):
-        cli = runs.fit(tmp_path, tiny_model_dir, rollout__environment="tests.test_cli.LostValidation")
+def test_training_outlives_a_lost_validation(tiny_model_dir: str, tmp_path: Path, caplog) -> None:
+    settings = {"rollout__environment": "tests.test_cli.LostValidation", "trainer__num_sanity_val_steps": -1}
+    lost = pytest.warns(UserWarning, match="no val task could be played to its end.*no validation today")
+    with lost, caplog.at_level("INFO"):
+        cli = runs.fit(tmp_path, tiny_model_dir, **settings)
     assert cli.trainer.current_epoch == 2
     assert set(runs.curves(cli)["val/dropped_tasks"].values()) == {4.0}
+    assert len(runs.curves(cli)["val/success_rate"]) == 2, "there was no success before training to begin with"
+    assert "success on unseen tasks: unknown -> unknown; unknown: every validation task was lost" in caplog.text
 
 
 def test_unpaired_surrogates_pass_the_whole_run(tiny_model_dir: str, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import functools
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import lightning as L
@@ -13,7 +14,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from paw_lightning.callbacks import GracefulStop
+from paw_lightning.callbacks import GracefulStop, PolicyExport
+from paw_lightning.cli import main
+from paw_lightning.models import check_identity
 from tests import runs
 
 CLOCKS = re.compile("time/")
@@ -115,6 +118,39 @@ def test_signal_saves_a_resumable_iteration(number: int, tiny_model_dir: str, tm
     assert_same_curves(unbroken, resumed)
 
 
+@pytest.mark.parametrize("minimum", [{"trainer__min_epochs": 3}, {"trainer__min_steps": 6}])
+def test_a_signal_overrules_a_minimum(minimum: dict, tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(PolicyExport, "on_train_epoch_start", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    stopped = runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=3, **minimum)
+    assert stopped.trainer.current_epoch == 1
+
+
+def exit_status(directory: Path, model: str, monkeypatch, **settings) -> int | str | None:
+    """What the console script leaves its caller with."""
+    options = {**runs.TOY, "trainer.logger.init_args.save_dir": directory, "model.path": model, **settings}
+    monkeypatch.setattr(sys, "argv", ["paw-lightning", "fit", *runs.arguments(options)])
+    with pytest.raises(SystemExit) as error:
+        main()
+    return error.value.code
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_so_in_its_exit_status(
+    number: int, tiny_model_dir: str, tmp_path: Path, monkeypatch
+) -> None:
+    """Whoever started it would take a 0 for a finished run; 130 and 143 are what shells say."""
+    monkeypatch.setattr(PolicyExport, "on_train_epoch_start", lambda *_: os.kill(os.getpid(), number))
+    assert exit_status(tmp_path, tiny_model_dir, monkeypatch) == 128 + number
+    assert len(list(tmp_path.rglob("last.ckpt"))) == 1
+
+
+def test_sigterm_before_the_first_iteration_is_no_success(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
+    """Lightning ends after the batch, of four in the sanity check, with an exit status of 0."""
+    monkeypatch.setattr(PolicyExport, "on_sanity_check_start", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    rest = {"trainer.num_sanity_val_steps": -1, "data.evaluation_batch": 1}
+    assert exit_status(tmp_path, tiny_model_dir, monkeypatch, **rest) == 128 + signal.SIGTERM
+
+
 def test_checkpoint_of_another_model_is_refused(tiny_model_dir: str, tmp_path: Path) -> None:
     first = runs.fit(tmp_path / "a", tiny_model_dir, trainer__max_epochs=1)
     checkpoint = runs.log_dir(first) / "checkpoints" / "last.ckpt"
@@ -177,3 +213,41 @@ def test_another_reference_policy_is_refused(tiny_model_dir: str, tmp_path: Path
             ckpt_path=folder / "checkpoints" / "last.ckpt",
             **kl,
         )
+
+
+@pytest.mark.parametrize(("saved", "now"), [(0.1, 0.0), (0.0, 0.1)])
+@pytest.mark.parametrize("command", ["test", "fit"])
+def test_the_kl_term_may_come_and_go(
+    command: str, saved: float, now: float, tiny_model_dir: str, tmp_path: Path
+) -> None:
+    """Only one of the two has a reference: there is nothing to compare."""
+    first = runs.fit(tmp_path / "a", tiny_model_dir, trainer__max_epochs=1, model__policy_loss__kl_coefficient=saved)
+    settings = {"ckpt_path": runs.log_dir(first) / "checkpoints" / "last.ckpt", "data__test_tasks": 2}
+    cli = runs.fit(tmp_path / "b", tiny_model_dir, command=command, model__policy_loss__kl_coefficient=now, **settings)
+    assert cli.trainer.state.finished
+
+
+IDENTITY = {"hidden_size": 32, "world_model_head": "shared", "tokenizer": "a", "reference weights": "x"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_size": 64}, "hidden_size: checkpoint 32, configured 64); wanted model.path as in the run"),
+        ({"tokenizer": "b", "hidden_size": 64}, "configured 'b'); wanted model.path as in the run"),
+        ({"critic": "shared"}, "critic: checkpoint None, configured 'shared'); wanted model.critic as in the run"),
+        (
+            {"world_model_head": "separate", "lora": "LoRA"},
+            "wanted model.lora and model.world_model_head as in the run",
+        ),
+        ({"reference weights": "y"}, "reference weights: checkpoint 'x', configured 'y'); wanted model.path"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_difference_names_the_key_that_sets_it(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_identity(IDENTITY, IDENTITY | change)
+
+
+def test_an_evaluation_does_not_compare_the_reference() -> None:
+    check_identity(IDENTITY, IDENTITY | {"reference weights": "y"}, same_reference=False)

@@ -57,6 +57,13 @@ def module(tiny_model_dir: str) -> PaWModule:
         ("tags", "<think>a\nb</think><action>look</action> \n", False),
         ("tags", "<think>a</think><action>look</action>\nYou see a mug.", True),
         ("tags", "no tags\nat all", False),
+        ("search", "<think>a\nb</think><search>Zorla</search> \n", False),
+        ("search", "<think><information> names Mivra</think><answer>Mivra</answer>", False),
+        ("search", "<search>Zorla</search>\n<information>Doc 1", True),
+        ("search", "<answer>Mivra</answer> it is", True),
+        ("search", "<Search>Zorla</SEARCH> so", True),
+        ("search", "<think>a</think><information>Doc 1: Mivra</information><answer>Mivra</answer>", True),
+        ("search", "no tags\nat all", False),
     ],
 )
 def test_an_action_that_runs_on_leaks(action_format: str, text: str, expected: bool) -> None:

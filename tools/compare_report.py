@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from math import isnan, nan
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -22,8 +23,8 @@ LINES = ["-", "--", ":"]
 FEW_SEEDS = 10
 LOG_LINES = 12
 NAMED_ARMS = 4
-VALIDATION_WITNESS = "val/return"
-"""Logged by every validation between iterations, but not by the one before training, which logs its success alone."""
+VALIDATION_WITNESS = "val/dropped_tasks"
+"""Logged by every validation between iterations, lost ones too, but not by the one before training."""
 TRAINING_SECONDS = ("time/rollout_s", "time/update_s")
 
 
@@ -93,14 +94,23 @@ class Results:
         else:
             scalars = read_scalars(folder)
             points = metric_points(scalars, self.metric)
-            if not any(points):  # iteration 0 is before training
-                reason = f"has no {self.metric} of a trained policy; its curves are {', '.join(sorted(scalars))}"
+            if reason := self._no_result(points, scalars):
                 self.failures.append(Failure(arm, seed, reason, tail(log)))
                 return
-            further = {tag: list(metric_points(scalars, tag).values())[-1:] for tag in self.also}
-            last = {tag: value for tag, [value] in ((tag, v) for tag, v in further.items() if v)}
-            self.arms[arm][seed] = Curve(points, training_seconds(scalars), last)
+            last = {tag: [nan, *metric_points(scalars, tag).values()][-1] for tag in self.also}
+            also = {tag: value for tag, value in last.items() if not isnan(value)}
+            self.arms[arm][seed] = Curve(known(points), training_seconds(scalars), also)
             self.codes |= set(outcome["codes"])
+
+    def _no_result(self, points: dict[int, float], scalars: Scalars) -> str:
+        """Why a run's curve has no end; empty where it has one."""
+        if not any(known(points)):  # iteration 0 is before training
+            return f"has no {self.metric} of a trained policy; its curves are {', '.join(sorted(scalars))}"
+        lost = [i for i in list(points)[-self.last_points :] if i and isnan(points[i])]
+        if not lost:
+            return ""
+        # An older value is that of a policy with less training.
+        return f"has no {self.metric} at its end: the validation after iteration {', '.join(map(str, lost))} was lost"
 
 
 Scalars = dict[str, list[tuple[int, float]]]
@@ -116,6 +126,7 @@ def read_scalars(folder: Path) -> Scalars:
 def metric_points(scalars: Scalars, metric: str) -> dict[int, float]:
     """{finished iterations: value}; what a resumed run wrote again replaces what it had written before.
 
+    A validation that lost all its tasks has the value nan, whether that was written or nothing was.
     Steps count optimizer steps from 0, so that "before training" and the end of an iteration of one step share step 0:
     the extra point there is the former. At a later step the extra point is that of a resumed run's sanity check.
     """
@@ -123,10 +134,16 @@ def metric_points(scalars: Scalars, metric: str) -> dict[int, float]:
     iterations = {step: round(epoch) + 1 for step, epoch in scalars.get("epoch", [])}
     witness = scalars.get(VALIDATION_WITNESS, []) if metric.startswith("val/") else written
     regular = Counter(step for step, _ in witness)
-    points = {iterations[step]: value for step, value in written if regular[step] and step in iterations}
+    points = dict.fromkeys((iterations[step] for step in regular if step in iterations), nan) if written else {}
+    points |= {iterations[step]: value for step, value in written if regular[step] and step in iterations}
     if written and written[0][0] == 0 and Counter(step for step, _ in written)[0] > regular[0]:
         points[0] = written[0][1]
     return dict(sorted(points.items()))
+
+
+def known(points: dict[int, float]) -> dict[int, float]:
+    """The points that are numbers."""
+    return {iteration: value for iteration, value in points.items() if not isnan(value)}
 
 
 def training_seconds(scalars: Scalars) -> float:

@@ -28,6 +28,8 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 POLL_SECONDS = 0.2
 LOG_INTERVAL = 10.0
 """Seconds between two lines of progress where it is not on a terminal."""
+INTERRUPTED = {code for number in (signal.SIGINT, signal.SIGTERM) for code in (128 + number, -number)}
+"""Exit codes of a run that a signal stopped, whoever sent it: after its iteration, or dead of it before the first."""
 LOG_TAIL = 4096
 """Bytes at the end of a log in which its newest progress is looked for."""
 
@@ -121,14 +123,12 @@ class Child:
         self.signals_sent = signals
 
     def ended(self) -> bool:
-        """Whether it has ended; writes the outcome.
-
-        A run that was interrupted ends with 0 too, after its iteration: only what we did not interrupt is done.
-        """
+        """Whether it has ended; writes the outcome."""
         exit_code = self.process.poll()
         if exit_code is None:
             return False
-        state = "interrupted" if self.signals_sent else "failed" if exit_code else "done"
+        interrupted = self.signals_sent or exit_code in INTERRUPTED
+        state = "done" if exit_code == 0 else "interrupted" if interrupted else "failed"
         seconds = round(time.monotonic() - self.started, 1)
         self.run.write_outcome(state, exit_code=exit_code, seconds=seconds, codes=self.codes)
         return True

@@ -12,13 +12,14 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from transformers import PreTrainedModel
 
 from paw_lightning import ranks
-from paw_lightning.advantages import GAE, GRPO, NoReward, explained_variance
+from paw_lightning.advantages import GAE, GRPO, explained_variance
 from paw_lightning.callbacks.base import rollout_callbacks
+from paw_lightning.callbacks.rollout_curves import outcome_metrics, rollout_metrics, sampler_gap
+from paw_lightning.callbacks.setup_checks import check_arguments, check_setup
 from paw_lightning.datamodule import RolloutDataModule, Split
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.module import PaWModule
@@ -90,37 +91,6 @@ class EnvironmentLoop(L.Callback):
         sampler: Literal["native", "paged", "vllm"] | SamplerFactory = "native",
         importance_cap: float | None = None,
     ) -> None:
-        counts = {
-            "max_steps": max_steps,
-            "max_action_tokens": max_action_tokens,
-            "max_observation_tokens": max_observation_tokens,
-            "scoring_tokens": scoring_tokens,
-        }
-        for name, value in counts.items():
-            if value < 1:
-                raise ValueError(f"rollout.{name} is {value}; wanted at least 1")
-        if not inadmissible_action_penalty >= 0:
-            raise ValueError(
-                f"rollout.inadmissible_action_penalty is {inadmissible_action_penalty}; wanted at least 0, as it is "
-                "subtracted"
-            )
-        if isinstance(advantage, NoReward) and inadmissible_action_penalty:
-            raise ValueError(
-                f"rollout.inadmissible_action_penalty is {inadmissible_action_penalty} and rollout.advantage is "
-                "NoReward; wanted 0: a penalty is a reward"
-            )
-        if not temperature > 0:
-            raise ValueError(f"rollout.temperature is {temperature}; wanted above 0: a greedy policy cannot explore")
-        if not validation_temperature >= 0:
-            raise ValueError(f"rollout.validation_temperature is {validation_temperature}; wanted at least 0")
-        if episode_retries < 0:
-            raise ValueError(f"rollout.episode_retries is {episode_retries}; wanted at least 0")
-        self.episode_retries = episode_retries
-        if importance_cap is not None and (not importance_cap > 0 or old_logprobs != "trainer"):
-            raise ValueError(
-                f"rollout.importance_cap is {importance_cap} and rollout.old_logprobs is {old_logprobs!r}; wanted a "
-                "cap above 0 and `trainer`, which measures the sampler against the trainer, or a cap of null"
-            )
         self.environment, self.prompt, self.advantage = environment, prompt, advantage or GRPO()
         self.layout = layout
         self.inadmissible_action_penalty = inadmissible_action_penalty
@@ -128,8 +98,9 @@ class EnvironmentLoop(L.Callback):
         self.max_observation_tokens = max_observation_tokens
         self.temperature, self.validation_temperature = temperature, validation_temperature
         self.old_logprobs, self.scoring_tokens = old_logprobs, scoring_tokens
+        self.episode_retries, self.importance_cap = episode_retries, importance_cap
+        check_arguments(self)
         self.make_sampler = SAMPLERS[sampler] if isinstance(sampler, str) else sampler
-        self.importance_cap = importance_cap
         self.sampler: Any = None
         self.rollout_metrics: dict[str, float] | None = None
         self.dropped_evaluations = self.evaluated = 0
@@ -146,54 +117,7 @@ class EnvironmentLoop(L.Callback):
         self.trainer, self.module, self.data, self.seed = trainer, pl_module, data, data.seed
         pl_module.temperature = self.temperature
         data.source = self
-        self._check_critic(pl_module.critic)
-        if data.dynamic_sampling and isinstance(self.advantage, NoReward):
-            raise ValueError(
-                f"data.dynamic_sampling is {data.dynamic_sampling} and rollout.advantage is NoReward; wanted 0: it "
-                "chooses groups by their reward"
-            )
-        if data.group_size == 1 and not isinstance(self.advantage, NoReward | GAE):
-            rank_zero_warn("data.group_size is 1: an advantage relative to the group is 0, no reward is learnt from")
-        self._check_context_window(data.wm_horizon)
-        self._check_stops(data.minibatches)
-
-    def _check_critic(self, critic: str) -> None:
-        """A critic and an advantage that reads its values come together or not at all."""
-        name = type(self.advantage).__name__
-        if isinstance(self.advantage, GAE) and critic == "none":
-            raise ValueError(
-                f"rollout.advantage is {name} and model.critic is 'none'; wanted model.critic: shared or separate"
-            )
-        if critic != "none" and not isinstance(self.advantage, GAE):
-            raise ValueError(
-                f"model.critic is {critic!r} and rollout.advantage is {name}, which reads no values; wanted "
-                "model.critic: none, or paw_lightning.advantages.GAE"
-            )
-
-    def _check_stops(self, minibatches: int) -> None:
-        """Refuse limits that would stop in the middle of an iteration: no unbroken run passes through that state."""
-        trainer: Any = self.trainer
-        if trainer.max_steps > 0 and trainer.max_steps % minibatches:
-            raise ValueError(
-                f"trainer.max_steps is {trainer.max_steps}; wanted a multiple of data.minibatches ({minibatches}), "
-                "or trainer.max_epochs, which counts whole iterations"
-            )
-        if any(isinstance(callback, Timer) and callback._interval != "epoch" for callback in trainer.callbacks):
-            raise ValueError("trainer.max_time stops in mid-iteration; wanted a Timer callback with `interval: epoch`")
-
-    def _check_context_window(self, horizon: int) -> None:
-        """Refuse rows that could outgrow the model before anything is played."""
-        self.module.configure_model()
-        config = self.module.language_model.config.get_text_config()
-        window = getattr(config, "max_position_embeddings", None)
-        needed = self.prompt.max_tokens + horizon * (self.max_action_tokens + self.max_observation_tokens + 16)
-        if window is not None and needed > window:
-            raise ValueError(
-                f"rollout.prompt.max_tokens {self.prompt.max_tokens} + data.wm_horizon {horizon} x "
-                f"(rollout.max_action_tokens {self.max_action_tokens} + rollout.max_observation_tokens "
-                f"{self.max_observation_tokens} + 16 for turn boundaries) do not fit the model's {window} positions; "
-                "lower one of them"
-            )
+        check_setup(self)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Close every environment."""
@@ -437,57 +361,8 @@ class EnvironmentLoop(L.Callback):
         self.evaluations.clear()
 
 
-def rollout_metrics(rollout: Rollout) -> dict[str, float]:
-    """The curves every run shows: outcomes, lengths, validity, and groups that teach the policy nothing."""
-    episodes, transitions, groups = rollout.episodes, rollout.transitions, rollout.groups
-    won = [all(e.won for e in g.episodes) for g in groups]
-    lost = [not any(e.won for e in g.episodes) for g in groups]
-    parts: dict[str, float] = {}
-    for name in sorted({g.environment for g in groups} - {""}):
-        parts.update(
-            outcome_metrics(f"rollout/{name}", [e for g in groups if g.environment == name for e in g.episodes])
-        )
-    return {
-        **outcome_metrics("rollout", episodes),
-        **parts,
-        "rollout/valid_action_rate": _mean(t.admissible for t in transitions),
-        "rollout/well_formed_rate": _mean(t.well_formed for t in transitions),
-        "rollout/truncated_action_rate": _mean(t.truncated for t in transitions),
-        "rollout/history_truncations": float(sum(t.dropped_turns > 0 for t in transitions)),
-        "rollout/context_overflows": float(sum(e.overflowed for e in episodes)),
-        "rollout/all_fail_groups": _mean(lost),
-        "rollout/all_success_groups": _mean(won),
-        "rollout/dropped_groups": float(rollout.dropped_groups),
-    }
-
-
-def outcome_metrics(prefix: str, episodes: list[Episode]) -> dict[str, float]:
-    """How episodes went, under names that begin with `prefix`."""
-    return {
-        f"{prefix}/return": _mean(e.episode_return for e in episodes),
-        f"{prefix}/success_rate": _mean(e.won for e in episodes),
-        f"{prefix}/episode_length": _mean(len(e.transitions) for e in episodes),
-    }
-
-
-def sampler_gap(rollout: Rollout) -> float:
-    """Mean |log p - log q| over action tokens: how far the sampler's arithmetic is from the trainer's, in nats."""
-    gaps = [
-        abs(p - q)
-        for t in rollout.transitions
-        if t.old_logprobs is not None
-        for p, q in zip(t.old_logprobs.tolist(), t.sampled_logprobs, strict=True)
-    ]
-    return _mean(gaps)
-
-
 def stop_token_ids(tokenizer: object, language_model: object) -> list[int]:
     """Every token that ends an action: the tokenizer's eos and those of the model's generation settings."""
     configured = getattr(getattr(language_model, "generation_config", None), "eos_token_id", None)
     several = configured if isinstance(configured, list) else [configured]
     return sorted({i for i in [*several, getattr(tokenizer, "eos_token_id", None)] if i is not None})
-
-
-def _mean(values: object) -> float:
-    numbers = [float(v) for v in values]  # type: ignore[attr-defined]
-    return sum(numbers) / len(numbers) if numbers else 0.0

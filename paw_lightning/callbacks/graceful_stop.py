@@ -40,8 +40,12 @@ class GracefulStop(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop here; ModelCheckpoint, which always comes last, saves after this hook."""
-        if any(ranks.gathered(self.received is not None)):  # a signal may have reached one rank alone
+        received = [number for number in ranks.gathered(self.received) if number is not None]
+        if received:
+            self.received = received[0]  # it may have reached another rank alone
             trainer.should_stop = True
+            # Whoever stops it by hand takes back `trainer.min_epochs` and `min_steps`, which would overrule that.
+            trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps = 0, None
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Give the signals back."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import lightning as L
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
@@ -28,7 +30,7 @@ class SuccessReport(L.Callback):
         if value is None or self.before is not None:
             return  # a resumed run has its first point
         self.before = float(value)
-        if trainer.logger is not None:
+        if trainer.logger is not None and not math.isnan(self.before):
             trainer.logger.log_metrics({METRIC: self.before}, step=trainer.global_step)
 
     def state_dict(self) -> dict[str, float | None]:
@@ -45,8 +47,10 @@ class SuccessReport(L.Callback):
         if after is None:
             return
         directory = trainer.log_dir  # asks all ranks
-        before = "" if self.before is None else f"{self.before:.1%} -> "
-        rank_zero_info(f"success on unseen tasks: {before}{float(after):.1%}")
+        values = [float(value) for value in (self.before, after) if value is not None]
+        shown = " -> ".join("unknown" if math.isnan(value) else f"{value:.1%}" for value in values)
+        lost = "; unknown: every validation task was lost to its environment" if any(map(math.isnan, values)) else ""
+        rank_zero_info(f"success on unseen tasks: {shown}{lost}")
         rank_zero_info(f"curves:  tensorboard --logdir {directory}")
         if self.next_command:
             rank_zero_info(f"next:    {self.next_command}")

@@ -25,6 +25,7 @@ INVALID_TAGS = (
 PAIR = re.compile(r"<(search|answer)>(.*?)</\1>", re.DOTALL | re.IGNORECASE)
 OPENING = re.compile(r"<(?:search|answer)>", re.IGNORECASE)
 CLOSING = re.compile(r"</(?:search|answer)>", re.IGNORECASE)
+INFORMATION = re.compile(r"<information>", re.IGNORECASE)
 COMMAND = re.compile(r"(search|answer)\s+(.+)", re.DOTALL | re.IGNORECASE)
 LOOKALIKE = re.compile(r"<(?=\s*/?\s*(?:think|search|information|answer)\b)", re.IGNORECASE)
 
@@ -42,8 +43,15 @@ def read_call(text: str) -> Call | None:
 
     Whatever follows the first closing tag is cut off before looking.
     """
+    return _call(_first_pair(text) or COMMAND.fullmatch(text.strip()))
+
+
+def _first_pair(text: str) -> re.Match[str] | None:
     closing = CLOSING.search(text)
-    found = PAIR.search(text[: closing.end()] if closing else text) or COMMAND.fullmatch(text.strip())
+    return PAIR.search(text[: closing.end()]) if closing else None
+
+
+def _call(found: re.Match[str] | None) -> Call | None:
     content = found.group(2).strip() if found else ""
     if found is None or not content:
         return None
@@ -54,9 +62,9 @@ def read_tags(text: str) -> tuple[str, bool]:
     """The policy's text as the one tag pair that is sent to the world, and whether it was well-formed.
 
     Well-formed is verl-agent's rule: exactly one opening ``<search>`` or ``<answer>`` in the whole text, duplicates
-    and mixtures are not; here it also has to hold something. Text without a pair is sent as "".
+    and mixtures are not; here it also has to hold something. Text without a pair is sent as "", a plain command too.
     """
-    call = read_call(text) if OPENING.search(text) else None
+    call = _call(_first_pair(text))
     if call is None:
         return "", False
     return f"<{call.kind}>{call.content}</{call.kind}>", len(OPENING.findall(text)) == 1

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from paw_lightning.envs.search_protocol import CLOSING, INFORMATION
 from paw_lightning.losses.world_model import Kind, WorldModelLoss
+from paw_lightning.tokenization import THINK, ActionFormat
 from paw_lightning.types import Transition
 
 Gradients = list[Tensor | None]
 """One per parameter; None where the loss does not reach it."""
 
 
-def leaks(transition: Transition, written: str, control_ids: set[int], action_format: Literal["plain", "tags"]) -> bool:
+def leaks(transition: Transition, written: str, control_ids: set[int], action_format: ActionFormat) -> bool:
     """Whether an action runs on: the sign of a policy that has begun to write its own observations.
 
     It reached the length limit; or it holds a control or role token before the one that ends it; or text follows where
-    the action should be over: after a line break (`plain`), after ``</action>`` (`tags`).
+    the action should be over: after a line break (`plain`), after ``</action>`` (`tags`), after the first closing tag
+    (`search`); or it holds an ``<information>`` of its own outside the thought (`search`).
     choice: the paper does not say; a long thought that is cut off counts too.
 
     Args:
@@ -31,6 +34,10 @@ def leaks(transition: Transition, written: str, control_ids: set[int], action_fo
         return True
     if action_format == "plain":
         return "\n" in written.strip()
+    if action_format == "search":
+        closing = CLOSING.search(written)
+        behind = written[closing.end() :].strip() if closing else ""
+        return bool(behind or INFORMATION.search(THINK.sub("", written)))
     return bool("".join(written.split("</action>", 1)[1:]).strip())
 
 

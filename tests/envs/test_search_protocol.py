@@ -33,6 +33,10 @@ MIVRA = '"Mivra"\nThe mayor of Mivra\nis Teko.'
         ("<search> </search>", "", False),
         ("Zorla is a land.", "", False),
         ("search Zorla", "", False),  # a plain command holds no tag
+        # nor does it become a pair by holding half of one
+        ("answer <answer>", "", False),
+        ("search <search> foo", "", False),
+        ("search <search> </search>", "", False),
         ("", "", False),
     ],
 )

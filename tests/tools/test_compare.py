@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -93,6 +94,7 @@ def test_points_are_counted_in_iterations() -> None:
         "epoch": [(1, 0.0), (3, 1.0), (3, 1.0), (5, 2.0), (7, 3.0), (7, 3.0)],
         "val/success_rate": [(0, 0.1), (3, 0.5), (7, 0.9)],
         "val/return": [(3, 0.5), (7, 0.9)],
+        "val/dropped_tasks": [(3, 0.0), (7, 0.0)],
         "rollout/return": [(1, 0.2), (3, 0.3), (5, 0.4), (7, 0.5)],
     }
     assert report.metric_points(scalars, "val/success_rate") == {0: 0.1, 2: 0.5, 4: 0.9}
@@ -103,11 +105,11 @@ def test_points_are_counted_in_iterations() -> None:
 
 def test_before_and_first_iteration_may_share_step_0() -> None:
     epochs = [(0, 0.0), (1, 1.0)]
-    both = {"epoch": epochs, "val/success_rate": [(0, 0.1), (0, 0.4), (1, 0.5)], "val/return": [(0, 0.4), (1, 0.5)]}
+    both = {"epoch": epochs, "val/success_rate": [(0, 0.1), (0, 0.4), (1, 0.5)], "val/dropped_tasks": [(0, 0), (1, 0)]}
     assert report.metric_points(both, "val/success_rate") == {0: 0.1, 1: 0.4, 2: 0.5}
     no_sanity_check = {**both, "val/success_rate": [(0, 0.4), (1, 0.5)]}
     assert report.metric_points(no_sanity_check, "val/success_rate") == {1: 0.4, 2: 0.5}
-    rarely_validated = {**both, "val/success_rate": [(0, 0.1), (1, 0.5)], "val/return": [(1, 0.5)]}
+    rarely_validated = {**both, "val/success_rate": [(0, 0.1), (1, 0.5)], "val/dropped_tasks": [(1, 0)]}
     assert report.metric_points(rarely_validated, "val/success_rate") == {0: 0.1, 2: 0.5}
 
 
@@ -116,12 +118,47 @@ def test_resumed_run_writes_over_its_old_points() -> None:
     scalars = {
         "epoch": [(1, 0.0), (3, 1.0), (3, 1.0), (5, 2.0)],
         "val/success_rate": [(0, 0.1), (1, 0.2), (3, 0.6), (2, 0.2), (3, 0.3), (5, 0.4)],
-        "val/return": [(1, 0.2), (3, 0.6), (3, 0.3), (5, 0.4)],
+        "val/dropped_tasks": [(1, 0.0), (3, 0.0), (3, 0.0), (5, 0.0)],
         "time/rollout_s": [(1, 5.0), (3, 6.0), (3, 7.0), (5, 8.0)],
         "time/update_s": [(1, 1.0), (3, 1.0), (3, 1.0), (5, 1.0)],
     }
     assert report.metric_points(scalars, "val/success_rate") == {0: 0.1, 1: 0.2, 2: 0.3, 3: 0.4}
     assert report.training_seconds(scalars) == 5 + 7 + 8 + 3
+
+
+def lost_validation(at: int) -> report.Scalars:
+    """Four iterations of one step, each validated; that of iteration `at` lost all its tasks."""
+    success = [(step, math.nan if step + 1 == at else 0.1 * (step + 1)) for step in range(4)]
+    return {
+        "epoch": [(step, float(step)) for step in range(4)],
+        "val/success_rate": success,
+        "val/return": [(step, 2 * value) for step, value in success if not math.isnan(value)],
+        "val/dropped_tasks": [(step, float(math.isnan(value))) for step, value in success],
+    }
+
+
+@pytest.mark.parametrize("metric", ["val/success_rate", "val/return"])
+@pytest.mark.parametrize(("at", "last_points", "missing"), [(4, 1, True), (3, 1, False), (3, 2, True), (2, 2, False)])
+def test_a_lost_validation_has_no_older_value(
+    at: int, last_points: int, missing: bool, metric: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "read_scalars", lambda _: lost_validation(at))
+    results = report.Results(metric, "grpo", last_points, also=["val/return"])
+    results.add_arm("grpo", "")
+    results.add_run("grpo", 1, tmp_path, {"state": "done", "codes": []}, tmp_path / "log.txt")
+    assert [f"has no {metric} at its end" in f.reason for f in results.failures] == [True] * missing
+    if not missing:
+        assert list(results.arms["grpo"][1].points) == [i for i in range(1, 5) if i != at]
+        assert results.arms["grpo"][1].also == {"val/return": pytest.approx(0.8)}
+
+
+def test_a_further_curve_that_lost_its_end_has_no_last_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scalars = lost_validation(4) | {"rollout/return": [(step, 0.5) for step in range(4)]}
+    monkeypatch.setattr(report, "read_scalars", lambda _: scalars)
+    results = report.Results("rollout/return", "grpo", also=["val/return", "val/success_rate"])
+    results.add_arm("grpo", "")
+    results.add_run("grpo", 1, tmp_path, {"state": "done", "codes": []}, tmp_path / "log.txt")
+    assert results.arms["grpo"][1].also == {}
 
 
 # ---- report
@@ -362,15 +399,17 @@ import pathlib, signal, sys, time
 options = dict(argument.lstrip("-").split("=", 1) for argument in sys.argv[1:])
 logger = "trainer.logger.init_args."
 folder = pathlib.Path(options[logger + "save_dir"], options[logger + "name"], options[logger + "version"])
-def stop(*_):
+def stop(number, _):
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "last.ckpt").touch()
-    sys.exit(0)
-signal.signal(signal.SIGINT, stop)
+    sys.exit(128 + number)
+if options["behaviour"] != "unprepared":
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
 print("fit:  50%|", flush=True)
 with open(folder.parent.parent / "order.txt", "a") as order:
     order.write("start\\n")
-if options["behaviour"] == "wait" and "ckpt_path" not in options:
+if options["behaviour"] in ("wait", "unprepared") and "ckpt_path" not in options:
     time.sleep(60)
 with open(folder.parent.parent / "order.txt", "a") as order:
     order.write("end\\n")
@@ -441,10 +480,26 @@ def test_interrupt_stops_gracefully_and_the_same_command_goes_on(number: int, ou
     thread.start()
     assert execute(runs, jobs=2)
     thread.join()
-    assert states(runs) == ["interrupted", "interrupted", "not started"], "they ended with 0, yet they are not done"
+    assert states(runs) == ["interrupted", "interrupted", "not started"]
     assert not execute(runs, jobs=2)
     assert states(runs) == ["done"] * 3
     assert f"--ckpt_path={runs[0].checkpoint}" in runs[0].log.read_text()
+
+
+@pytest.mark.parametrize("behaviour", ["wait", "unprepared"])
+def test_a_run_that_somebody_else_stops_is_not_done(behaviour: str, output: Path, stand_in: None) -> None:
+    """After its iteration with 128 + 15, or at once, before it has taken the signal over, with -15."""
+    runs = runs_of(output, behaviour, "work")
+
+    def stop() -> None:
+        wait_until(lambda: count(output, "start") == 1)
+        os.kill(runs[0].outcome()["process"], signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    assert not execute(runs, jobs=1)
+    thread.join()
+    assert states(runs) == ["interrupted", "done"], "the others go on"
 
 
 def test_runs_that_outlive_a_killed_comparison_keep_the_folder(output: Path, stand_in: None) -> None:
