@@ -12,6 +12,7 @@ loss and optimizer are TRL's own. Each run starts from the bundled policy, on bo
 from __future__ import annotations
 
 import os
+import statistics
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable
@@ -72,7 +73,7 @@ class Episode:
 
 
 class HouseholdTrainer(GRPOTrainer):
-    """GRPOTrainer that plays the household, and keeps how long rollout (scoring included) and update took."""
+    """GRPOTrainer that plays the household, and keeps how long play, scoring and update took."""
 
     def __init__(self, tasks: list[int], **options: Any) -> None:
         self.prompts = PromptBuilder(Prompt(**ROLLOUT["prompt"]), ChatFormat(options["processing_class"]))
@@ -91,7 +92,7 @@ class HouseholdTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         self.records.append({"start": measuring.now()})
         batch = super()._generate_and_score_completions(inputs)
-        self.records[-1]["rollout"] = measuring.now() - self.records[-1]["start"]
+        self.records[-1]["scoring"] = measuring.now() - self.records[-1]["start"] - self.records[-1]["play"]
         return batch
 
 
@@ -103,11 +104,12 @@ class UpdateClock(TrainerCallback):
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         last = self.records[-1]
-        last["update"] = measuring.now() - last["start"] - last["rollout"]
+        last["update"] = measuring.now() - last["start"] - last["play"] - last["scoring"]
 
 
 def play(prompts: list[Any], trainer: HouseholdTrainer) -> dict[str, Any]:
     """TRL's rollout function: all episodes turn by turn, with the trainer's own generation."""
+    start = measuring.now()
     episodes = [Episode(trainer.prompts, trainer.seeds[prompt[0]["content"]]) for prompt in prompts]
     while active := [episode for episode in episodes if not episode.done]:
         contexts = [episode.prompt + episode.completion for episode in active]
@@ -116,7 +118,8 @@ def play(prompts: list[Any], trainer: HouseholdTrainer) -> dict[str, Any]:
         for episode, action, text in zip(active, actions, texts, strict=True):
             episode.act(action, text)
     assert len(episodes) == EPISODES, "TRL hands over every prompt as often as it has generations"
-    trainer.records[-1]["steps"] = float(sum(episode.turns for episode in episodes))
+    steps = float(sum(episode.turns for episode in episodes))
+    trainer.records[-1] |= {"play": measuring.now() - start, "steps": steps}
     return {
         "prompt_ids": [episode.prompt for episode in episodes],
         "completion_ids": [episode.completion for episode in episodes],
@@ -177,7 +180,8 @@ def ours(number: int, iterations: int, config: str, options: Namespace) -> list[
     points = measuring.fit([CONFIGS[config]], {"seed_everything": number}, options, iterations)
     return [
         {
-            "rollout": point["time/rollout_s"],
+            "play": point["time/rollout_s"] - point.get("time/rollout_scoring_s", 0.0),
+            "scoring": point.get("time/rollout_scoring_s", 0.0),
             "update": point["time/update_s"],
             "steps": point["rollout/episode_length"] * EPISODES,
         }
@@ -187,19 +191,23 @@ def ours(number: int, iterations: int, config: str, options: Namespace) -> list[
 
 def summary(name: str, records: list[Record], reference: list[Record]) -> dict[str, Any]:
     """Medians over iterations; the ratios are those of neighbours."""
-    speeds, others = ([r["steps"] / (r["rollout"] + r["update"]) for r in part] for part in (records, reference))
-    play, other_play = ([r["steps"] / r["rollout"] for r in part] for part in (records, reference))
-    updates, other_updates = ([r["update"] / r["steps"] for r in part] for part in (records, reference))
     middle = measuring.medians(records)
+
+    def faster(*parts: str) -> float:
+        mine, other = ([r["steps"] / sum(r[part] for part in parts) for r in rs] for rs in (records, reference))
+        return measuring.median_of_ratios(mine, other)
+
     return {
         "": name,
-        "environment steps": middle["steps"],
-        "rollout, s": middle["rollout"],
+        "steps": middle["steps"],
+        "play, s": middle["play"],
+        "scoring, s": middle["scoring"],
         "update, s": middle["update"],
-        "steps/s": sorted(speeds)[len(speeds) // 2],
-        "times TRL's steps/s": measuring.median_of_ratios(speeds, others),
-        "in the rollout": measuring.median_of_ratios(play, other_play),
-        "in the update": measuring.median_of_ratios(other_updates, updates),
+        "steps/s in play": statistics.median(r["steps"] / r["play"] for r in records),
+        "times TRL's": faster("play"),
+        "steps/s in all": statistics.median(r["steps"] / (r["play"] + r["scoring"] + r["update"]) for r in records),
+        "times TRL's in all": faster("play", "scoring", "update"),
+        "update, times as fast": faster("update"),
     }
 
 

@@ -13,9 +13,9 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import torch
+from measuring import peak, reset_peak
 from torch import Tensor
 
 from paw_lightning.losses import linear_logprob
@@ -39,23 +39,6 @@ def forward_backward(path: str, entropy: bool, *example: Tensor) -> None:
     if entropy:
         loss = loss - 0.01 * entropies.mean()
     loss.backward()
-
-
-def reset_peak(device: str) -> int:
-    """Forget the peak so far; return the bytes in use now."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    Path("/proc/self/clear_refs").write_text("5")
-    return peak(device)
-
-
-def peak(device: str) -> int:
-    if device == "cuda":
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def measure(

@@ -8,12 +8,14 @@ import csv
 import ctypes
 import gc
 import json
+import logging
 import os
 import platform
 import statistics
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,17 +44,22 @@ def parser(description: str | None, repeats: int) -> argparse.ArgumentParser:
     made.add_argument("--dtype", default="float32", choices=list(PRECISION))
     made.add_argument("--threads", type=int, default=torch.get_num_threads())
     made.add_argument("--repeats", type=int, default=repeats)
+    made.add_argument("--clock", default="wall", choices=["wall", "processor"], help="processor: on a busy machine")
     made.add_argument("--quick", action="store_true", help="the smallest sizes: does it run, roughly how fast")
     made.add_argument("--json", type=Path, help="write every number here")
     return made
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Settle the device and the threads, here and in processes to come."""
+    """Settle the device, the threads (in processes to come as well), and the clock that the whole process goes by."""
     if options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(options.threads)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    if options.clock == "processor":
+        if options.device == "cuda":
+            raise SystemExit("--clock is processor and --device cuda; wanted wall: a GPU's work takes no processor time")
+        time.perf_counter = time.process_time
 
 
 def machine(options: argparse.Namespace) -> dict[str, Any]:
@@ -62,6 +69,7 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
         "processor": platform.machine(),
         "cores": os.cpu_count(),
         "threads": options.threads,
+        "clock": options.clock,
         "gpu": card,
         "dtype": options.dtype,
         "torch": torch.__version__,
@@ -78,7 +86,7 @@ def report(options: argparse.Namespace, results: Any) -> None:
 def table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print a Markdown table; the first column is text, the others numbers."""
     head = list(rows[0])
-    print("\n| " + " | ".join(head) + " |")
+    print("| " + " | ".join(head) + " |")
     print("|---|" + "--:|" * (len(head) - 1))
     for row in rows:
         print("| " + " | ".join(_written(row[name]) for name in head) + " |", flush=True)
@@ -106,6 +114,8 @@ def fit(
     """Run so many iterations of `paw-lightning fit`, and return the curves' points of each."""
     from paw_lightning import cli  # after the threads are set
 
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         logger = {"trainer.logger.init_args.save_dir": folder, "trainer.max_epochs": iterations}
         logger["trainer.check_val_every_n_epoch"] = iterations
@@ -124,18 +134,16 @@ def curves(folder: Path) -> list[dict[str, float]]:
     return list(epochs.values())
 
 
-def interleaved(calls: Sequence[Callable[[], object]], repeats: int) -> tuple[list[list[float]], list[list[float]]]:
-    """Wall-clock and processor seconds of each call, in turns: whatever else the machine does falls on all alike."""
-    wall: list[list[float]] = [[] for _ in calls]
-    processor: list[list[float]] = [[] for _ in calls]
-    for repeat in range(repeats + 1):
+def interleaved(calls: Sequence[Callable[[], object]], repeats: int, *, warm: bool = True) -> list[list[float]]:
+    """Seconds of each call, in turns: whatever else the machine does falls on all alike. `warm` adds a first round."""
+    seconds: list[list[float]] = [[] for _ in calls]
+    for repeat in range(repeats + warm):
         for index, call in enumerate(calls):
-            start = now(), time.process_time()
+            start = now()
             call()
-            if repeat:  # the first round warms up
-                wall[index].append(now() - start[0])
-                processor[index].append(time.process_time() - start[1])
-    return wall, processor
+            if repeat >= warm:
+                seconds[index].append(now() - start)
+    return seconds
 
 
 def now() -> float:
