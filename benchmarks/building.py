@@ -41,7 +41,7 @@ def build(configs: Sequence[str | Path], settings: Mapping[str, Any], options: N
             run=False,
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            trainer_defaults=dict(command_line.TRAINER_DEFAULTS),
+            trainer_defaults={**command_line.TRAINER_DEFAULTS, "callbacks": []},
             save_config_callback=None,
         )
     made.trainer.strategy.connect(made.model)
@@ -58,7 +58,7 @@ def build(configs: Sequence[str | Path], settings: Mapping[str, Any], options: N
 def random_qwen(folder: str, hidden: int, layers: int, vocabulary: int, tokenizer: str = "tiny-household") -> str:
     """A directory with a Qwen2 architecture of these sizes, for `model.weights: random`, and a small tokenizer."""
     load_tokenizer(tokenizer).save_pretrained(folder)
-    heads = max(2, hidden // 64)
+    heads = max(2, hidden // (128 if hidden > 1_024 else 64))
     Qwen2Config(
         vocab_size=vocabulary,
         hidden_size=hidden,

@@ -70,11 +70,13 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=151_936)
     parser.add_argument("--width", type=int, default=1_536)
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--entropy", action="store_true", help="let the entropies have a gradient too")
     parser.add_argument("--path", choices=PATHS, help="measure this path alone, in this process, and print JSON")
     args = parser.parse_args()
+    if args.device == "auto":
+        args.device = "cuda" if torch.cuda.is_available() else "cpu"
     if args.path:
         torch.set_num_threads(args.threads)
         shape = {key: getattr(args, key) for key in ("vocabulary", "width", "dtype", "device")}

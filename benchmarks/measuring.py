@@ -56,9 +56,13 @@ def prepare(options: argparse.Namespace) -> None:
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(options.threads)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     if options.clock == "processor":
         if options.device == "cuda":
-            raise SystemExit("--clock is processor and --device cuda; wanted wall: a GPU's work takes no processor time")
+            raise SystemExit(
+                "--clock is processor and --device cuda; wanted wall: a GPU's work takes no processor time"
+            )
         time.perf_counter = time.process_time
 
 
@@ -114,12 +118,12 @@ def fit(
     """Run so many iterations of `paw-lightning fit`, and return the curves' points of each."""
     from paw_lightning import cli  # after the threads are set
 
-    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         logger = {"trainer.logger.init_args.save_dir": folder, "trainer.max_epochs": iterations}
         logger["trainer.check_val_every_n_epoch"] = iterations
-        cli.run(["fit", *arguments(configs, {"trainer.logger": QUIET["trainer.logger"], **logger, **settings}, options)])
+        cli.run(
+            ["fit", *arguments(configs, {"trainer.logger": QUIET["trainer.logger"], **logger, **settings}, options)]
+        )
         return curves(Path(folder))
 
 

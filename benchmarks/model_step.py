@@ -1,7 +1,7 @@
 """One training step of a random Qwen2-shaped model: seconds, tokens per second, memory, model FLOP utilisation.
 
     python benchmarks/model_step.py --shape 1.5B --dtype bfloat16    # an accelerator with 40 GB or more
-    python benchmarks/model_step.py                                  # 10M: what a CPU can do
+    python benchmarks/model_step.py                                  # 16M: what a CPU can do
 
 The model is the package's own, heads included; a row is a prompt, an action and a predicted observation of the paper's
 ALFWorld lengths. Weights, gradients and AdamW's moments have --dtype. Utilisation is 6 x parameters x tokens, plus
@@ -27,7 +27,7 @@ from paw_lightning.models import PolicyWorldModel, load_language_model
 
 SHAPES = {  # hidden, layers, vocabulary, rows
     "tiny": (96, 3, 600, 8),
-    "10M": (320, 8, 600, 8),
+    "16M": (320, 8, 600, 8),
     "0.5B": (896, 24, QWEN_VOCABULARY, 8),
     "1.5B": (1_536, 28, QWEN_VOCABULARY, 8),
 }
@@ -72,7 +72,7 @@ def operations(model: PolicyWorldModel, rows: int) -> float:
 
 def main() -> None:
     parser = measuring.parser(__doc__, repeats=5)
-    parser.add_argument("--shape", choices=SHAPES, default="10M")
+    parser.add_argument("--shape", choices=SHAPES, default="16M")
     parser.add_argument("--rows", type=int, help="of the micro-batch")
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")
     parser.add_argument("--peak-tflops", type=float, help="of the machine in this dtype")
