@@ -78,7 +78,8 @@ def main() -> None:
     parser.add_argument("--peak-tflops", type=float, help="of the machine in this dtype")
     options = parser.parse_args()
     measuring.prepare(options)
-    hidden, layers, vocabulary, rows = SHAPES["tiny" if options.quick else options.shape]
+    options.shape = "tiny" if options.quick else options.shape
+    hidden, layers, vocabulary, rows = SHAPES[options.shape]
     rows = options.rows or (2 if options.quick else rows)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder, torch.device(options.device):

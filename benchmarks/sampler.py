@@ -163,6 +163,7 @@ def main() -> None:
     options = parser.parse_args()
     measuring.prepare(options)
     torch.manual_seed(0)
+    options.model = ["small"] if options.quick else options.model
     rows = [row for name in options.model for row in measure(name, options)]
     measuring.table(rows)
     measuring.report(options, rows)
