@@ -212,7 +212,7 @@ def summary(name: str, records: list[Record], reference: list[Record]) -> dict[s
 
 
 def main() -> None:
-    parser = measuring.parser(__doc__, repeats=5)
+    parser = measuring.parser(__doc__, repeats=4)
     parser.add_argument("--iterations", type=int, default=2, help="per run")
     parser.add_argument("--trl-rows", type=int, default=4, choices=[2, 4, 8, 16], help="TRL's rows per micro-batch")
     options = parser.parse_args()

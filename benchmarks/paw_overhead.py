@@ -49,7 +49,7 @@ def alfworld_settings(folder: str, options: Namespace) -> dict[str, Any]:
         "model.activation_checkpointing": "false",
         "trainer.accumulate_grad_batches": 4,
         "data.groups": 2,
-        "data.group_size": 2 if options.quick else 4,
+        "data.group_size": 2,
         "data.minibatches": 1,
         "rollout.environment.init_args.data_path": "null",
         **{f"rollout.environment.init_args.{name}": value for name, value in HOUSE.items()},
@@ -218,13 +218,13 @@ def breakdown(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = measuring.parser(__doc__, repeats=7)
+    parser = measuring.parser(__doc__, repeats=5)
     shapes = ["episode", "step", "alfworld"]
     parser.add_argument("--shape", nargs="+", choices=shapes, default=shapes)
     parser.add_argument("--config", default="configs/household/paw.yaml", help="of `episode` and `step`")
     parser.add_argument("--slow-repeats", type=int, default=3, help="of `alfworld`")
     parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--reasoning", type=int, default=100)
     options = parser.parse_args()
     measuring.prepare(options)

@@ -127,7 +127,7 @@ def measure(name: str, options: Namespace) -> list[dict[str, Any]]:
     sampler = NativeSampler(model, stop_token_ids=[], pad_token_id=PAD)
     settings = {"temperature": 1.0, "max_new_tokens": NEW_TOKENS, "uniforms": torch.rand(ROWS, NEW_TOKENS)}
     large = name == "10M"
-    repeats = 1 if options.quick else max(1, options.repeats // 3) if large else options.repeats
+    repeats = 1 if options.quick else max(1, options.repeats // 4) if large else options.repeats
     pairs: dict[str, list[Callable[[], object]]] = {
         kind: [partial(generate_with_transformers, model, prompts), partial(sampler.generate, prompts, **settings)]
         for kind, prompts in workloads(shortest, longest).items()
@@ -156,7 +156,7 @@ def measure(name: str, options: Namespace) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = measuring.parser(__doc__, repeats=7)
+    parser = measuring.parser(__doc__, repeats=4)
     parser.add_argument("--model", nargs="+", choices=MODELS, default=["tiny", "10M"])
     parser.add_argument("--prompts", default="", help="only the cases whose name holds this")
     parser.add_argument("--no-paged", dest="paged", action="store_false")
