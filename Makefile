@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # One thread per core of the machine is what the tiny models want; tests set their own.
-.PHONY: quickstart test test-slow check format clean help
+.PHONY: quickstart test test-slow benchmarks check format clean help
 
 help:  ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -24,6 +24,9 @@ test: .venv/.installed-dev  ## Install, then run the tests (under 8 minutes on 2
 
 test-slow: .venv/.installed-dev  ## The minutes-long tests.
 	$(BIN)/python -m pytest -m slow
+
+benchmarks: .venv/.installed-dev  ## Run all benchmarks into docs/benchmarks.md (a dozen minutes on 2 quiet cores).
+	$(BIN)/python benchmarks/run_all.py
 
 check: .venv/.installed-dev  ## Format, lint, types.
 	$(BIN)/ruff format --check .

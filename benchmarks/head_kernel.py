@@ -13,9 +13,9 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import torch
+from measuring import peak, reset_peak
 from torch import Tensor
 
 from paw_lightning.losses import linear_logprob
@@ -39,23 +39,6 @@ def forward_backward(path: str, entropy: bool, *example: Tensor) -> None:
     if entropy:
         loss = loss - 0.01 * entropies.mean()
     loss.backward()
-
-
-def reset_peak(device: str) -> int:
-    """Forget the peak so far; return the bytes in use now."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    Path("/proc/self/clear_refs").write_text("5")
-    return peak(device)
-
-
-def peak(device: str) -> int:
-    if device == "cuda":
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def measure(
@@ -87,11 +70,13 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=151_936)
     parser.add_argument("--width", type=int, default=1_536)
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--entropy", action="store_true", help="let the entropies have a gradient too")
     parser.add_argument("--path", choices=PATHS, help="measure this path alone, in this process, and print JSON")
     args = parser.parse_args()
+    if args.device == "auto":
+        args.device = "cuda" if torch.cuda.is_available() else "cpu"
     if args.path:
         torch.set_num_threads(args.threads)
         shape = {key: getattr(args, key) for key in ("vocabulary", "width", "dtype", "device")}

@@ -1,112 +1,242 @@
-"""What PaW adds to an update: time and tokens over plain GRPO, on the same rollouts, side by side.
+"""What PaW adds to an update: time and memory over plain GRPO, on the same rollout, in turns.
 
-python benchmarks/paw_overhead.py --config configs/household/paw.yaml
+    python benchmarks/paw_overhead.py [--shape episode step alfworld]
+
+`episode` and `step` are the quickstart as played, in the two layouts. `alfworld` has the prompts of
+configs/alfworld/paper.yaml in generated houses of ALFWorld's size, with synthetic answers (--reasoning tokens before
+the command) for a random Qwen2 of --hidden and --layers with Qwen's vocabulary of 151,936: the paper's lengths, nothing
+learnt. All go through the shipped micro-batches, `training_step`, backward, clipping and optimizer. Memory is the most
+that the process (a GPU's tensors) holds in an update. "1.5B" is arithmetic: the multiplications that the same rows cost
+Qwen2.5-1.5B, of which the head is a smaller part than of a narrow model.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import random
 import statistics
-import time
-from pathlib import Path
+import tempfile
+from argparse import Namespace
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
-import lightning as L
+import measuring
 import torch
-from jsonargparse import Namespace
+from building import PARTS, QWEN_VOCABULARY, Updater, build, padding, play, random_qwen, select
 from lightning.pytorch.cli import LightningCLI
 
-from paw_lightning import cli as command_line
-from paw_lightning.callbacks import EntropySelection, RewardBalance
-from paw_lightning.datamodule import RolloutDataModule
-from paw_lightning.module import PaWModule
-from paw_lightning.types import Minibatch, Rollout
+from paw_lightning.callbacks.base import environment_loop
+from paw_lightning.envs import HouseholdEnv
+from paw_lightning.rollouts.layouts import LAYOUTS, Layout
+from paw_lightning.rows import collate
+from paw_lightning.tokenization import ChatFormat, PromptBuilder
+from paw_lightning.types import Episode, Minibatch, Rollout, RolloutGroup, Transition
 
-ARMS = {"grpo": 0.0, "paw": 0.75}
-
-
-def parse() -> Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", default="configs/household/paw.yaml")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path)
-    return parser.parse_args()
+ARMS = {"GRPO": 0.0, "PaW": 0.75}
+HOUSE = {"receptacles": 25, "objects": 35}
+"""About as much as a room of ALFWorld's has."""
+BACKBONE, LAYERS, WIDTH = 1.31e9, 28, 1_536
+"""Parameters, layers and width of Qwen2.5-1.5B without its embeddings."""
 
 
-def build(config: str) -> LightningCLI:
-    """Module, datamodule, callbacks and trainer of a config, set up but not run."""
-    made = command_line.PaWCLI(
-        PaWModule,
-        RolloutDataModule,
-        args=[f"--config={config}", "--trainer.logger=false", "--trainer.enable_checkpointing=false"],
-        run=False,
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        save_config_callback=None,
-    )
-    made.trainer.strategy.connect(made.model)
-    made.model.trainer = made.trainer
-    made.datamodule.trainer = made.trainer
-    made.trainer.datamodule = made.datamodule
-    made.model.configure_model()
-    return made
+def alfworld_settings(folder: str, options: Namespace) -> dict[str, Any]:
+    """The paper's config with a model, a world and a batch that a CPU can do."""
+    model = random_qwen(folder, options.hidden, options.layers, 2_000 if options.quick else QWEN_VOCABULARY)
+    return {
+        "model.path": model,
+        "model.weights": "random",
+        "model.policy_loss.kl_coefficient": 0,  # another model in memory would hide what PaW adds
+        "model.activation_checkpointing": "false",
+        "trainer.accumulate_grad_batches": 4,
+        "data.groups": 2,
+        "data.group_size": 2,
+        "data.minibatches": 1,
+        "rollout.environment.init_args.data_path": "null",
+        **{f"rollout.environment.init_args.{name}": value for name, value in HOUSE.items()},
+    }
 
 
-def select(trainer: L.Trainer, module: PaWModule, rollout: Rollout, alpha: float) -> None:
-    """Give the rollout PaW's fields for this share of transitions."""
-    EntropySelection(alpha=alpha).on_rollout_end(trainer, module, rollout)
-    RewardBalance().on_rollout_end(trainer, module, rollout)
+def synthetic_rollout(made: LightningCLI, options: Namespace) -> Rollout:
+    """Random play in generated houses: the third and fourth turn of each episode, when the history is full."""
+    data, loop = made.datamodule, environment_loop(made.trainer)
+    prompts = PromptBuilder(loop.prompt, ChatFormat(made.model.tokenizer))
+    dice = random.Random(0)
+    groups = []
+    for task in range(data.groups):
+        episodes = [play_at_random(prompts, task, member, dice, options) for member in range(data.group_size)]
+        groups.append(RolloutGroup(f"task {task}", 10.0, episodes))
+    rollout = Rollout(0, groups)
+    loop._write_advantages(rollout)
+    return rollout
 
 
-def update_seconds(module: PaWModule, batches: list[Minibatch]) -> float:
-    """Forward and backward over a whole iteration's micro-batches."""
-    module.zero_grad()
-    start = time.perf_counter()
-    for batch in batches:
-        losses = module.losses(batch)
-        (losses.policy + losses.world_model).backward()
-    return time.perf_counter() - start
+def play_at_random(prompts: PromptBuilder, task: int, member: int, dice: random.Random, options: Namespace) -> Episode:
+    env = HouseholdEnv("train", **HOUSE)
+    observation, info = env.reset(seed=task)
+    layout: Layout = LAYOUTS["step"](prompts, info["task"], observation, 512)
+    episode = Episode(task, member, info["task"], won=member % 2 == 0)
+    for turn in range(4):
+        context = layout.context(observation, info["admissible_commands"])
+        command = dice.choice(info["admissible_commands"])
+        observation_before, (observation, _, _, _, info) = observation, env.step(command)
+        action = action_ids(prompts, command, dice, options.reasoning)
+        paid = 10.0 if episode.won and turn == 3 else 0.0
+        scores = [-dice.expovariate(1.0) for _ in action]
+        t = Transition(list(context.prompt_ids), action, [], [], scores, [-s for s in scores], command, observation,
+                       observation_before, paid, True, True)  # fmt: skip
+        t.old_logprobs = torch.tensor(scores)
+        layout.record(t, info["admissible_commands"])
+        episode.transitions.append(t)
+    episode.transitions = episode.transitions[2:]
+    return episode
 
 
-def main() -> None:
-    options = parse()
-    torch.set_num_threads(options.threads)
-    made = build(options.config)
+def action_ids(prompts: PromptBuilder, command: str, dice: random.Random, reasoning: int) -> list[int]:
+    """Reasoning of half to one and a half times the usual length, the command between its tags, the end."""
+    thought = [dice.randrange(2, 500) for _ in range(dice.randint(reasoning // 2, reasoning * 3 // 2))]
+    tags = prompts.chat.encode_text(f"<think></think><action>{command}</action>")
+    return [*thought, *tags, prompts.chat.tokenizer.eos_token_id]
+
+
+def generate(made: LightningCLI, rollout: Rollout) -> None:
+    """As many tokens as the synthetic answers have, for their prompts."""
+    contexts = [t.prompt_ids for t in rollout.transitions]
+    longest = max(len(t.action_ids) for t in rollout.transitions)
+    sampler = environment_loop(made.trainer)._sampler()
+    sampler.stop_token_ids = frozenset()
+    sampler.generate(contexts, temperature=1.0, max_new_tokens=longest, uniforms=torch.rand(len(contexts), longest))
+
+
+def multiplications(batches: Sequence[Minibatch], tokens: int) -> float:
+    """Of an update of Qwen2.5-1.5B over these rows: forward, and backward that reads the head's logits twice."""
+    width = sum(batch.input_ids.numel() * batch.input_ids.shape[1] for batch in batches) / tokens
+    predicted = sum(int(batch.action_mask.sum() + batch.observation_mask.sum()) for batch in batches)
+    attention = LAYERS * WIDTH * width  # keys and values of half the row, both products
+    return 3 * tokens * (BACKBONE + attention) + 4 * predicted * WIDTH * QWEN_VOCABULARY
+
+
+def shuffled(data: Any, rollout: Rollout, parts: int) -> float:
+    """The padding of the same rows if micro-batches were cut in random order."""
+    rows = [row for part in data.minibatch_rows(rollout) for row in part]
+    random.Random(0).shuffle(rows)
+    size = -(-len(rows) // parts)
+    batches = [collate(rows[i : i + size], 0, on_policy=True) for i in range(0, len(rows), size)]
+    return padding(batches, sum(row.length for row in rows))
+
+
+def measure(shape: str, folder: str, options: Namespace) -> dict[str, Any]:
+    """All numbers of one shape."""
+    if shape == "alfworld":
+        made = build([measuring.ROOT / "configs/alfworld/paper.yaml"], alfworld_settings(folder, options), options)
+        rollout, repeats = synthetic_rollout(made, options), options.slow_repeats
+        played = partial(generate, made, rollout)
+    else:
+        quick = {"data.groups": 2, "data.group_size": 4} if options.quick else {}
+        made = build([measuring.ROOT / options.config], {"rollout.layout": shape, **quick}, options)
+        rollout, repeats = play(made), options.repeats
+        played = partial(play, made, 1)
+    seconds = [0.0]
+    if not options.quick:
+        seconds = measuring.interleaved([played], 1 if shape == "alfworld" else 3, warm=False)[0]
+    return compare(made, rollout, repeats) | {"rollout": statistics.median(seconds), "shape": shape}
+
+
+def compare(made: LightningCLI, rollout: Rollout, repeats: int) -> dict[str, Any]:
+    """Both arms' seconds by part, peaks, tokens."""
     module, data, trainer = made.model, made.datamodule, made.trainer
-    loop = next(c for c in trainer.callbacks if type(c).__name__ == "EnvironmentLoop")
-    loop.setup(trainer, module, "fit")
-    start = time.perf_counter()
-    rollout = loop.collect(0, data.train_tasks(0), data.group_size)
-    rollout_seconds = time.perf_counter() - start
     batches, tokens = {}, {}
     for name, alpha in ARMS.items():
         select(trainer, module, rollout, alpha)
         tokens[name] = sum(row.length for part in data.minibatch_rows(rollout) for row in part)
         batches[name] = list(data.micro_batches(rollout))
-    seconds: dict[str, list[float]] = {name: [] for name in ARMS}
-    for _ in range(options.repeats):
+    updater = Updater(made)
+    seconds: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
+    for repeat in range(repeats + 1):
         for name in ARMS:
-            seconds[name].append(update_seconds(module, batches[name]))
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    ratios = [paw / grpo for paw, grpo in zip(seconds["paw"], seconds["grpo"], strict=True)]
-    report = {
+            taken = updater.update(batches[name])
+            if repeat:  # the first round warms up
+                seconds[name].append(taken)
+    parts = data.minibatches * trainer.accumulate_grad_batches
+    return {
         "transitions": len(rollout.transitions),
-        "tokens_grpo": tokens["grpo"],
-        "tokens_added_share": tokens["paw"] / tokens["grpo"] - 1,
-        "update_seconds": medians,
-        "rollout_seconds": rollout_seconds,
-        "update_ratio": statistics.median(ratios),
-        "step_ratio": (rollout_seconds + medians["paw"]) / (rollout_seconds + medians["grpo"]),
+        "tokens": tokens,
+        "predicted": {name: sum(int(b.observation_mask.sum()) for b in batches[name]) for name in ARMS},
+        "acted": sum(int(b.action_mask.sum()) for b in batches["GRPO"]),
+        "padding": padding(batches["PaW"], tokens["PaW"]),
+        "padding in random order": shuffled(data, rollout, parts),
+        "seconds": seconds,
+        "multiplications": {name: multiplications(batches[name], tokens[name]) for name in ARMS},
+        "peaks": peaks(updater, batches),
     }
-    print("| transitions | tokens without PaW | added by PaW | update, PaW / GRPO | whole step, PaW / GRPO |")
-    print("|---|---|---|---|---|")
-    print(
-        f"| {report['transitions']} | {tokens['grpo']} | {report['tokens_added_share']:.1%} "
-        f"| {report['update_ratio']:.3f} | {report['step_ratio']:.3f} |"
-    )
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2))
+
+
+def peaks(updater: Updater, batches: dict[str, list[Minibatch]]) -> dict[str, int]:
+    """Bytes in use at most while an arm is trained; the second round counts, as the first leaves caches behind."""
+    measuring.give_memory_back()
+    found = {}
+    for _ in range(2):
+        for name in ARMS:
+            device = updater.module.device.type
+            measuring.reset_peak(device)
+            updater.update(batches[name])
+            found[name] = measuring.peak(device)
+    return found
+
+
+def summary(found: dict[str, Any]) -> dict[str, Any]:
+    """One row of the first table."""
+    seconds = {name: [part["all"] for part in parts] for name, parts in found["seconds"].items()}
+    ratio = measuring.median_of_ratios(seconds["PaW"], seconds["GRPO"])
+    update, rollout, counted = statistics.median(seconds["GRPO"]), found["rollout"], found["multiplications"]
+    return {
+        "PaW / GRPO": found["shape"],
+        "rows' tokens": found["tokens"]["PaW"] / found["tokens"]["GRPO"],
+        "tokens to a head": 1 + found["predicted"]["PaW"] / found["acted"],
+        "update time": ratio,
+        "step time": (rollout + ratio * update) / (rollout + update),
+        "peak memory": found["peaks"]["PaW"] / found["peaks"]["GRPO"],
+        # The quickstart's rows are nothing that a model of that size would be trained on.
+        "1.5B, update": counted["PaW"] / counted["GRPO"] if found["shape"] == "alfworld" else "",
+        "padding": found["padding"],
+        "in random order": found["padding in random order"],
+    }
+
+
+def breakdown(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the second table: seconds by part, and what PaW adds in percent of GRPO's update."""
+    middle = {name: measuring.medians(parts) for name, parts in found["seconds"].items()}
+    whole = middle["GRPO"]["all"]
+    return [
+        {
+            "part": f"{found['shape']}: {part}",
+            "GRPO, s": middle["GRPO"][part],
+            "PaW, s": middle["PaW"][part],
+            "added, % of GRPO's update": 100 * (middle["PaW"][part] - middle["GRPO"][part]) / whole,
+        }
+        for part in (*PARTS, "rest", "all")
+    ]
+
+
+def main() -> None:
+    parser = measuring.parser(__doc__, repeats=5)
+    shapes = ["episode", "step", "alfworld"]
+    parser.add_argument("--shape", nargs="+", choices=shapes, default=shapes)
+    parser.add_argument("--config", default="configs/household/paw.yaml", help="of `episode` and `step`")
+    parser.add_argument("--slow-repeats", type=int, default=3, help="of `alfworld`")
+    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--reasoning", type=int, default=100)
+    options = parser.parse_args()
+    measuring.prepare(options)
+    if options.quick:
+        options.repeats = options.slow_repeats = 1
+        options.hidden, options.layers, options.reasoning = 64, 1, 10
+    with tempfile.TemporaryDirectory() as folder:
+        found = [measure(shape, folder, options) for shape in options.shape]
+    measuring.table([summary(each) for each in found])
+    print()
+    measuring.table([row for each in found for row in breakdown(each)])
+    measuring.report(options, found)
 
 
 if __name__ == "__main__":

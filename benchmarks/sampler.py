@@ -1,29 +1,32 @@
-"""Times `NativeSampler` against transformers' `generate`: `python benchmarks/sampler.py --json sampler.json`.
+"""Times `NativeSampler` against transformers' `generate` and continuous batching: `python benchmarks/sampler.py`.
 
-Both sample 12 tokens for the same 64 prompts from the same random Qwen2, interleaved in one process. `generate` only
-returns tokens; `NativeSampler` returns log-probs and entropies as well. In "whole episodes" 8 groups of 8 transcripts
-grow for 8 turns by 12 sampled tokens and 20 to 60 of an observation: `generate` reads each transcript anew, a session
-of the sampler only what is new. On a busy machine trust the last column.
+All sample 12 tokens for the same 64 prompts from the same random Qwen2, `generate` and the native sampler in turns.
+`generate` only returns tokens; the native sampler returns log-probs and entropies as well. In "whole episodes" 8 groups
+of 8 transcripts grow for 8 turns by 12 sampled tokens and 20 to 60 of an observation: `generate` reads each transcript
+anew, a session of the sampler only what is new. `paged` is `rollout.sampler: paged`, transformers' continuous batching,
+measured on the ragged prompts, its pages empty and its manager started. On a busy machine trust `--clock processor`,
+which of `paged`, a second thread, would count the waiting too: there its seconds are wall clock all the same.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from argparse import Namespace
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+import measuring
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from paw_lightning.rollouts.paged import PagedSampler
 from paw_lightning.rollouts.sampler import NativeSampler
 
 VOCABULARY, NEW_TOKENS, ROWS, PAD, TURNS = 600, 12, 64, 0, 8
+PAGES = {"page_size": 32, "num_blocks": 1_024, "max_batch_tokens": 2_048}  # by default it takes most of the memory
 MODELS = {  # hidden size, layers, shortest and longest ragged prompt
     "small": (96, 3, 40, 110),
     "tiny": (128, 4, 150, 300),
@@ -103,68 +106,67 @@ def generate_with_transformers(model: Qwen2ForCausalLM, prompts: Prompts) -> Pro
     return whole[:, width:].tolist()
 
 
-def interleaved(calls: Sequence[Callable[[], object]], repeats: int) -> tuple[list[list[float]], list[list[float]]]:
-    """Wall-clock and processor seconds of each call, in turns: whatever else the machine does falls on all alike."""
-    wall: list[list[float]] = [[] for _ in calls]
-    processor: list[list[float]] = [[] for _ in calls]
-    for repeat in range(repeats + 1):
-        for index, call in enumerate(calls):
-            start = time.perf_counter(), time.process_time()
-            call()
-            if repeat:  # the first round warms up
-                wall[index].append(time.perf_counter() - start[0])
-                processor[index].append(time.process_time() - start[1])
-    return wall, processor
+def paged_seconds(model: Qwen2ForCausalLM, prompts: Prompts, repeats: int, **settings: Any) -> float:
+    """Wall-clock seconds for the prompts, all pages empty, the manager running."""
+    sampler = PagedSampler(model, stop_token_ids=[], pad_token_id=PAD, **PAGES)
+    seconds = []
+    for _ in range(repeats):
+        sampler.update_weights()
+        sampler.generate([prompt[::-1] for prompt in prompts], **settings)  # it is sized by what it first gets
+        start = time.monotonic()
+        sampler.generate(prompts, **settings)
+        seconds.append(time.monotonic() - start)
+    sampler.update_weights()
+    return statistics.median(seconds)
+
+
+def measure(name: str, options: Namespace) -> list[dict[str, Any]]:
+    """One row per kind of prompts."""
+    hidden, layers, shortest, longest = MODELS[name]
+    model = build_model(hidden, layers).to(options.device, getattr(torch, options.dtype))
+    sampler = NativeSampler(model, stop_token_ids=[], pad_token_id=PAD)
+    settings = {"temperature": 1.0, "max_new_tokens": NEW_TOKENS, "uniforms": torch.rand(ROWS, NEW_TOKENS)}
+    large = name == "10M"
+    repeats = 1 if options.quick else max(1, options.repeats // 4) if large else options.repeats
+    pairs: dict[str, list[Callable[[], object]]] = {
+        kind: [partial(generate_with_transformers, model, prompts), partial(sampler.generate, prompts, **settings)]
+        for kind, prompts in workloads(shortest, longest).items()
+    }
+    pairs["whole episodes"] = [
+        partial(play, partial(generate_with_transformers, model), shortest, longest),
+        partial(play_in_session, sampler, shortest, longest, **settings),
+    ]
+    rows = []
+    for kind, calls in pairs.items():
+        if options.prompts not in kind:
+            continue
+        theirs, ours = measuring.interleaved(calls, repeats, warm=not large)
+        row = {
+            "model": name,
+            "prompts": kind,
+            "generate, s": statistics.median(theirs),
+            "native, s": statistics.median(ours),
+            "times as fast": measuring.median_of_ratios(theirs, ours),
+            "paged, s": "",
+        }
+        if kind.startswith("ragged") and options.paged:
+            row["paged, s"] = paged_seconds(model, workloads(shortest, longest)[kind], 1 if large else 2, **settings)
+        rows.append(row)
+    return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser = measuring.parser(__doc__, repeats=4)
+    parser.add_argument("--model", nargs="+", choices=MODELS, default=["tiny", "10M"])
     parser.add_argument("--prompts", default="", help="only the cases whose name holds this")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--no-paged", dest="paged", action="store_false")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    measuring.prepare(options)
     torch.manual_seed(0)
-
-    results = []
-    print("| model | prompts | generate, ms | NativeSampler, ms | times faster | in least processor time |")
-    print("|---|---|---|---|---|---|")
-    for name in options.models:
-        hidden, layers, shortest, longest = MODELS[name]
-        model = build_model(hidden, layers).to(options.device)
-        sampler = NativeSampler(model, stop_token_ids=[], pad_token_id=PAD)
-        uniforms = torch.rand(ROWS, NEW_TOKENS)
-        settings = {"temperature": 1.0, "max_new_tokens": NEW_TOKENS, "uniforms": uniforms}
-        pairs: dict[str, list[Callable[[], object]]] = {
-            workload: [
-                partial(generate_with_transformers, model, prompts),
-                partial(sampler.generate, prompts, **settings),
-            ]
-            for workload, prompts in workloads(shortest, longest).items()
-        }
-        pairs["whole episodes"] = [
-            partial(play, partial(generate_with_transformers, model), shortest, longest),
-            partial(play_in_session, sampler, shortest, longest, **settings),
-        ]
-        for workload, calls in pairs.items():
-            if options.prompts not in workload:
-                continue
-            wall, processor = interleaved(calls, options.repeats)
-            theirs, ours = map(statistics.median, wall)
-            ratio, processor_ratio = theirs / ours, min(processor[0]) / min(processor[1])
-            print(
-                f"| {name} | {workload} | {1e3 * theirs:.0f} | {1e3 * ours:.0f} "
-                f"| {ratio:.2f} | {processor_ratio:.2f} |",
-                flush=True,
-            )
-            row = {"model": name, "prompts": workload, "ratio": ratio, "processor_ratio": processor_ratio}
-            results.append(row | {"generate_seconds": wall[0], "native_seconds": wall[1]})
-    if options.json:
-        environment = {"threads": options.threads, "device": options.device, "torch": torch.__version__}
-        options.json.write_text(json.dumps({"environment": environment, "results": results}, indent=2) + "\n")
+    options.model = ["small"] if options.quick else options.model
+    rows = [row for name in options.model for row in measure(name, options)]
+    measuring.table(rows)
+    measuring.report(options, rows)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,238 @@
+"""One iteration of play and update: this package against TRL's GRPOTrainer, the same job, in turns.
+
+    pip install trl && python benchmarks/end_to_end.py [--quick]
+
+The job is that of configs/household/grpo.yaml: the bundled policy, 8 groups of 8 episodes of up to 8 turns in the
+generated household world, temperature 1, 12 tokens per action, one growing transcript per episode, four optimizer steps
+with a KL term. TRL plays through its `rollout_func`: at every turn its own batched generation for the episodes that
+still run. Environment and token side are this package's on both sides, so the tokens are the same; generation, scoring,
+loss and optimizer are TRL's own. Each run starts from the bundled policy, on both sides. PaW runs along.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import measuring
+import yaml
+from datasets import Dataset
+from transformers import TrainerCallback
+
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+from trl import GRPOConfig, GRPOTrainer
+
+from paw_lightning.envs import HouseholdEnv
+from paw_lightning.models import load_language_model, load_tokenizer
+from paw_lightning.rollouts.layouts import EpisodeLayout
+from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder, PromptTooLongError, parse_action
+from paw_lightning.types import Transition
+
+CONFIGS = {name: measuring.ROOT / f"configs/household/{name}.yaml" for name in ("grpo", "paw")}
+JOB = yaml.safe_load(CONFIGS["grpo"].read_text())
+ROLLOUT, DATA = JOB["rollout"], JOB["data"]
+EPISODES = DATA["groups"] * DATA["group_size"]
+Record = dict[str, float]
+
+
+class Episode:
+    """One household and the transcript of what happens in it, as `rollout.layout: episode` writes it."""
+
+    def __init__(self, prompts: PromptBuilder, seed: int) -> None:
+        self.env = HouseholdEnv("train", **ROLLOUT["environment"]["init_args"])
+        self.observation, info = self.env.reset(seed=seed)
+        self.opening = ROLLOUT["prompt"]["first_template"].format(observation=self.observation, task=info["task"])
+        self.layout = EpisodeLayout(prompts, info["task"], self.observation, ROLLOUT["max_observation_tokens"])
+        self.prompt = list(self.layout.context(self.observation, []).ids)
+        self.completion: list[int] = []
+        self.mask: list[int] = []
+        """1 for what the policy wrote, 0 for what the house said."""
+        self.turns, self.reward, self.done = 0, 0.0, False
+
+    def act(self, action: list[int], text: str) -> None:
+        """Play a turn; where the episode goes on, the transcript does."""
+        self.completion, self.mask = self.completion + action, self.mask + [1] * len(action)
+        self.observation, reward, self.done, _, _ = self.env.step(parse_action(text, "plain").text)
+        self.turns, self.reward = self.turns + 1, self.reward + reward
+        self.done = self.done or self.turns == ROLLOUT["max_steps"]
+        if self.done:
+            return
+        self.layout.record(Transition([], action, [], [], [], [], text, self.observation, "", 0.0, True, True), [])
+        try:
+            answered = list(self.layout.context(self.observation, []).ids)[len(self.prompt) :]
+        except PromptTooLongError:
+            self.done = True
+            return
+        self.mask += [0] * (len(answered) - len(self.completion))
+        self.completion = answered
+
+
+class HouseholdTrainer(GRPOTrainer):
+    """GRPOTrainer that plays the household, and keeps how long play, scoring and update took."""
+
+    def __init__(self, tasks: list[int], **options: Any) -> None:
+        self.prompts = PromptBuilder(Prompt(**ROLLOUT["prompt"]), ChatFormat(options["processing_class"]))
+        self.records: list[Record] = []
+        # The text is all that a rollout function gets to see of a task.
+        self.seeds = {Episode(self.prompts, seed).opening: seed for seed in tasks}
+        questions = [[{"role": "user", "content": opening}] for opening in self.seeds]
+        super().__init__(
+            **options,
+            train_dataset=Dataset.from_dict({"prompt": questions}),
+            reward_funcs=lambda completions, total, **_: total,
+            rollout_func=play,
+        )
+        self.add_callback(UpdateClock(self.records))
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        self.records.append({"start": measuring.now()})
+        batch = super()._generate_and_score_completions(inputs)
+        self.records[-1]["scoring"] = measuring.now() - self.records[-1]["start"] - self.records[-1]["play"]
+        return batch
+
+
+class UpdateClock(TrainerCallback):
+    """The update lasts until the last optimizer step that follows a rollout."""
+
+    def __init__(self, records: list[Record]) -> None:
+        self.records = records
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        last = self.records[-1]
+        last["update"] = measuring.now() - last["start"] - last["play"] - last["scoring"]
+
+
+def play(prompts: list[Any], trainer: HouseholdTrainer) -> dict[str, Any]:
+    """TRL's rollout function: all episodes turn by turn, with the trainer's own generation."""
+    start = measuring.now()
+    episodes = [Episode(trainer.prompts, trainer.seeds[prompt[0]["content"]]) for prompt in prompts]
+    while active := [episode for episode in episodes if not episode.done]:
+        contexts = [episode.prompt + episode.completion for episode in active]
+        actions, _ = trainer._generate_single_turn(contexts, None, {}, 1)
+        texts = trainer.processing_class.batch_decode(actions, skip_special_tokens=True)
+        for episode, action, text in zip(active, actions, texts, strict=True):
+            episode.act(action, text)
+    assert len(episodes) == EPISODES, "TRL hands over every prompt as often as it has generations"
+    steps = float(sum(episode.turns for episode in episodes))
+    trainer.records[-1] |= {"play": measuring.now() - start, "steps": steps}
+    return {
+        "prompt_ids": [episode.prompt for episode in episodes],
+        "completion_ids": [episode.completion for episode in episodes],
+        "env_mask": [episode.mask for episode in episodes],
+        "logprobs": None,
+        "total": [episode.reward for episode in episodes],
+    }
+
+
+def trl_settings(folder: str, seed: int, iterations: int, rows: int, options: Namespace) -> GRPOConfig:
+    """The same job for TRL; `rows` at a time is what it is fastest with."""
+    policy, optimizer = JOB["model"]["policy_loss"], JOB["model"]["optimizer"]["init_args"]
+    return GRPOConfig(
+        output_dir=folder,
+        seed=seed,
+        max_steps=iterations * DATA["minibatches"],
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=EPISODES // DATA["minibatches"] // rows,
+        steps_per_generation=EPISODES // rows,
+        num_generations=DATA["group_size"],
+        max_completion_length=ROLLOUT["prompt"]["max_tokens"],
+        generation_kwargs={"max_new_tokens": ROLLOUT["max_action_tokens"]},
+        temperature=1.0,
+        beta=policy["kl_coefficient"],
+        epsilon=policy["clip_low"],
+        epsilon_high=policy["clip_high"],
+        learning_rate=optimizer["lr"],
+        weight_decay=optimizer["weight_decay"],
+        max_grad_norm=JOB["trainer"]["gradient_clip_val"],
+        lr_scheduler_type="constant",
+        gradient_checkpointing=False,
+        use_cpu=options.device == "cpu",
+        bf16=options.dtype == "bfloat16",
+        logging_steps=DATA["minibatches"],
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        log_level="error",
+    )
+
+
+def theirs(number: int, iterations: int, rows: int, options: Namespace) -> list[Record]:
+    """Iterations of TRL from the bundled policy."""
+    tasks = [number * iterations * DATA["groups"] + i for i in range(iterations * DATA["groups"])]
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = HouseholdTrainer(
+            tasks,
+            model=load_language_model(JOB["model"]["path"]),
+            processing_class=load_tokenizer(JOB["model"]["path"]),
+            args=trl_settings(folder, number, iterations, rows, options),
+        )
+        trainer.train()
+    return trainer.records
+
+
+def ours(number: int, iterations: int, config: str, options: Namespace) -> list[Record]:
+    """Iterations of this package from the bundled policy."""
+    points = measuring.fit([CONFIGS[config]], {"seed_everything": number}, options, iterations)
+    return [
+        {
+            "play": point["time/rollout_s"] - point.get("time/rollout_scoring_s", 0.0),
+            "scoring": point.get("time/rollout_scoring_s", 0.0),
+            "update": point["time/update_s"],
+            "steps": point["rollout/episode_length"] * EPISODES,
+        }
+        for point in points
+    ]
+
+
+def summary(name: str, records: list[Record], reference: list[Record]) -> dict[str, Any]:
+    """Medians over iterations; the ratios are those of neighbours."""
+    middle = measuring.medians(records)
+
+    def faster(*parts: str) -> float:
+        mine, other = ([r["steps"] / sum(r[part] for part in parts) for r in rs] for rs in (records, reference))
+        return measuring.median_of_ratios(mine, other)
+
+    return {
+        "": name,
+        "steps": middle["steps"],
+        "play, s": middle["play"],
+        "scoring, s": middle["scoring"],
+        "update, s": middle["update"],
+        "steps/s in play": statistics.median(r["steps"] / r["play"] for r in records),
+        "times TRL's": faster("play"),
+        "steps/s in all": statistics.median(r["steps"] / (r["play"] + r["scoring"] + r["update"]) for r in records),
+        "times TRL's in all": faster("play", "scoring", "update"),
+        "update, times as fast": faster("update"),
+    }
+
+
+def main() -> None:
+    parser = measuring.parser(__doc__, repeats=4)
+    parser.add_argument("--iterations", type=int, default=2, help="per run")
+    parser.add_argument("--trl-rows", type=int, default=4, choices=[2, 4, 8, 16], help="TRL's rows per micro-batch")
+    options = parser.parse_args()
+    measuring.prepare(options)
+    iterations, repeats = (1, 1) if options.quick else (options.iterations, options.repeats)
+    arms: dict[str, Callable[[int], list[Record]]] = {
+        "TRL, GRPO": partial(theirs, iterations=iterations, rows=options.trl_rows, options=options),
+        "paw_lightning, GRPO": partial(ours, iterations=iterations, config="grpo", options=options),
+        "paw_lightning, GRPO + PaW": partial(ours, iterations=iterations, config="paw", options=options),
+    }
+    records: dict[str, list[Record]] = {name: [] for name in arms}
+    for number in range(repeats + 1):
+        for name, run in arms.items():
+            played = run(number)
+            if number:  # the first round warms up
+                records[name] += played
+    [reference, *_] = records.values()
+    measuring.table([summary(name, part, reference) for name, part in records.items()])
+    measuring.report(options, records)
+
+
+if __name__ == "__main__":
+    main()
