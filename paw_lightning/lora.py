@@ -97,7 +97,8 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
 def merged(language_model: PreTrainedModel) -> PreTrainedModel:
     """A copy of the model as if it had been trained without adapters: W + (alpha / rank) B A in W's place."""
     if hasattr(language_model, "destroy_cached_continuous_batching_manager"):
-        language_model.destroy_cached_continuous_batching_manager()  # the paged sampler's threads cannot be copied
+        # The paged sampler's threads cannot be copied.
+        language_model.destroy_cached_continuous_batching_manager()  # type: ignore[operator]
     model = copy.deepcopy(language_model)
     for name, module in list(model.named_modules()):
         if isinstance(module, LoraLayer):
