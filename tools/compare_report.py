@@ -14,12 +14,9 @@ from statistics import mean, median
 from typing import Any
 
 import compare_statistics as statistics
+from compare_plots import plot
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
-"""Okabe and Ito's: told apart by every eye."""
-LINES = ["-", "--", ":"]
-"""The eighth arm of a panel has the first one's colour again."""
 FEW_SEEDS = 10
 LOG_LINES = 12
 NAMED_ARMS = 4
@@ -351,46 +348,6 @@ def markdown(results: Results, rows: list[ArmSummary]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def plot(results: Results, path: Path) -> None:
-    """A panel for each table: every run as a thin line, the mean of an arm's seeds as a thick one."""
-    from matplotlib.figure import Figure  # slow to import, and not needed to train
-
-    groups = results.tables()
-    figure = Figure(figsize=(9.5, 0.8 + 3.7 * len(groups)), dpi=150, layout="constrained")
-    panels = figure.subplots(len(groups), sharex=True, sharey=True, squeeze=False)[:, 0]
-    for axes, (group, names) in zip(panels, groups.items(), strict=True):
-        _plot_group(axes, results, names)
-        axes.set(ylabel=results.metric, title=group)
-    panels[-1].set_xlabel("iteration")
-    figure.savefig(path)
-
-
-def _plot_group(axes: Any, results: Results, names: list[str]) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    for number, name in enumerate(names):
-        curves, colour = results.arms[name], COLOURS[number % len(COLOURS)]
-        style = LINES[number // len(COLOURS) % len(LINES)]
-        for curve in curves.values():
-            axes.plot(list(curve.points), list(curve.points.values()), color=colour, alpha=0.35, linewidth=1)
-        points = mean_curve([curve.points for curve in curves.values()])
-        if points:
-            label = f"{name} (mean of {len(curves)})" if len(curves) > 1 else name
-            look = {"color": colour, "linestyle": style, "linewidth": 2.5, "marker": "o"}
-            axes.plot(list(points), list(points.values()), label=label, **look)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    if axes.lines:
-        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-
-
-def mean_curve(curves: list[dict[int, float]]) -> dict[int, float]:
-    """Mean over the iterations that all curves have."""
-    common = set(curves[0]).intersection(*curves[1:]) if curves else set()
-    return {iteration: mean(curve[iteration] for curve in curves) for iteration in sorted(common)}
-
-
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 84rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
@@ -431,7 +388,7 @@ def page(results: Results, rows: list[ArmSummary], png: bytes) -> str:
         f"<style>{STYLE}</style></head><body><h1>{title}</h1>",
         *sections,
         f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in verdicts(results, rows))}</ul>",
-        f"<img alt='learning curves' src='data:image/png;base64,{base64.b64encode(png).decode()}'>",
+        f"<img alt='every run' src='data:image/png;base64,{base64.b64encode(png).decode()}'>",
         *(f"<p class='notes'>{html.escape(line)}</p>" for line in notes(results, rows)),
         *(["<h2>Failed</h2>", *failures] if failures else []),
         f"<section><h2>Arms</h2><ul>{''.join(commands)}</ul></section></body></html>",
@@ -447,7 +404,7 @@ def write(results: Results, output: Path) -> str:
     """Write report.md, report.json, curves.png and report.html; returns the Markdown."""
     rows = summarise(results)
     text = markdown(results, rows)
-    plot(results, output / "curves.png")
+    plot(results, rows, output / "curves.png")
     (output / "report.md").write_text(text)
     (output / "report.html").write_text(page(results, rows, (output / "curves.png").read_bytes()))
     content = {
