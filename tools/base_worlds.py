@@ -87,7 +87,7 @@ SHOP = World(
     environment=shop_transcripts.make_environment,
     episodes=lambda seed, noise: shop_transcripts.play_shops(seed, noise=noise),
     texts=shop_transcripts.shop_texts,
-    recipe=Recipe(phases=(Phase(0.4, 600, 4e-3), Phase(0.4, 900, 3e-3, growing=0.5)), vocabulary=800, batch=20),
+    recipe=Recipe(phases=(Phase(0.4, 700, 4e-3, growing=0.5),), vocabulary=800, batch=20),
     story="each of a goal never seen in the same phase before or again, in shops other than the one of the "
     "configuration. The expert goes by what the pages say",
 )

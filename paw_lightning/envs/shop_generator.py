@@ -14,6 +14,9 @@ FIRST, LAST = (
     ("ba", "da", "ko", "lin", "mar", "no", "ra", "so", "ta", "vo"),
 )
 """Syllables of brand names."""
+BRIEF_NAMES = [f"{digit}{first}{last}" for digit in range(1, 10) for first in FIRST for last in LAST]
+"""What brief products are clicked by. A small model copies syllables that it sees nowhere else in a page; of numbers, which
+stand in every price, it learnt to copy none in 1,500 steps. The digit keeps them the same tokens behind a bracket."""
 COLORS = ("black", "blue", "brown", "gray", "green", "orange", "pink", "purple", "red", "white", "yellow")
 PATTERNS = ("checked", "dotted", "plain", "striped")
 PRICE_RANGE_SHARE = 0.1
@@ -82,14 +85,18 @@ def generate_products(rng: random.Random, count: int, brief: bool) -> list[Produ
     """Draw ``count`` products, each with an instruction, so each with goals.
 
     Args:
-        brief: short titles that say everything the goals ask for, one attribute, two groups of three options, fixed
+        brief: names instead of numbers to click, as long as there are enough; short titles that say everything the goals ask for, one attribute, two groups of three options, fixed
             prices; otherwise longer pages, on which attributes may have to be looked for among the features, three
             groups of options, and price ranges.
     """
-    digits = max(3, len(str(2 * count)))
-    numbers = rng.sample(range(10 ** (digits - 1), 10**digits), count)
+    names = rng.sample(BRIEF_NAMES, count) if brief and count <= len(BRIEF_NAMES) else _numbers(rng, count)
     draw = _brief_product if brief else _full_product
-    return [draw(rng, str(number), DEPARTMENTS[place % len(DEPARTMENTS)]) for place, number in enumerate(numbers)]
+    return [draw(rng, name, DEPARTMENTS[place % len(DEPARTMENTS)]) for place, name in enumerate(names)]
+
+
+def _numbers(rng: random.Random, count: int) -> list[str]:
+    digits = max(3, len(str(2 * count)))
+    return [str(number) for number in rng.sample(range(10 ** (digits - 1), 10**digits), count)]
 
 
 def _brief_product(rng: random.Random, asin: str, department: Department) -> Product:

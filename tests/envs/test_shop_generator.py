@@ -7,7 +7,7 @@ import pytest
 
 from paw_lightning.envs.shop import ShopEnv
 from paw_lightning.envs.shop_expert import ShopExpert, parse_wish
-from paw_lightning.envs.shop_generator import DEPARTMENTS, generate_products
+from paw_lightning.envs.shop_generator import DEPARTMENTS, FIRST, LAST, generate_products
 from paw_lightning.envs.shop_reward import normalize_color
 
 BRIEF = {"products": 200, "brief": True, "page_size": 3}
@@ -98,7 +98,11 @@ def test_catalogues_are_seeded_and_of_any_size(brief: bool) -> None:
     assert products == generate_products(random.Random(3), 500, brief)
     assert products != generate_products(random.Random(4), 500, brief)
     assert len({product.asin for product in products}) == 500
-    assert {len(product.asin) for product in products} == {4}
+    if brief:
+        assert {product.asin[1:] for product in products} <= {first + last for first in FIRST for last in LAST}
+        assert generate_products(random.Random(3), 2000, brief)[0].asin.isdigit(), "there are 1,440 names"
+    else:
+        assert {len(product.asin) for product in products} == {4}
     assert len({product.query for product in products}) == sum(len(d.kinds) for d in DEPARTMENTS)
     ranges = sum(" to " in product.price_tag for product in products)
     # Full shops: 10 % of 500 draws, 50 expected, standard deviation 6.7.
