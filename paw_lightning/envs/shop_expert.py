@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 TASK = re.compile(r"Find me (.+?)(?: with ([^:]+: .+?))?(?:, and price lower than ([\d.]+) dollars)?$")
-RESULT = re.compile(r"^(\d+)\n(.+)\n(\$.+)$", re.MULTILINE)
+RESULT = re.compile(r"^(\d\w*)\n(.+)\n(\$.+)$", re.MULTILINE)
 PRICE = re.compile(r"\$([\d.]+)")
 MAX_PAGE = 5
 """Pages of results that are looked through."""

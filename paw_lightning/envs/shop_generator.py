@@ -15,8 +15,8 @@ FIRST, LAST = (
 )
 """Syllables of brand names."""
 BRIEF_NAMES = [f"{digit}{first}{last}" for digit in range(1, 10) for first in FIRST for last in LAST]
-"""What brief products are clicked by. A small model copies syllables that it sees nowhere else in a page; of numbers, which
-stand in every price, it learnt to copy none in 1,500 steps. The digit keeps them the same tokens behind a bracket."""
+"""What brief products are clicked by. A small model copies syllables that stand nowhere else on a page; numbers, which
+stand in every price, it did not learn to copy in 1,500 steps. The digit keeps them the same tokens behind a bracket."""
 COLORS = ("black", "blue", "brown", "gray", "green", "orange", "pink", "purple", "red", "white", "yellow")
 PATTERNS = ("checked", "dotted", "plain", "striped")
 PRICE_RANGE_SHARE = 0.1
@@ -85,9 +85,9 @@ def generate_products(rng: random.Random, count: int, brief: bool) -> list[Produ
     """Draw ``count`` products, each with an instruction, so each with goals.
 
     Args:
-        brief: names instead of numbers to click, as long as there are enough; short titles that say everything the goals ask for, one attribute, two groups of three options, fixed
-            prices; otherwise longer pages, on which attributes may have to be looked for among the features, three
-            groups of options, and price ranges.
+        brief: names to click instead of numbers, as far as they go; short titles that say everything the goals ask
+            for, one attribute, two groups of three options, fixed prices. Otherwise longer pages, on which attributes
+            may have to be looked for among the features, three groups of options, and price ranges.
     """
     names = rng.sample(BRIEF_NAMES, count) if brief and count <= len(BRIEF_NAMES) else _numbers(rng, count)
     draw = _brief_product if brief else _full_product
