@@ -27,6 +27,8 @@ class Phase:
     """Peak; it falls to a twentieth of it."""
     growing: float = 0.0
     """Share of the transcripts that are written as in the episode layout."""
+    turns: int | None = None
+    """Only the first turns of each transcript, where what is hard to learn stands in them; None: all."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,12 @@ SHOP = World(
     environment=shop_transcripts.make_environment,
     episodes=lambda seed, noise: shop_transcripts.play_shops(seed, noise=noise),
     texts=shop_transcripts.shop_texts,
-    recipe=Recipe(phases=(Phase(0.4, 700, 4e-3, growing=0.5),), vocabulary=800, batch=20),
+    recipe=Recipe(
+        # To click what stands on a page is the hard part, and is learnt in short transcripts first.
+        phases=(Phase(0.3, 1600, 4e-3, growing=0.3, turns=2), Phase(0.4, 300, 2e-3, growing=0.6)),
+        vocabulary=800,
+        batch=24,
+    ),
     story="each of a goal never seen in the same phase before or again, in shops other than the one of the "
     "configuration. The expert goes by what the pages say",
 )

@@ -179,7 +179,8 @@ def batches(world: World, phase: Phase, packer: Packer, seed: str) -> Iterator[t
     rng = random.Random(f"{seed} batches")
     played = world.episodes(seed, phase.noise)
     for _ in range(phase.steps):
-        episodes = [next(played) for _ in range(world.recipe.batch)]
+        whole = [next(played) for _ in range(world.recipe.batch)]
+        episodes = [Transcript(episode.task, episode.turns[: phase.turns]) for episode in whole]
         answers = [rng.choice(episode.turns)[2] for episode in episodes]
         rng.shuffle(answers)
         language = [packer.language(e, answer, rng) for e, answer in zip(episodes, answers, strict=True)]

@@ -14,9 +14,9 @@ FIRST, LAST = (
     ("ba", "da", "ko", "lin", "mar", "no", "ra", "so", "ta", "vo"),
 )
 """Syllables of brand names."""
-BRIEF_NAMES = [f"{digit}{first}{last}" for digit in range(1, 10) for first in FIRST for last in LAST]
-"""What brief products are clicked by. A small model copies syllables that stand nowhere else on a page; numbers, which
-stand in every price, it did not learn to copy in 1,500 steps. The digit keeps them the same tokens behind a bracket."""
+BRIEF_NAMES = [f"{digit}{syllable}" for digit in range(1, 10) for syllable in (*FIRST, *LAST)]
+"""What brief products are clicked by: two tokens that a small model can learn to copy. Numbers stand in every price,
+and it did not learn to copy those in 1,500 steps. The digit keeps the tokens the same behind a bracket."""
 COLORS = ("black", "blue", "brown", "gray", "green", "orange", "pink", "purple", "red", "white", "yellow")
 PATTERNS = ("checked", "dotted", "plain", "striped")
 PRICE_RANGE_SHARE = 0.1
