@@ -25,6 +25,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from paw_lightning.envs import HouseholdEnv
@@ -171,6 +172,7 @@ def theirs(number: int, iterations: int, rows: int, options: Namespace) -> list[
             processing_class=load_tokenizer(JOB["model"]["path"]),
             args=trl_settings(folder, number, iterations, rows, options),
         )
+        trainer.remove_callback(PrinterCallback)  # it would print beside the table
         trainer.train()
     return trainer.records
 
