@@ -23,7 +23,7 @@ PICTURE = ROOT / "docs/images/scaling.png"
 COMMON = ("end_to_end", "sampler", "paw_overhead", "layouts", "model_step", "scaling")
 """What takes --device, --dtype and --quick."""
 APART = {
-    "head_kernel": ["--tokens", "512", "--threads", "2"],
+    "head_kernel": ["--tokens", "4096", "--threads", "2"],
     "household_engine": [],
     "shop_engine": ["--goals", "100", "--large", "5000"],
 }
