@@ -87,7 +87,7 @@ def draw(points: dict[str, list[Point]], values: dict[str, list[int]], path: Pat
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.ticker import FormatStrFormatter
+    from matplotlib.ticker import FormatStrFormatter, NullLocator
 
     figure, panels = pyplot.subplots(1, len(points), figsize=(3.2 * len(points), 3), squeeze=False)
     for panel, (curve, part) in zip(panels[0], points.items(), strict=True):
@@ -97,7 +97,7 @@ def draw(points: dict[str, list[Point]], values: dict[str, list[int]], path: Pat
         for ticks in ("major", "minor"):  # less than a decade has no round power of ten to label
             getattr(panel.yaxis, f"set_{ticks}_formatter")(FormatStrFormatter("%g"))
         panel.set_xticks(values[curve], [f"{value:,}" for value in values[curve]])
-        panel.minorticks_off()
+        panel.xaxis.set_minor_locator(NullLocator())
     panels[0][0].legend()
     figure.tight_layout()
     figure.savefig(path, dpi=120)
