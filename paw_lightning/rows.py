@@ -56,10 +56,14 @@ class Row:
         return [token for segment in self.segments for token in segment.ids]
 
     @property
+    def trunk_length(self) -> int:
+        """Tokens of the segments."""
+        return sum(len(segment.ids) for segment in self.segments)
+
+    @property
     def length(self) -> int:
         """Tokens of the row without padding; a branch repeats the token before it, from which it is predicted."""
-        trunk = sum(len(segment.ids) for segment in self.segments)
-        return trunk + sum(1 + len(branch.target.ids) for branch in self.branches)
+        return self.trunk_length + sum(1 + len(branch.target.ids) for branch in self.branches)
 
     def having(self, role: Role) -> list[Segment]:
         """The segments of one role, in the order of their tokens in the rectangle."""
@@ -171,14 +175,13 @@ def _row(transitions: Sequence[Transition], weights: dict[int, float], acting: i
         if last and i not in weights:
             break
         row.segments.append(Segment(t.bridge_ids))
-        target = Segment(t.predicted_ids, "target", weight=weights.get(i, 0.0))
-        if i not in weights:
-            row.segments.append(Segment(t.observation_ids))
-        elif last or t.control_ids is None:
-            row.segments.append(target)
-        else:
-            row.branches.append(Branch(len(row.trunk), target))
-            row.segments.append(Segment(t.observation_ids))
+        if i in weights:
+            target = Segment(t.predicted_ids, "target", weight=weights[i])
+            if last or t.control_ids is None:
+                row.segments.append(target)
+                continue
+            row.branches.append(Branch(row.trunk_length, target))
+        row.segments.append(Segment(t.observation_ids))
     return row
 
 
@@ -192,13 +195,13 @@ def rectangle(rows: Sequence[Row], pad_token_id: int) -> tuple[Tensor, Tensor, T
     input_ids = torch.full((len(rows), width), pad_token_id, dtype=torch.long)
     roles = torch.zeros((len(rows), width), dtype=torch.uint8)
     for i, row in enumerate(rows):
-        trunk = row.trunk
-        segments = list(row.segments)
+        tokens = row.trunk
+        codes = [CODES[segment.role] for segment in row.segments for _ in segment.ids]
         for branch in row.branches:
-            segments += [Segment([trunk[branch.start - 1]]), branch.target]
-        input_ids[i, : row.length] = torch.tensor([token for segment in segments for token in segment.ids])
-        codes = [CODES[segment.role] for segment in segments for _ in segment.ids]
-        roles[i, : row.length] = torch.tensor(codes, dtype=torch.uint8)
+            tokens += [tokens[branch.start - 1], *branch.target.ids]
+            codes += [CODES["context"], *(CODES["target"] for _ in branch.target.ids)]
+        input_ids[i, : len(tokens)] = torch.tensor(tokens)
+        roles[i, : len(codes)] = torch.tensor(codes, dtype=torch.uint8)
     return input_ids, roles == CODES["action"], roles == CODES["target"]
 
 
@@ -213,7 +216,7 @@ def branch_view(rows: Sequence[Row]) -> tuple[Tensor, Tensor] | tuple[None, None
     positions = torch.arange(width).repeat(len(rows), 1)
     visible = torch.ones(width, width, dtype=torch.bool).tril().repeat(len(rows), 1, 1, 1)
     for i, row in enumerate(rows):
-        begin = len(row.trunk)
+        begin = row.trunk_length
         for branch in row.branches:
             end = begin + 1 + len(branch.target.ids)
             positions[i, begin:end] = torch.arange(branch.start - 1, branch.start - 1 + end - begin)
