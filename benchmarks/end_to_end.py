@@ -225,12 +225,8 @@ def main() -> None:
         "paw_lightning, GRPO": partial(ours, iterations=iterations, config="grpo", options=options),
         "paw_lightning, GRPO + PaW": partial(ours, iterations=iterations, config="paw", options=options),
     }
-    records: dict[str, list[Record]] = {name: [] for name in arms}
-    for number in range(repeats + 1):
-        for name, run in arms.items():
-            played = run(number)
-            if number:  # the first round warms up
-                records[name] += played
+    rounds = measuring.in_turns(arms, repeats)
+    records = {name: [record for played in runs for record in played] for name, runs in rounds.items()}
     [reference, *_] = records.values()
     measuring.table([summary(name, part, reference) for name, part in records.items()])
     measuring.report(options, records)

@@ -15,7 +15,7 @@ import sys
 import time
 
 import torch
-from measuring import peak, reset_peak
+from measuring import peak, reset_peak, settled
 from torch import Tensor
 
 from paw_lightning.losses import linear_logprob
@@ -75,8 +75,7 @@ def main() -> None:
     parser.add_argument("--entropy", action="store_true", help="let the entropies have a gradient too")
     parser.add_argument("--path", choices=PATHS, help="measure this path alone, in this process, and print JSON")
     args = parser.parse_args()
-    if args.device == "auto":
-        args.device = "cuda" if torch.cuda.is_available() else "cpu"
+    args.device = settled(args.device)
     if args.path:
         torch.set_num_threads(args.threads)
         shape = {key: getattr(args, key) for key in ("vocabulary", "width", "dtype", "device")}

@@ -8,6 +8,7 @@ The two layouts in turns. The rollouts are the base policy's own in each layout,
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import measuring
 from building import Updater, build, padding, play
@@ -51,13 +52,8 @@ def main() -> None:
         made = build([measuring.ROOT / options.config], {"rollout.layout": name, **still}, options)
         loop = environment_loop(made.trainer)
         loop.prompt = replace(loop.prompt, turn_template=options.turn_template)
-        arms[name] = (made, Updater(made))
-    results: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
-    for number in range(repeats + 1):
-        for name, (made, updater) in arms.items():
-            measured = iteration(made, updater, number)
-            if number:  # the first round warms up
-                results[name].append(measured)
+        arms[name] = partial(iteration, made, Updater(made))
+    results = measuring.in_turns(arms, repeats)
     middle = {name: measuring.medians(rows) for name, rows in results.items()}
     measuring.table(
         [

@@ -17,11 +17,13 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+T = TypeVar("T")
 ROOT = Path(__file__).parent.parent
 PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 QUIET = {
@@ -50,10 +52,14 @@ def parser(description: str | None, repeats: int) -> argparse.ArgumentParser:
     return made
 
 
+def settled(device: str) -> str:
+    """The device that `auto` stands for here, or the one that is named."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
 def prepare(options: argparse.Namespace) -> None:
     """Settle the device, the threads (in processes to come as well), and the clock that the whole process goes by."""
-    if options.device == "auto":
-        options.device = "cuda" if torch.cuda.is_available() else "cpu"
+    options.device = settled(options.device)
     torch.set_num_threads(options.threads)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
@@ -138,16 +144,29 @@ def curves(folder: Path) -> list[dict[str, float]]:
     return list(epochs.values())
 
 
+def in_turns(calls: Mapping[str, Callable[[int], T]], repeats: int, *, warm: bool = True) -> dict[str, list[T]]:
+    """What each call returns for the numbers of the rounds: whatever else the machine does falls on all alike.
+
+    `warm` adds a first round, number 0, that is not kept.
+    """
+    kept: dict[str, list[T]] = {name: [] for name in calls}
+    for number in range(repeats + warm):
+        for name, call in calls.items():
+            returned = call(number)
+            if number >= warm:
+                kept[name].append(returned)
+    return kept
+
+
 def interleaved(calls: Sequence[Callable[[], object]], repeats: int, *, warm: bool = True) -> list[list[float]]:
-    """Seconds of each call, in turns: whatever else the machine does falls on all alike. `warm` adds a first round."""
-    seconds: list[list[float]] = [[] for _ in calls]
-    for repeat in range(repeats + warm):
-        for index, call in enumerate(calls):
-            start = now()
-            call()
-            if repeat >= warm:
-                seconds[index].append(now() - start)
-    return seconds
+    """Seconds of each call, in turns. `warm` adds a first round."""
+
+    def timed(call: Callable[[], object], _: int) -> float:
+        start = now()
+        call()
+        return now() - start
+
+    return list(in_turns({str(i): partial(timed, call) for i, call in enumerate(calls)}, repeats, warm=warm).values())
 
 
 def now() -> float:

@@ -150,12 +150,7 @@ def compare(made: LightningCLI, rollout: Rollout, repeats: int) -> dict[str, Any
         tokens[name] = sum(row.length for part in data.minibatch_rows(rollout) for row in part)
         batches[name] = list(data.micro_batches(rollout))
     updater = Updater(made)
-    seconds: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
-    for repeat in range(repeats + 1):
-        for name in ARMS:
-            taken = updater.update(batches[name])
-            if repeat:  # the first round warms up
-                seconds[name].append(taken)
+    seconds = measuring.in_turns({name: lambda _, name=name: updater.update(batches[name]) for name in ARMS}, repeats)
     parts = data.minibatches * trainer.accumulate_grad_batches
     return {
         "transitions": len(rollout.transitions),
