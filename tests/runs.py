@@ -28,9 +28,7 @@ TOY = {
     "rollout.max_action_tokens": 6,
 }
 
-ONE_ITERATION = {
-    "trainer__accelerator": "cpu",
-    "trainer__max_epochs": 1,
+FEW_EPISODES = {
     "trainer__check_val_every_n_epoch": 1,
     "trainer__num_sanity_val_steps": 0,
     "trainer__accumulate_grad_batches": 2,
@@ -38,10 +36,15 @@ ONE_ITERATION = {
     "data__group_size": 2,
     "data__minibatches": 2,
     "data__validation_tasks": 2,
+    "policy_export__folder": None,
+}
+"""Iterations of a config that take seconds with a policy that plays it."""
+ONE_ITERATION = FEW_EPISODES | {
+    "trainer__accelerator": "cpu",
+    "trainer__max_epochs": 1,
     "rollout__max_steps": 3,
     "rollout__max_action_tokens": 8,
     "rollout__prompt__max_tokens": 6000,  # of a tokenizer that spends one token on every byte
-    "policy_export__folder": None,
 }
 """What a config is shrunk to so that the byte tokenizer's tiny model gets through it in seconds."""
 

@@ -26,18 +26,7 @@ from tests.factories import make_transition
 from tests.test_module import make_rollout, naive_terms
 
 HOUSEHOLD = tuple(ROOT / "configs" / f"{name}.yaml" for name in ("household/base", "method/grpo", "wm/paw"))
-TINY = {
-    "trainer__max_epochs": 2,
-    "trainer__check_val_every_n_epoch": 1,
-    "trainer__num_sanity_val_steps": 0,
-    "trainer__accumulate_grad_batches": 2,
-    "data__groups": 2,
-    "data__group_size": 2,
-    "data__minibatches": 2,
-    "data__validation_tasks": 2,
-    "rollout__max_steps": 4,
-    "policy_export__folder": None,
-}
+TINY = runs.FEW_EPISODES | {"trainer__max_epochs": 2, "rollout__max_steps": 4}
 
 
 @pytest.fixture
