@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -170,8 +171,11 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)
 
-    def forward(self, hidden: Tensor, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """hidden [B, T, H], input_ids and mask [B, T] -> values float32 [N], N = mask.sum()."""
+    def forward(self, hidden: Tensor, input_ids: Tensor, mask: Tensor, view: Mapping[str, Any]) -> Tensor:
+        """hidden [B, T, H], input_ids and mask [B, T] -> values float32 [N], N = mask.sum().
+
+        `hidden` was read under `view`, which a critic with a backbone needs for its own.
+        """
         states, _ = predicting_states(hidden, input_ids, mask)
         # A product and a sum: autocast would make a matrix product bfloat16.
         return (states.float() * self.projection.weight[0]).sum(-1) + self.projection.bias
@@ -185,10 +189,10 @@ class SeparateCritic(nn.Module):
         self.backbone = copy.deepcopy(language_model.get_decoder())
         self.value_head = ValueHead(language_model.config.get_text_config().hidden_size)
 
-    def forward(self, hidden: Tensor, input_ids: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, input_ids: Tensor, mask: Tensor, view: Mapping[str, Any]) -> Tensor:
         """As ValueHead's; the policy's hidden states are not read."""
-        own = self.backbone(input_ids=input_ids, use_cache=False).last_hidden_state
-        return self.value_head(own, input_ids, mask)
+        own = self.backbone(input_ids=input_ids, use_cache=False, **view).last_hidden_state
+        return self.value_head(own, input_ids, mask, view)
 
 
 def build_critic(language_model: PreTrainedModel, kind: Literal["none", "shared", "separate"]) -> nn.Module | None:
@@ -240,18 +244,17 @@ class PolicyWorldModel(nn.Module):
     ) -> HeadOutputs:
         """input_ids, masks and position_ids [B, T], right-padded, visible bool [B, 1, T, T] (rows with branches).
 
-        Action log-probs are those of logits / temperature. A separate critic reads a row's own tokens, in order:
-        branches stand behind them.
+        Action log-probs are those of logits / temperature.
         """
         backbone = self.language_model.get_decoder()
-        view = {}
+        view: dict[str, Any] = {}
         if position_ids is not None and visible is not None:
             view = branch_arguments(self.language_model, position_ids, visible)
         hidden = backbone(input_ids=input_ids, use_cache=False, **view).last_hidden_state
         lm_head = self.language_model.get_output_embeddings()
         logprobs, entropies = self.policy_head(hidden, lm_head, input_ids, action_mask, temperature)
         observed = self.world_model_head(hidden, lm_head, input_ids, observation_mask)
-        values = None if self.critic is None else self.critic(hidden, input_ids, action_mask)
+        values = None if self.critic is None else self.critic(hidden, input_ids, action_mask, view)
         return HeadOutputs(logprobs, entropies, observed, values)
 
 

@@ -209,14 +209,17 @@ def branch_view(rows: Sequence[Row]) -> tuple[Tensor, Tensor] | tuple[None, None
     """Position ids long [B, T] and visibility bool [B, 1, T, T] of rows with branches; nothing where there are none.
 
     A branch sees the row up to where it begins, and itself: the model reads it as if nothing else came after.
+    Padding is at position 0, so that no position is beyond those of the texts: a row with its branches may be wider
+    than the model's window, and some models scale positions by the largest.
     """
     if not any(row.branches for row in rows):
         return None, None
     width = max(row.length for row in rows)
-    positions = torch.arange(width).repeat(len(rows), 1)
+    positions = torch.zeros(len(rows), width, dtype=torch.long)
     visible = torch.ones(width, width, dtype=torch.bool).tril().repeat(len(rows), 1, 1, 1)
     for i, row in enumerate(rows):
         begin = row.trunk_length
+        positions[i, :begin] = torch.arange(begin)
         for branch in row.branches:
             end = begin + 1 + len(branch.target.ids)
             positions[i, begin:end] = torch.arange(branch.start - 1, branch.start - 1 + end - begin)

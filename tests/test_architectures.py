@@ -9,8 +9,11 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
     CohereConfig,
     Gemma2Config,
+    GPT2Config,
+    GPTNeoConfig,
     GraniteConfig,
     LlamaConfig,
     MistralConfig,
@@ -134,6 +137,62 @@ def test_a_branch_is_read_as_if_nothing_followed(directory: str, attention: Lite
         torch.testing.assert_close(out.observation_logprobs, naive, rtol=1e-4, atol=2e-5)
         actions = module.read(module.model, true).action_logprobs
         torch.testing.assert_close(out.action_logprobs, actions, rtol=1e-4, atol=2e-5)
+
+
+def test_branches_beyond_the_window_are_read(tmp_path: Path) -> None:
+    """A row of 21 tokens with 5 of branches in a GPT-2 of 21 learnt positions, beside a shorter row that is padded."""
+    rows = build_rows(rollout_of(controlled(transcript(*FIRST)), transcript(*SECOND)))
+    longest = max(row.trunk_length for row in rows)
+    assert longest < max(row.length for row in rows)
+    config = GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=longest, **WIDE)
+    module = PaWModule(save(config, tmp_path))
+    module.configure_model()
+    with torch.no_grad():
+        out = module.read(module.model, collate(rows, 0, on_policy=False))
+        naive = torch.cat([logprobs for row in rows for logprobs in naive_targets(module.language_model, row)])
+    torch.testing.assert_close(out.observation_logprobs, naive, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("critic", ["shared", "separate"])
+def test_a_critics_values_do_not_know_of_branches(critic: Literal["shared", "separate"], tmp_path: Path) -> None:
+    """Also where positions and padding are those of rows with branches."""
+    module = PaWModule(save(ARCHITECTURES["llama"], tmp_path), critic=critic)
+    module.configure_model()
+    heads = module.model.critic if critic == "shared" else module.model.critic.value_head
+    torch.nn.init.normal_(heads.projection.weight)
+
+    def values(*episodes: list) -> torch.Tensor:
+        return module.read(module.model, collate(build_rows(rollout_of(*episodes)), 0, on_policy=False)).values
+
+    with torch.no_grad():
+        plain = values(transcript(*FIRST), transcript(*SECOND))
+        branched = values(controlled(transcript(*FIRST)), transcript(*SECOND))
+    torch.testing.assert_close(branched, plain, rtol=1e-4, atol=2e-5)
+    assert plain.std() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (
+            GPTNeoConfig(hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]], **WIDE),
+            "nats",
+        ),
+        (BloomConfig(hidden_size=32, n_layer=2, n_head=4), "cannot read a row with branches"),
+    ],
+    ids=["gpt-neo", "bloom"],
+)
+def test_a_model_that_cannot_branch_is_refused_before_a_rollout(
+    config: PretrainedConfig, says: str, tmp_path: Path
+) -> None:
+    """GPT-Neo counts its window of 256 in the row, where branches are far from what they follow; Bloom's ALiBi takes
+    no mask of 4 dimensions."""
+    control = {"target_control__targets": "shuffled", "trainer__max_epochs": 1, "trainer__limit_val_batches": 0}
+    control["rollout__prompt__max_tokens"] = 512
+    directory = save(config, tmp_path / "model")
+    with pytest.raises(ValueError, match=rf"{says}.*wanted a model\.path.*target_control\.targets"):
+        runs.fit(tmp_path, directory, rollout__layout="episode", **control)
+    runs.fit(tmp_path, directory, rollout__layout="step", **control)  # no branches there
 
 
 def test_an_attention_that_cannot_run_here_is_named(directory: str) -> None:

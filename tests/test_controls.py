@@ -273,6 +273,15 @@ def test_a_control_replaces_all_that_a_selected_transition_reaches() -> None:
     assert [t.control_ids for t in rollout.transitions] == [None, [11], [12], None, None]
 
 
+def test_a_control_does_not_deal_in_what_nothing_reaches() -> None:
+    """Three steps ahead of the first, whose second observation is empty: the third is behind it and stays out."""
+    rollout = rollout_of([turn(i, observation_ids=ids) for i, ids in enumerate([[1], [], [3]])], [turn(9)])
+    rollout.transitions[0].wm_selected = True
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(seed=1, wm_horizon=3))
+    TargetControl("shuffled").on_rollout_end(trainer, object.__new__(PaWModule), rollout)
+    assert [t.control_ids for t in rollout.transitions] == [[1], None, None, None]
+
+
 def test_a_placebo_several_steps_ahead_trains(tiny_model_dir: str, tmp_path: Path) -> None:
     """With half of the transitions selected, in the episode layout: no target is true."""
     settings = {"data__wm_horizon": 3, "entropy_selection__alpha": 0.5, "rollout__layout": "episode"}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from paw_lightning.models import PolicyWorldModel, load_language_model
-from paw_lightning.rows import Row, Segment, build_rows, collate
+from paw_lightning.rows import Branch, Row, Segment, branch_view, build_rows, collate
 from paw_lightning.types import Episode, Rollout, RolloutGroup, Transition
 from tests.test_module import transition
 
@@ -189,6 +189,15 @@ def test_steps_ahead_weigh_controls_as_they_do_the_truth(make: Callable) -> None
     assert weighed(controlled(transcript(*FIRST))) == weighed(transcript(*FIRST))
     first, *_ = build_rows(rollout_of(make(controlled(transcript(*FIRST)))), **HORIZON)
     assert 90 not in first.trunk, "the later action did not see it"
+
+
+def test_positions_of_branches_stay_within_their_row() -> None:
+    """Context of 2, action of 1, branch of 2 + 1 behind the row: it goes on at the place of the token it repeats."""
+    row = Row([Segment([5, 6]), Segment([7]), Segment([8, 9])], branches=[Branch(3, Segment([90, 91], "target"))])
+    positions, visible = branch_view([row, Row([Segment([5, 6])])])
+    assert positions.tolist() == [[0, 1, 2, 3, 4, 2, 3, 4], [0, 1, 0, 0, 0, 0, 0, 0]]
+    sees = [[place for place, seen in enumerate(line) if seen] for line in visible[0, 0].tolist()]
+    assert sees[5:] == [[0, 1, 5], [0, 1, 5, 6], [0, 1, 5, 6, 7]]
 
 
 def test_an_attention_that_cannot_branch_is_named(tiny_model_dir: str) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Literal
 
 import lightning as L
 import torch
+from torch import Tensor
 
-from paw_lightning.callbacks.base import RolloutCallback
+from paw_lightning.callbacks import canary_checks as checks
+from paw_lightning.callbacks.base import RolloutCallback, environment_loop
+from paw_lightning.callbacks.canaries import passive
 from paw_lightning.datamodule import RolloutDataModule
 from paw_lightning.module import PaWModule
+from paw_lightning.rows import Branch, Row, Segment, collate
 from paw_lightning.seeding import generator
 from paw_lightning.types import Rollout, Transition
 from paw_lightning.weighting import shuffled_places
@@ -38,10 +43,22 @@ class TargetControl(RolloutCallback):
         self.targets = targets
         self.needs_counterfactuals = targets == "wrong_action"
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse a model that would read a branch (a control before a later action) together with what follows it."""
+        assert isinstance(pl_module, PaWModule)
+        data: RolloutDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        loop = environment_loop(trainer)
+        if self.targets == "observation" or (loop.layout == "step" and data.wm_horizon == 1):
+            return  # nothing stands before a later action
+        pl_module.replica.refresh(trainer.strategy)
+        with passive(trainer, pl_module):
+            check_branches(pl_module, loop.prompt.max_tokens)
+        pl_module.replica.release()
+
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:
         """Write control_ids of the selected transitions (EntropySelection has run)."""
         data: RolloutDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        chosen = [t for t in _taught(rollout, data.wm_horizon) if t.observation_ids]
+        chosen = _taught(rollout, data.wm_horizon)
         if self.targets == "observation" or not chosen:
             return
         assert isinstance(pl_module, PaWModule)
@@ -57,14 +74,49 @@ class TargetControl(RolloutCallback):
         rollout.metrics["wm/true_target_fraction"] = true / len(chosen)
 
 
+def check_branches(module: PaWModule, length: int) -> None:
+    """Compare targets read as branches of a row of `length` tokens with the same read in rows that end with them.
+
+    One begins early and one in the middle: models that take positions from elsewhere than their caller (ALiBi,
+    recurrence, a window counted in the row) or ignore its mask would be trained on something else, in silence. Raises
+    ValueError naming ``model.path`` and ``target_control.targets``.
+    """
+    advice = (
+        "wanted a model.path whose attention takes positions and a mask, or target_control.targets: observation, or "
+        "rollout.layout: step with data.wm_horizon 1, where nothing has to be read so"
+    )
+    dice = generator(0, "branches")
+    tokens = torch.randint(len(module.tokenizer), (length + 8,), generator=dice).tolist()
+    first, second = Branch(4, Segment(tokens[-8:-4], "target")), Branch(length // 2, Segment(tokens[-4:], "target"))
+    alone = [Row([Segment(tokens[: branch.start]), branch.target]) for branch in (first, second)]
+    try:
+        branched = _read_targets(module, Row([Segment(tokens[:-8])], branches=[first, second]))
+    except Exception as error:
+        raise ValueError(f"the model cannot read a row with branches; {advice}: {error}") from error
+    gap = (branched - torch.cat([_read_targets(module, row) for row in alone])).abs().mean().item()
+    if not gap <= checks.TOLERANCE[checks.arithmetic(module)]:
+        raise ValueError(f"the model reads a branch of a row otherwise than by itself, by {gap:.2g} nats; {advice}")
+
+
+def _read_targets(module: PaWModule, row: Row) -> Tensor:
+    """Log-probs of the row's targets, by the whole model that plays."""
+    data: RolloutDataModule = module.trainer.datamodule  # type: ignore[attr-defined]
+    batch = data.transfer_batch_to_device(collate([row], 0, on_policy=True), module.device, 0)
+    return module.read(module.replica.model, batch).observation_logprobs
+
+
 def _taught(rollout: Rollout, horizon: int) -> list[Transition]:
-    """The transitions whose observation some selected transition predicts."""
-    return [
-        t
-        for episode in rollout.episodes
-        for i, t in enumerate(episode.transitions)
-        if any(before.wm_selected for before in episode.transitions[max(0, i - horizon + 1) : i + 1])
-    ]
+    """The transitions whose observation some selected transition predicts: up to the first that has none."""
+    taught = []
+    for episode in rollout.episodes:
+        reached = 0
+        for i, t in enumerate(episode.transitions):
+            if t.wm_selected:
+                ahead = takewhile(lambda t: t.observation_ids, episode.transitions[i : i + horizon])
+                reached = max(reached, i + len(list(ahead)))
+            if i < reached:
+                taught.append(t)
+    return taught
 
 
 def _shuffle(chosen: list[Transition], dice: torch.Generator) -> None:
