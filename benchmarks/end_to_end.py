@@ -1,10 +1,11 @@
 """One iteration of play and update: this package against TRL's GRPOTrainer, the same job, in turns.
 
-    pip install trl && python benchmarks/end_to_end.py [--quick]
+    pip install trl && python benchmarks/end_to_end.py [--turns 8 16 32] [--quick]
 
 The job is that of configs/household/grpo.yaml: the bundled policy, 8 groups of 8 episodes of up to 8 turns in the
 generated household world, temperature 1, 12 tokens per action, one growing transcript per episode, four optimizer steps
-with a KL term. TRL plays through its `rollout_func`: at every turn its own batched generation for the episodes that
+with a KL term. With more turns than 8 the houses are those of docs/study.md's starved arms, where something is left to
+do for so long. TRL plays through its `rollout_func`: at every turn its own batched generation for the episodes that
 still run. Environment and token side are this package's on both sides, so the tokens are the same; generation, scoring,
 loss and optimizer are TRL's own. Each run starts from the bundled policy, on both sides. PaW runs along.
 """
@@ -38,7 +39,28 @@ CONFIGS = {name: measuring.ROOT / f"configs/household/{name}.yaml" for name in (
 JOB = yaml.safe_load(CONFIGS["grpo"].read_text())
 ROLLOUT, DATA = JOB["rollout"], JOB["data"]
 EPISODES = DATA["groups"] * DATA["group_size"]
+TOKENS_PER_TURN = ROLLOUT["prompt"]["max_tokens"] // ROLLOUT["max_steps"]
+LARGE_HOUSES = {"receptacles": 10, "objects": 8}
 Record = dict[str, float]
+
+
+def lengthen(turns: int) -> None:
+    """Change the job, for both sides, to episodes of up to this many turns."""
+    if turns > ROLLOUT["max_steps"]:
+        ROLLOUT["environment"]["init_args"] |= LARGE_HOUSES
+    ROLLOUT["max_steps"] = ROLLOUT["prompt"]["history_length"] = turns
+    ROLLOUT["prompt"]["max_tokens"] = TOKENS_PER_TURN * turns
+
+
+def changed_settings() -> dict[str, Any]:
+    """What `lengthen` may have changed, for the command line."""
+    houses = ROLLOUT["environment"]["init_args"]
+    return {
+        "rollout.max_steps": ROLLOUT["max_steps"],
+        "rollout.prompt.history_length": ROLLOUT["prompt"]["history_length"],
+        "rollout.prompt.max_tokens": ROLLOUT["prompt"]["max_tokens"],
+        **{f"rollout.environment.init_args.{name}": houses[name] for name in LARGE_HOUSES},
+    }
 
 
 class Episode:
@@ -179,7 +201,7 @@ def theirs(number: int, iterations: int, rows: int, options: Namespace) -> list[
 
 def ours(number: int, iterations: int, config: str, options: Namespace) -> list[Record]:
     """Iterations of this package from the bundled policy."""
-    points = measuring.fit([CONFIGS[config]], {"seed_everything": number}, options, iterations)
+    points = measuring.fit([CONFIGS[config]], {"seed_everything": number, **changed_settings()}, options, iterations)
     return [
         {
             "play": point["time/rollout_s"] - point.get("time/rollout_scoring_s", 0.0),
@@ -191,7 +213,7 @@ def ours(number: int, iterations: int, config: str, options: Namespace) -> list[
     ]
 
 
-def summary(name: str, records: list[Record], reference: list[Record]) -> dict[str, Any]:
+def summary(turns: int, name: str, records: list[Record], reference: list[Record]) -> dict[str, Any]:
     """Medians over iterations; the ratios are those of neighbours."""
     middle = measuring.medians(records)
 
@@ -201,6 +223,7 @@ def summary(name: str, records: list[Record], reference: list[Record]) -> dict[s
 
     return {
         "": name,
+        "turns": turns,
         "steps": middle["steps"],
         "play, s": middle["play"],
         "scoring, s": middle["scoring"],
@@ -213,23 +236,37 @@ def summary(name: str, records: list[Record], reference: list[Record]) -> dict[s
     }
 
 
-def main() -> None:
-    parser = measuring.parser(__doc__, repeats=4)
-    parser.add_argument("--iterations", type=int, default=2, help="per run")
-    parser.add_argument("--trl-rows", type=int, default=4, choices=[2, 4, 8, 16], help="TRL's rows per micro-batch")
-    options = parser.parse_args()
-    measuring.prepare(options)
-    iterations, repeats = (1, 1) if options.quick else (options.iterations, options.repeats)
+def measure(turns: int, iterations: int, repeats: int, options: Namespace) -> dict[str, list[Record]]:
+    """Every arm's iterations of episodes of up to so many turns."""
+    lengthen(turns)
     arms: dict[str, Callable[[int], list[Record]]] = {
         "TRL, GRPO": partial(theirs, iterations=iterations, rows=options.trl_rows, options=options),
         "paw_lightning, GRPO": partial(ours, iterations=iterations, config="grpo", options=options),
         "paw_lightning, GRPO + PaW": partial(ours, iterations=iterations, config="paw", options=options),
     }
     rounds = measuring.in_turns(arms, repeats)
-    records = {name: [record for played in runs for record in played] for name, runs in rounds.items()}
-    [reference, *_] = records.values()
-    measuring.table([summary(name, part, reference) for name, part in records.items()])
-    measuring.report(options, records)
+    return {name: [record for played in runs for record in played] for name, runs in rounds.items()}
+
+
+def main() -> None:
+    parser = measuring.parser(__doc__, repeats=4)
+    parser.add_argument("--turns", nargs="+", type=int, default=[8, 16, 32], help="at most, per episode; ascending")
+    parser.add_argument("--iterations", type=int, default=2, help="per run")
+    parser.add_argument("--trl-rows", type=int, default=4, choices=[2, 4, 8, 16], help="TRL's rows per micro-batch")
+    options = parser.parse_args()
+    measuring.prepare(options)
+    iterations, repeats, lengths = options.iterations, options.repeats, sorted(options.turns)
+    if options.quick:
+        iterations, repeats, lengths = 1, 1, lengths[:1]
+    found = {turns: measure(turns, iterations, repeats, options) for turns in lengths}
+    measuring.table(
+        [
+            summary(turns, name, records, arms["TRL, GRPO"])
+            for turns, arms in found.items()
+            for name, records in arms.items()
+        ]
+    )
+    measuring.report(options, found)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from paw_lightning.callbacks import EntropySelection, EnvironmentLoop
+from paw_lightning.callbacks.base import environment_loop
 from paw_lightning.cli import main
 from paw_lightning.envs.search import SearchEnv
 from tests import runs
@@ -376,3 +377,18 @@ def test_training_outlives_a_lost_validation(tiny_model_dir: str, tmp_path: Path
 def test_unpaired_surrogates_pass_the_whole_run(tiny_model_dir: str, tmp_path: Path) -> None:
     cli = runs.fit(tmp_path, tiny_model_dir, rollout__environment="tests.test_cli.Surrogates")
     assert set(runs.curves(cli)["rollout/dropped_groups"].values()) == {0.0}
+
+
+def test_the_native_samplers_memory_can_be_set(tiny_model_dir: str, tmp_path: Path) -> None:
+    """And a bound that splits every batch changes nothing that is played."""
+    bounded = {
+        "rollout__sampler": "paw_lightning.rollouts.sampler.NativeSampler",
+        "rollout__sampler__max_batch_tokens": 100,
+        "rollout__layout": "episode",
+    }
+    few = {"trainer__max_epochs": 1, "trainer__limit_val_batches": 0}
+    cli = runs.fit(tmp_path / "bounded", tiny_model_dir, **bounded, **few)
+    free = runs.fit(tmp_path / "free", tiny_model_dir, rollout__layout="episode", **few)
+    assert environment_loop(cli.trainer).sampler.max_batch_tokens == 100
+    for name in ("rollout/return", "rollout/success_rate", "rollout/episode_length"):
+        assert runs.curves(cli)[name] == runs.curves(free)[name], name

@@ -28,11 +28,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from paw_lightning.lora import LoRA, add_adapters
 from paw_lightning.losses.linear_logprob import CHUNK_BYTES
 from paw_lightning.models import resolve_model_path, without_dropout
+from paw_lightning.rollouts.sampler import CACHE_BYTES, token_bytes
 
 GIB = 2**30
 STATES = {"AdamW": 2, "Adam": 2, "SGD": 0, "RMSprop": 1, "Adagrad": 1, "Muon": 1}
 """Numbers that an optimizer keeps for each trained parameter (SGD without momentum)."""
-CACHE_TOKENS = 65_536  # the native sampler's max_batch_tokens
 
 
 @dataclass(frozen=True)
@@ -136,11 +136,10 @@ def estimate(config: dict, lengths: Lengths, gpus: int = 1) -> dict[str, float]:
     whole = size["weights"]
     for name in ("weights", "gradients", "optimizer"):
         size[name] /= gpus if sharded else 1
-    text = model.config.get_text_config()
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     element = 2 if "bf16" in precision or get(config, "model.dtype", "float32") != "float32" else 4
-    tokens = min(CACHE_TOKENS, -(-episodes // gpus) * (lengths.prompt + lengths.action))
-    cache = tokens * text.num_hidden_layers * 2 * text.num_key_value_heads * head_dim * element
+    token = token_bytes(model.config, element)
+    copies = 2 if get(config, "rollout.layout", "step") == "episode" else 1  # the last turn's, and this one's
+    cache = min(CACHE_BYTES, copies * -(-episodes // gpus) * (lengths.prompt + lengths.action) * token)
     held = sum(size.values())
     return size | {
         "activations": activations,
@@ -151,6 +150,7 @@ def estimate(config: dict, lengths: Lengths, gpus: int = 1) -> dict[str, float]:
         "peak of the rollout": held - size["gradients"] + cache + (whole if sharded else 0),
         "rows": rows,
         "parameters": parameters,
+        "cached token": token,
     }
 
 
@@ -163,7 +163,8 @@ def seconds(
     work = 8 if get(config, "model.activation_checkpointing", False) else 6
     update = work * figures["parameters"] * transitions * lengths.row / (tflops * 1e12)
     read = 2 * figures["parameters"] * transitions * lengths.prompt / (tflops * 1e12)
-    passes = lengths.turns * lengths.action * max(1.0, transitions / lengths.turns * lengths.row / CACHE_TOKENS)
+    cached = transitions / lengths.turns * lengths.row * figures["cached token"]
+    passes = lengths.turns * lengths.action * max(1.0, cached / CACHE_BYTES)
     write = passes * max(figures["weights"], figures["rollout copy"]) / (bandwidth * 1e9)
     return {"update": update, "rollout: reading": read, "rollout: writing": write}
 
@@ -199,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{parameters / 1e6:,.1f} M parameters; a micro-batch is {rows:.0f} rows of {lengths.row} tokens; per device:"
     )
     for name, value in figures.items():
-        if name != "parameters":
+        if name not in ("parameters", "cached token"):
             print(f"  {name:20} {value / GIB:9.2f} GiB")
     peak = max(figures["peak of the update"], figures["peak of the rollout"]) / GIB
     fits = "fits" if peak < 0.9 * options.gpu_gib else "does NOT fit"

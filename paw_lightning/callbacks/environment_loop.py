@@ -35,7 +35,10 @@ from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder
 from paw_lightning.types import Episode, Rollout, RolloutGroup, Transition
 
 Advantage = Callable[[RolloutGroup], list[float]]
-SamplerFactory = Callable[[PreTrainedModel, list[int], int], ExternalSampler]
+SamplerFactory = (
+    Callable[[PreTrainedModel, list[int], int], NativeSampler]
+    | Callable[[PreTrainedModel, list[int], int], ExternalSampler]
+)
 """Called with the language model, the tokens that end an action, and the padding token."""
 SAMPLERS: dict[str, Callable[[PreTrainedModel, list[int], int], Sampler]] = {
     "native": NativeSampler,

@@ -134,6 +134,18 @@ def test_sharing_bucketing_and_batching_change_no_token(model, monkeypatch):
     assert tokens_of(sample(model, prompts)) == tokens_of(plain)
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_cache_is_bounded_by_its_bytes(name):
+    """4 GiB by default, in tokens of what three of them really take."""
+    model = make_model(name)
+    layers = model(torch.tensor([[1, 2, 3]]), use_cache=True).past_key_values.layers
+    token = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers) // 3
+    assert NativeSampler(model, [0], 0).max_batch_tokens == 2**32 // token
+    assert NativeSampler(model, [0], 0, max_batch_tokens=7).max_batch_tokens == 7
+    with pytest.raises(ValueError, match=r"rollout\.sampler\.max_batch_tokens is 0; wanted at least 1"):
+        NativeSampler(model, [0], 0, max_batch_tokens=0)
+
+
 def test_a_row_alone_draws_what_it_draws_in_a_batch(model):
     prompts = ragged()
     uniforms = uniforms_for(prompts)
