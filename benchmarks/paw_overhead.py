@@ -45,6 +45,7 @@ def alfworld_settings(folder: str, options: Namespace) -> dict[str, Any]:
     return {
         "model.path": model,
         "model.weights": "random",
+        "model.dtype": options.model_dtype,
         "model.policy_loss.kl_coefficient": 0,  # another model in memory would hide what PaW adds
         "model.activation_checkpointing": "false",
         "trainer.accumulate_grad_batches": 4,
@@ -220,6 +221,9 @@ def main() -> None:
     parser.add_argument("--slow-repeats", type=int, default=3, help="of `alfworld`")
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument(
+        "--model-dtype", default="float32", choices=["float32", "bfloat16"], help="of `alfworld`'s weights"
+    )
     parser.add_argument("--reasoning", type=int, default=100)
     options = parser.parse_args()
     measuring.prepare(options)
