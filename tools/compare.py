@@ -11,8 +11,8 @@ An output folder belongs to one comparison. Seeds and arms may be added to it; w
 made is named and refused. Decide on the number of seeds beforehand: who adds seeds until a difference shows will find
 one.
 
-The exit code is 0 when every run is done and has the metric, 1 when one failed, 2 when the file or the folder is
-refused, and 130 after an interrupt.
+The exit code is 0 when every run is done and has the metric, 1 when one failed or is not finished (somebody stopped it
+alone), 2 when the file or the folder is refused, and 130 after an interrupt.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def train(comparison: Comparison, output: Path, jobs: int) -> bool:
 
 
 def report(comparison: Comparison, output: Path) -> bool:
-    """Write the report from what exists; returns whether every ended run is done and has the metric."""
+    """Write the report from what exists; returns whether every run is done and has the metric."""
     results = compare_report.Results(
         comparison.metric, comparison.base, comparison.last_points, also=list(comparison.also)
     )
@@ -227,7 +227,10 @@ def report(comparison: Comparison, output: Path) -> bool:
         results.add_run(run.arm, run.seed, run.folder, run.outcome(), run.log)
     print(compare_report.write(results, output))
     print(f"the page: {output / 'report.html'}")
-    return not results.failures
+    if results.unfinished:
+        named = "; ".join(map(str, results.unfinished))
+        print(f"not finished: {named}; the same command goes on", file=sys.stderr)
+    return not results.failures and not results.unfinished
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -47,7 +47,8 @@ def _plot_ends(axes: Any, results: Results, rows: dict[str, ArmSummary], names: 
         axes.plot(ends, [place] * len(ends), "o", color=colour, alpha=0.3, markersize=5, markeredgewidth=0)
         if row.last is not None:
             low, high = row.interval or (row.last, row.last)
-            error = [[row.last - low], [high - row.last]]
+            # Where all ended equal, rounding may put the mean outside of its interval.
+            error = [[max(0.0, row.last - low)], [max(0.0, high - row.last)]]
             axes.errorbar(row.last, place, xerr=error, fmt="o", color=colour, markersize=8, elinewidth=2.5)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)

@@ -67,7 +67,8 @@ class Results:
     arms: dict[str, dict[int, Curve]] = field(default_factory=dict)
     """{arm: {seed: curve}}: finished runs alone."""
     failures: list[Failure] = field(default_factory=list)
-    unfinished: list[str] = field(default_factory=list)
+    unfinished: list[Failure] = field(default_factory=list)
+    """Runs that may still be gone on with."""
     codes: set[str] = field(default_factory=set)
     """The states of the package's code that the runs were made with."""
 
@@ -87,7 +88,7 @@ class Results:
         if state == "failed":
             self.failures.append(Failure(arm, seed, f"ended with exit code {outcome['exit_code']}", tail(log)))
         elif state != "done":
-            self.unfinished.append(f"{arm}, seed {seed} ({state})")
+            self.unfinished.append(Failure(arm, seed, f"({state})", tail(log)))
         else:
             scalars = read_scalars(folder)
             points = metric_points(scalars, self.metric)
@@ -261,7 +262,7 @@ def notes(results: Results, rows: list[ArmSummary]) -> list[str]:
     if any(1 < len(row.seeds) < FEW_SEEDS for row in rows):
         lines.append("The bootstrap interval of few seeds is too narrow: it knows no values but theirs.")
     if results.unfinished:
-        lines.append(f"Not finished, and not counted: {'; '.join(results.unfinished)}.")
+        lines.append(f"Not finished, and not counted: {'; '.join(map(str, results.unfinished))}.")
     return lines + _warnings(results)
 
 
@@ -294,12 +295,13 @@ def table(results: Results, rows: list[ArmSummary]) -> list[list[str]]:
 
 
 def _cells(results: Results, row: ArmSummary, several_bases: bool) -> list[str]:
-    failed = [str(failure.seed) for failure in results.failures if failure.arm == row.arm]
-    seeds = ranges(row.seeds) or "none"
+    missing = {"failed": results.failures, "not finished": results.unfinished}
+    seeds_of = {why: ranges([run.seed for run in runs if run.arm == row.arm]) for why, runs in missing.items()}
+    without = "; ".join(f"{why}: {seeds}" for why, seeds in seeds_of.items() if seeds)
     difference = _with_interval(_number(row.difference, "+"), row.difference_interval, "+")
     return [
         row.arm,
-        seeds + (f" (failed: {', '.join(failed)})" if failed else ""),
+        (ranges(row.seeds) or "none") + (f" ({without})" if without else ""),
         _number(row.before),
         _with_interval(_number(row.last), row.interval),
         "base" if row.arm == row.base else difference + (f" ({row.base})" if several_bases else ""),
@@ -417,7 +419,7 @@ def write(results: Results, output: Path) -> str:
         "notes": notes(results, rows),
         "curves": {n: {seed: asdict(c) for seed, c in curves.items()} for n, curves in results.arms.items()},
         "failures": [asdict(failure) for failure in results.failures],
-        "unfinished": results.unfinished,
+        "unfinished": [str(run) for run in results.unfinished],
     }
     (output / "report.json").write_text(json.dumps(content, indent=1))
     return text

@@ -266,11 +266,12 @@ def test_last_value_of_further_curves(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_report_warns_of_what_cannot_be_compared() -> None:
     results = results_of(grpo={1: {4: 0.1}}, paw={1: {2: 0.1}})
     results.codes = {"a", "b"}
-    results.unfinished = ["paw, seed 2 (interrupted)"]
+    results.add_run("paw", 2, Path(), {"state": "interrupted"}, Path("log.txt"))
     text = report.markdown(results, report.summarise(results))
     assert "do not end at the same iteration: 2 (paw, seed 1); 4 (grpo, seed 1)" in text
     assert "code was changed between runs" in text
     assert "Not finished, and not counted: paw, seed 2 (interrupted)." in text
+    assert "| paw | 1 (not finished: 2) |" in text
 
 
 def test_run_that_was_never_validated_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,6 +281,13 @@ def test_run_that_was_never_validated_is_a_failure(tmp_path: Path, monkeypatch: 
     assert (
         "has no val/success_rate of a trained policy; its curves are epoch, val/success" in results.failures[0].reason
     )
+
+
+def test_runs_that_ended_equal_are_drawn(tmp_path: Path) -> None:
+    """The resampled mean of three 0.1 is 0.1 + 1e-17: the interval lies above the mean, and no bar is that short."""
+    results = results_of(grpo={seed: {1: 0.1} for seed in (1, 2, 3)})
+    assert report.summarise(results)[0].interval[0] > 0.1
+    assert "0.100 [0.100, 0.100]" in report.write(results, tmp_path)
 
 
 def test_page_needs_nothing_else_and_escapes_logs(tmp_path: Path) -> None:
@@ -500,6 +508,33 @@ def test_a_run_that_somebody_else_stops_is_not_done(behaviour: str, output: Path
     assert not execute(runs, jobs=1)
     thread.join()
     assert states(runs) == ["interrupted", "done"], "the others go on"
+
+
+def test_a_comparison_with_a_run_that_was_stopped_is_not_done(
+    output: Path, stand_in: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(report, "read_scalars", lambda _: {"epoch": [(1, 0.0)], "rollout/return": [(1, 0.5)]})
+    config = {"configs": [str(tmp_path / "a.yaml")]}
+    arms = {
+        "grpo": {**config, "arguments": ["--behaviour=work"]},
+        "paw": {**config, "arguments": ["--behaviour=wait"]},
+    }
+    path = write_comparison(tmp_path / "c.yaml", metric="rollout/return", seeds=[1], arms=arms)
+    command = [str(path), "--output", str(output), "--jobs", "1"]
+
+    def stop() -> None:
+        wait_until(lambda: count(output, "start") == 2)
+        os.kill(json.loads((output / "paw" / "seed_1" / "outcome.json").read_text())["process"], signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    assert compare.main(command) == 1
+    thread.join()
+    printed = capsys.readouterr()
+    assert "not finished: paw, seed 1 (interrupted); the same command goes on" in printed.err
+    assert "| paw | none (not finished: 1) |" in printed.out
+    assert compare.main([*command, "--report-only"]) == 1
+    assert compare.main(command) == 0, "it goes on, and is done"
 
 
 def test_runs_that_outlive_a_killed_comparison_keep_the_folder(output: Path, stand_in: None) -> None:
