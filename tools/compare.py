@@ -30,6 +30,7 @@ from typing import Any
 
 import compare_report
 import yaml
+from compare_results import Results
 from compare_runs import Run, execute, locked
 
 SHOWN_CHANGES = 8
@@ -217,9 +218,7 @@ def train(comparison: Comparison, output: Path, jobs: int) -> bool:
 
 def report(comparison: Comparison, output: Path) -> bool:
     """Write the report from what exists; returns whether every run is done and has the metric."""
-    results = compare_report.Results(
-        comparison.metric, comparison.base, comparison.last_points, also=list(comparison.also)
-    )
+    results = Results(comparison.metric, comparison.base, comparison.last_points, also=list(comparison.also))
     for name, arm in comparison.arms.items():
         arguments = [*(f"--config={path}" for path in arm.configs), *comparison.common, *arm.arguments]
         results.add_arm(name, " ".join(arguments), arm.base, arm.group)
