@@ -60,11 +60,13 @@ class Comparison:
     last_points: int
     also: tuple[str, ...] = ()
     """Further curves whose last values are shown."""
+    further_pairs: tuple[tuple[str, str], ...] = ()
+    """Arms whose difference is reported besides that of each arm from its base."""
 
     def resolved(self) -> dict[str, Any]:
         """All that decides the result, the configuration files' contents included, as it comes back from JSON.
 
-        Groups and further columns are not in it: they change what is shown, not what is claimed.
+        Groups, further columns and further pairs are not in it: they change what is shown of the runs, and no run.
         """
         arms = {
             name: {
@@ -81,7 +83,9 @@ class Comparison:
 def read_comparison(path: Path) -> Comparison:
     """Read and check a comparison's file; ValueError names what is wrong in it."""
     content = yaml.safe_load(path.read_text())
-    _check_keys(content, {"metric", "base", "seeds", "arms"}, {"common", "last_points", "also"}, f"{path}:")
+    _check_keys(
+        content, {"metric", "base", "seeds", "arms"}, {"common", "last_points", "also", "further_pairs"}, f"{path}:"
+    )
     arms = {name: _read_arm(name, arm, f"{path}: arms") for name, arm in _mapping(content["arms"], path).items()}
     bases = {"base": content["base"], **{f"arms.{name}.base": arm.base for name, arm in arms.items() if arm.base}}
     for key, base in bases.items():
@@ -101,7 +105,17 @@ def read_comparison(path: Path) -> Comparison:
         common=_arguments(content.get("common", []), f"{path}: common"),
         last_points=last_points,
         also=_strings(content.get("also", []), f"{path}: also", "curves' tags"),
+        further_pairs=_pairs(content.get("further_pairs", []), arms, f"{path}: further_pairs"),
     )
+
+
+def _pairs(content: Any, arms: dict[str, Arm], where: str) -> tuple[tuple[str, str], ...]:
+    if not isinstance(content, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in content):
+        raise ValueError(f"{where} is {content!r}; wanted a list of [arm, other arm]")
+    for arm, other in content:
+        if arm not in arms or other not in arms or arm == other:
+            raise ValueError(f"{where} has {[arm, other]}; wanted two of the arms: {', '.join(arms)}")
+    return tuple((arm, other) for arm, other in content)
 
 
 def _mapping(arms: Any, path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import base64
 import html
 
 from compare_results import ArmSummary, Results
-from compare_words import notes, tables, verdicts
+from compare_words import Section, notes, sections
 
 NAMED_ARMS = 4
 STYLE = """
@@ -31,11 +31,6 @@ pre { background: #f6f8fa; padding: 0.8rem; overflow-x: auto }
 
 def page(results: Results, rows: list[ArmSummary], png: bytes) -> str:
     """The whole report as one HTML page that needs nothing else."""
-    sections = []
-    for group, (header, *cells) in tables(results, rows):
-        lines = [_table_row(header, "th"), *(_table_row(line, "td") for line in cells)]
-        heading = f"<h2>{html.escape(group)}</h2>" if group else ""
-        sections.append(f"{heading}<div class='wide'><table>{''.join(lines)}</table></div>")
     arms = ", ".join(results.arms) if len(results.arms) <= NAMED_ARMS else f"{len(results.arms)} arms"
     title = html.escape(f"{results.metric}: {arms}")
     failures = [
@@ -47,14 +42,21 @@ def page(results: Results, rows: list[ArmSummary], png: bytes) -> str:
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>",
         "<meta name='viewport' content='width=device-width'><link rel='icon' href='data:,'>",
         f"<style>{STYLE}</style></head><body><h1>{title}</h1>",
-        *sections,
-        f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in verdicts(results, rows))}</ul>",
+        *map(_section, sections(results, rows)),
         f"<img alt='every run' src='data:image/png;base64,{base64.b64encode(png).decode()}'>",
         *(f"<p class='notes'>{html.escape(line)}</p>" for line in notes(results, rows)),
         *(["<h2>Failed</h2>", *failures] if failures else []),
         f"<section><h2>Arms</h2><ul>{''.join(commands)}</ul></section></body></html>",
     ]
     return "\n".join(parts)
+
+
+def _section(section: Section) -> str:
+    header, *cells = section.table
+    lines = [_table_row(header, "th"), *(_table_row(line, "td") for line in cells)]
+    heading = f"<h2>{html.escape(section.heading)}</h2>" if section.heading else ""
+    sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in section.sentences)
+    return f"{heading}<div class='wide'><table>{''.join(lines)}</table></div><ul>{sentences}</ul>"
 
 
 def _table_row(cells: list[str], tag: str) -> str:

@@ -8,17 +8,19 @@ from pathlib import Path
 
 from compare_page import page
 from compare_plots import plot
-from compare_results import ArmSummary, Results, summarise
-from compare_words import notes, tables, verdicts
+from compare_results import ArmSummary, Results, further_differences, summarise
+from compare_words import notes, sections
 
 
 def markdown(results: Results, rows: list[ArmSummary]) -> str:
-    """Tables, verdicts, notes, failures."""
+    """Tables with their verdicts, notes, failures."""
     parts = []
-    for group, (header, *cells) in tables(results, rows):
+    for section in sections(results, rows):
+        header, *cells = section.table
         lines = [header, ["---"] * len(header), *cells]
-        parts += [f"## {group}" if group else "", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
-    parts.append("\n".join(f"- {line}" for line in verdicts(results, rows)))
+        parts += [f"## {section.heading}" if section.heading else ""]
+        parts += ["\n".join(f"| {' | '.join(line)} |" for line in lines)]
+        parts += ["\n".join(f"- {sentence}" for sentence in section.sentences)]
     parts += notes(results, rows)
     parts += [f"**{f}**\n\n```\n{f.log}\n```" for f in results.failures]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -37,7 +39,8 @@ def write(results: Results, output: Path) -> str:
         "last_points": results.last_points,
         "also": results.also,
         "arms": [asdict(row) for row in rows],
-        "verdicts": verdicts(results, rows),
+        "further_pairs": [asdict(difference) for difference in further_differences(results)],
+        "verdicts": [sentence for section in sections(results, rows) for sentence in section.sentences],
         "notes": notes(results, rows),
         "curves": {n: {seed: asdict(c) for seed, c in curves.items()} for n, curves in results.arms.items()},
         "failures": [asdict(failure) for failure in results.failures],

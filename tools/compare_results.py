@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import isnan, nan
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
+from typing import Any, TypeVar
 
 import compare_statistics as statistics
 from compare_curves import Curve, Scalars, known, metric_points, read_scalars, training_seconds
@@ -38,6 +38,8 @@ class Results:
     last_points: int = 1
     also: list[str] = field(default_factory=list)
     """Further curves whose last values are shown."""
+    further_pairs: list[tuple[str, str]] = field(default_factory=list)
+    """Arms whose difference is reported besides that of each arm from its base."""
     bases: dict[str, str] = field(default_factory=dict)
     """{arm: the arm it is compared with}; a base is compared with itself."""
     groups: dict[str, str] = field(default_factory=dict)
@@ -97,69 +99,89 @@ def tail(log: Path) -> str:
 
 
 @dataclass(frozen=True)
-class ArmSummary:
-    """One row of a table; None where there is nothing to say."""
+class Difference:
+    """One arm against another, paired by seed; None where there is nothing to say."""
 
     arm: str
-    group: str
     base: str
-    """The arm it is compared with; itself for a base."""
+    """The arm it is compared with."""
+    pairs: int
+    difference: float | None
+    difference_interval: tuple[float, float] | None
+    uncorrected_chance: float | None
+    """How often equal arms would differ at least as much."""
+    chance: float | None
+    """The same, Holm-adjusted for all differences of its table or list."""
+    probability_of_improvement: float | None
+
+
+@dataclass(frozen=True)
+class ArmSummary(Difference):
+    """One row of a table; a base is compared with itself, so without a difference."""
+
+    group: str
     seeds: list[int]
     before: float | None
     last: float | None
     interval: tuple[float, float] | None
-    pairs: int
-    difference: float | None
-    difference_interval: tuple[float, float] | None
-    chance: float | None
-    """How often equal arms differ as much, Holm-corrected for the comparisons of the table."""
-    probability_of_improvement: float | None
     area: float | None
     training_seconds: float | None
     also: dict[str, float | None]
     """Mean over seeds of the further curves' last values."""
 
 
+Compared = TypeVar("Compared", bound=Difference)
+
+
 def summarise(results: Results) -> list[ArmSummary]:
     """The tables' rows, table by table; the more arms a table has, the less chance is allowed each of them."""
-    return [
-        row for names in results.tables().values() for row in _corrected([_summarise_arm(results, n) for n in names])
-    ]
+    return [row for names in results.tables().values() for row in _adjusted([_summary(results, n) for n in names])]
 
 
-def _corrected(rows: list[ArmSummary]) -> list[ArmSummary]:
-    compared = [row.arm for row in rows if row.chance is not None]
-    chances = statistics.holm([row.chance for row in rows if row.chance is not None])
-    corrected = dict(zip(compared, chances, strict=True))
-    return [replace(row, chance=corrected.get(row.arm)) for row in rows]
+def further_differences(results: Results) -> list[Difference]:
+    """Those that are asked for besides the tables'; the longer their list, the less chance is allowed each of them."""
+    return _adjusted([_difference(results, arm, other) for arm, other in results.further_pairs])
 
 
-def _summarise_arm(results: Results, name: str) -> ArmSummary:
-    curves, base = results.arms[name], results.bases[name]
-    finals, base_finals = (
-        {seed: statistics.final_value(c.points, results.last_points) for seed, c in results.arms[arm].items()}
-        for arm in (name, base)
-    )
-    differences = statistics.paired_differences(finals, base_finals) if name != base else []
-    values = list(finals.values())
-    probability = statistics.probability_of_improvement(values, list(base_finals.values()))
-    return ArmSummary(
-        arm=name,
-        group=results.groups[name],
+def _adjusted(rows: list[Compared]) -> list[Compared]:
+    chances = iter(statistics.holm([row.chance for row in rows if row.chance is not None]))
+    return [replace(row, chance=None if row.chance is None else next(chances)) for row in rows]
+
+
+def _difference(results: Results, arm: str, base: str) -> Difference:
+    values, base_values = _ends(results, arm), _ends(results, base)
+    differences = statistics.paired_differences(values, base_values) if arm != base else []
+    probability = statistics.probability_of_improvement(list(values.values()), list(base_values.values()))
+    chance = statistics.chance_of_difference(differences)
+    return Difference(
+        arm=arm,
         base=base,
+        pairs=len(differences),
+        difference=_mean(differences),
+        difference_interval=statistics.bootstrap_interval(differences),
+        uncorrected_chance=chance,
+        chance=chance,
+        probability_of_improvement=probability if arm != base else None,
+    )
+
+
+def _summary(results: Results, name: str) -> ArmSummary:
+    curves, values = results.arms[name], list(_ends(results, name).values())
+    return ArmSummary(
+        **vars(_difference(results, name, results.bases[name])),
+        group=results.groups[name],
         seeds=sorted(curves),
         before=_mean([c.points[0] for c in curves.values() if 0 in c.points]),
         last=_mean(values),
         interval=statistics.bootstrap_interval(values),
-        pairs=len(differences),
-        difference=_mean(differences),
-        difference_interval=statistics.bootstrap_interval(differences),
-        chance=statistics.chance_of_difference(differences),
-        probability_of_improvement=probability if name != base else None,
         area=_mean([statistics.area_under_curve(c.points) for c in curves.values()]),
         training_seconds=median([c.training_seconds for c in curves.values()]) if curves else None,
         also={tag: _mean([c.also[tag] for c in curves.values() if tag in c.also]) for tag in results.also},
     )
+
+
+def _ends(results: Results, arm: str) -> dict[int, float]:
+    return {seed: statistics.final_value(c.points, results.last_points) for seed, c in results.arms[arm].items()}
 
 
 def _mean(values: list[float]) -> float | None:

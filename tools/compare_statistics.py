@@ -73,7 +73,7 @@ def chance_of_difference(differences: Sequence[float], seed: int = 0) -> float |
 def holm(chances: Sequence[float]) -> list[float]:
     """Holm's correction: with m comparisons the smallest chance is multiplied by m, the next by m - 1, ..., at most 1.
 
-    So that all claims of a table together are wrong in at most the stated share of tables; none comes before a smaller.
+    None comes out below a smaller one. Of tables in which all arms are equal, at most the stated share makes any claim.
     """
     order = sorted(range(len(chances)), key=lambda i: chances[i])
     corrected, largest = [0.0] * len(chances), 0.0

@@ -48,6 +48,10 @@ def write_comparison(path: Path, **changes: object) -> Path:
         ({"arms": {"grpo": {"configs": [], "base": "ppo"}}}, "arms.grpo.base is 'ppo'; wanted one of the arms: grpo"),
         ({"arms": "grpo"}, "arms is 'grpo'; wanted names with configs"),
         ({"also": "val/return"}, "also is 'val/return'; wanted a list of curves' tags"),
+        ({"further_pairs": [["paw"]]}, "further_pairs is [['paw']]; wanted a list of [arm, other arm]"),
+        ({"further_pairs": "paw"}, "further_pairs is 'paw'; wanted a list of [arm, other arm]"),
+        ({"further_pairs": [["paw", "paw"]]}, "further_pairs has ['paw', 'paw']; wanted two of the arms: grpo, paw"),
+        ({"further_pairs": [["paw", "ppo"]]}, "further_pairs has ['paw', 'ppo']; wanted two of the arms: grpo, paw"),
         ({"seeds": [1, 1]}, "seeds is [1, 1]; wanted a list of different integers"),
         ({"last_points": 0}, "last_points is 0; wanted an integer of at least 1"),
         ({"common": "--a=1"}, "common is '--a=1'; wanted a list of --key=value"),
@@ -88,8 +92,10 @@ def test_what_is_shown_may_change_but_not_an_arms_base(tmp_path: Path) -> None:
     path = write_comparison(tmp_path / "c.yaml")
     plain, arms = compare.read_comparison(path).resolved(), yaml.safe_load(path.read_text())["arms"]
     arms["paw"]["group"] = "PaW"
-    shown = compare.read_comparison(write_comparison(path, arms=arms, also=["wm/coefficient"]))
+    changes = {"also": ["wm/coefficient"], "further_pairs": [["paw", "grpo"]]}
+    shown = compare.read_comparison(write_comparison(path, arms=arms, **changes))
     assert shown.arms["paw"].group == "PaW" and compare.differences(plain, shown.resolved()) == []
+    assert shown.further_pairs == (("paw", "grpo"),)
     arms["paw"]["base"] = "paw"
     changed = compare.read_comparison(write_comparison(path, arms=arms)).resolved()
     assert compare.differences(plain, changed) == ["arms.paw.base: absent there, 'paw' now"]

@@ -18,7 +18,7 @@ import compare_results
 import compare_statistics as statistics
 import compare_words as words
 from compare_curves import Curve, Scalars, metric_points, training_seconds
-from compare_results import Failure, Results, summarise
+from compare_results import Failure, Results, further_differences, summarise
 
 # ---- statistics
 
@@ -189,14 +189,14 @@ def test_row_of_an_arm() -> None:
         ([0.3, -0.1, 0.2], "no difference from grpo detectable (+0.133, 95 % interval -0.100 to +0.300, 3 seeds)."),
         ([0.0, 0.0], "no difference from grpo detectable"),
         ([0.3, 0.1, 0.2], "ends 0.200 above grpo (95 % interval +0.100 to +0.300, 3 seeds). A hint, not a result"),
-        ([0.3, 0.1, 0.2], "equal arms differ as much in 25 % of such tables"),
+        ([0.3, 0.1, 0.2], "A hint, not a result: its Holm-adjusted sign-flip chance is 25.0 %."),
         ([-0.3] * 6, "ends 0.300 below grpo (95 % interval -0.300 to -0.300, 6 seeds)."),
     ],
 )
 def test_verdict_claims_what_the_interval_supports(differences: list[float], expected: str) -> None:
     base = {seed: {1: 0.5} for seed in range(1, 7)}
     arm = {seed: {1: 0.5 + difference} for seed, difference in enumerate(differences, start=1)}
-    [sentence] = words.verdicts(results := results_of(grpo=base, paw=arm), summarise(results))
+    sentence = words.verdict(summarise(results_of(grpo=base, paw=arm))[1], "val/success_rate")
     assert expected in sentence
     assert ("A hint" in sentence) == (len(differences) == 3 and "above" in sentence)
 
@@ -230,6 +230,76 @@ def test_every_arm_is_compared_with_its_base_in_its_table() -> None:
     assert "difference from its base" in second and "-0.100 [-0.100, -0.100] (gigpo-off)" in second
     assert "gigpo-paw: val/return ends 0.100 below gigpo-off" in second
     assert "| 60 s | 2.500 |" in first and "| 60 s | - |" in first, "the further column"
+
+
+def test_chances_are_adjusted_for_their_own_table_alone() -> None:
+    """Three equal steps have 2/8 = 25 %; two such arms of one table 50 %, whatever their bases; one of another 25 %."""
+    results = Results("val/return", "grpo")
+    for name, base, group, value in [
+        ("grpo", "grpo", "A", 0.0),
+        ("gigpo", "gigpo", "A", 0.0),
+        ("grpo_paw", "grpo", "A", 0.5),
+        ("gigpo_paw", "gigpo", "A", 0.5),
+        ("grpo_echo", "grpo", "B", 0.5),
+    ]:
+        results.add_arm(name, "", base, group)
+        results.arms[name] = {seed: Curve({1: value}, 60.0) for seed in (1, 2, 3)}
+    rows = {row.arm: row for row in summarise(results)}
+    chances = {name: (row.uncorrected_chance, row.chance) for name, row in rows.items() if row.pairs}
+    assert chances == {"grpo_paw": (0.25, 0.5), "gigpo_paw": (0.25, 0.5), "grpo_echo": (0.25, 0.25)}
+    text = " ".join(words.notes(results, list(rows.values())))
+    assert "adjusted for all the differences of its table, whatever their bases, and not for other tables" in text
+    assert "A: 3 seeds give no Holm-adjusted chance below 50.0 %, so no difference can count as a result." in text
+    assert "B: 3 seeds give no Holm-adjusted chance below 25.0 %, so no difference can count as a result." in text
+
+
+def test_enough_seeds_are_not_called_too_few() -> None:
+    """Six equal steps have 2/64 = 3 %: one difference can be a result, two cannot with 6.2 %."""
+    curves = {seed: {1: 0.5} for seed in range(1, 7)}
+    for arms, reached in ({"a": curves, "b": curves}, True), ({"a": curves, "b": curves, "c": curves}, False):
+        results = results_of(**arms)
+        assert (
+            "no Holm-adjusted chance below 6.2 %" in " ".join(words.notes(results, summarise(results)))
+        ) is not reached
+
+
+def further_results() -> Results:
+    """paw against echo, by seeds: 0.4, 0.2, -0.1. Against ce: 0.1, 0.1, 0.1."""
+    ends = {"grpo": [0.1, 0.1, 0.1], "paw": [0.6, 0.5, 0.4], "echo": [0.2, 0.3, 0.5], "ce": [0.5, 0.4, 0.3]}
+    results = results_of(**{name: {seed: {1: end} for seed, end in enumerate(e)} for name, e in ends.items()})
+    results.further_pairs = [("paw", "echo"), ("paw", "ce")]
+    return results
+
+
+def test_further_differences_are_paired_and_adjusted_over_their_list() -> None:
+    first, second = further_differences(further_results())
+    assert (first.arm, first.base, first.pairs, first.difference) == ("paw", "echo", 3, pytest.approx(0.5 / 3))
+    assert first.difference_interval == pytest.approx((-0.1, 0.4)), "three seeds: their range"
+    # |sum| of the signed 0.4, 0.2, 0.1 is 0.7, 0.5 (twice each), 0.3, 0.1: four of eight reach the 0.5 that came.
+    assert (first.uncorrected_chance, second.uncorrected_chance) == (0.5, 0.25)
+    assert (first.chance, second.chance) == (0.5, 0.5), "twice the smaller, and the larger itself"
+    assert summarise(further_results())[1].chance == 0.75, "the table is not adjusted for them: 3 x 0.25"
+
+
+def test_further_differences_are_in_every_report(tmp_path: Path) -> None:
+    text = report.write(further_results(), tmp_path)
+    table, rest = text.split("## Further differences")
+    assert "| paw | echo | 3 | +0.167 [-0.100, +0.400] | 0.83 | 50.0 % | 50.0 % |" in rest, "3 + 2.5 + 2 of 9"
+    assert "- paw: val/success_rate ends 0.100 above ce (95 % interval +0.100 to +0.100, 3 seeds). A hint" in rest
+    assert "whether this list was made before the runs were seen" in rest and "echo | 3 |" not in table
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert [(pair["arm"], pair["base"], pair["pairs"]) for pair in content["further_pairs"]] == [
+        ("paw", "echo", 3),
+        ("paw", "ce", 3),
+    ]
+    assert any("paw: no difference from echo detectable" in sentence for sentence in content["verdicts"])
+    page = (tmp_path / "report.html").read_text()
+    assert "<h2>Further differences</h2>" in page and "<td>+0.167 [-0.100, +0.400]</td>" in page
+
+
+def test_without_further_pairs_the_report_does_not_speak_of_them(tmp_path: Path) -> None:
+    text = report.write(grouped_results(), tmp_path)
+    assert "urther differences" not in text + (tmp_path / "report.html").read_text()
 
 
 def test_seeds_in_a_row_are_a_range() -> None:
