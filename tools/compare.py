@@ -232,7 +232,13 @@ def train(comparison: Comparison, output: Path, jobs: int) -> bool:
 
 def report(comparison: Comparison, output: Path) -> bool:
     """Write the report from what exists; returns whether every run is done and has the metric."""
-    results = Results(comparison.metric, comparison.base, comparison.last_points, also=list(comparison.also))
+    results = Results(
+        comparison.metric,
+        comparison.base,
+        comparison.last_points,
+        also=list(comparison.also),
+        further_pairs=list(comparison.further_pairs),
+    )
     for name, arm in comparison.arms.items():
         arguments = [*(f"--config={path}" for path in arm.configs), *comparison.common, *arm.arguments]
         results.add_arm(name, " ".join(arguments), arm.base, arm.group)

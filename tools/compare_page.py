@@ -13,17 +13,17 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 84rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 .wide { overflow-x: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; min-width: 62rem }
-th, td { padding: 0.4rem 0.7rem; text-align: right; border-bottom: 1px solid #d8dee4; vertical-align: top }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.84rem }
+th, td { padding: 0.4rem 0.45rem; text-align: right; border-bottom: 1px solid #d8dee4; vertical-align: top }
 td { white-space: nowrap }
-th { font-weight: 600; border-bottom: 2px solid #1b1f24; vertical-align: bottom }
+th { font-weight: 600; border-bottom: 2px solid #1b1f24; vertical-align: bottom; line-height: 1.3 }
 th:first-child, td:first-child { text-align: left; padding-left: 0 }
-th:nth-child(2), td:nth-child(2) { text-align: left; white-space: normal; min-width: 7rem }
-th { white-space: nowrap }
+th:nth-child(2), td:nth-child(2) { text-align: left; white-space: normal }
 img { width: 100%; max-width: 62rem; display: block; margin: 1.5rem 0 }
 ul, p { max-width: 62rem }
 .notes { color: #57606a; font-size: 0.9rem }
 summary { color: #b3261e; cursor: pointer }
+code span { display: inline-block; max-width: 100%; overflow-wrap: anywhere }
 pre, code { font: 0.8rem/1.5 ui-monospace, monospace }
 pre { background: #f6f8fa; padding: 0.8rem; overflow-x: auto }
 """
@@ -37,7 +37,7 @@ def page(results: Results, rows: list[ArmSummary], png: bytes) -> str:
         f"<details><summary>{html.escape(str(f))}</summary><pre>{html.escape(f.log)}</pre></details>"
         for f in results.failures
     ]
-    commands = [f"<li>{html.escape(n)}: <code>{html.escape(c)}</code></li>" for n, c in results.commands.items()]
+    commands = [f"<li>{html.escape(name)}: {_command(command)}</li>" for name, command in results.commands.items()]
     parts = [
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>",
         "<meta name='viewport' content='width=device-width'><link rel='icon' href='data:,'>",
@@ -59,5 +59,18 @@ def _section(section: Section) -> str:
     return f"{heading}<div class='wide'><table>{''.join(lines)}</table></div><ul>{sentences}</ul>"
 
 
+def _command(command: str) -> str:
+    """Broken between arguments, not after a hyphen."""
+    return f"<code>{' '.join(f'<span>{html.escape(argument)}</span>' for argument in command.split())}</code>"
+
+
 def _table_row(cells: list[str], tag: str) -> str:
-    return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
+    texts = [_breakable(html.escape(cell)) if tag == "th" else html.escape(cell) for cell in cells]
+    return f"<tr>{''.join(f'<{tag}>{text}</{tag}>' for text in texts)}</tr>"
+
+
+def _breakable(header: str) -> str:
+    """A curve's tag may be broken within, a comparison before its right side alone."""
+    if "/" in header:
+        return header.replace("/", "/<wbr>").replace("_", "_<wbr>")
+    return header.replace(" &gt;", "&nbsp;&gt;")

@@ -149,7 +149,7 @@ def _adjusted(rows: list[Compared]) -> list[Compared]:
 
 
 def _difference(results: Results, arm: str, base: str) -> Difference:
-    values, base_values = _ends(results, arm), _ends(results, base)
+    values, base_values = final_values(results, arm), final_values(results, base)
     differences = statistics.paired_differences(values, base_values) if arm != base else []
     probability = statistics.probability_of_improvement(list(values.values()), list(base_values.values()))
     chance = statistics.chance_of_difference(differences)
@@ -166,7 +166,7 @@ def _difference(results: Results, arm: str, base: str) -> Difference:
 
 
 def _summary(results: Results, name: str) -> ArmSummary:
-    curves, values = results.arms[name], list(_ends(results, name).values())
+    curves, values = results.arms[name], list(final_values(results, name).values())
     return ArmSummary(
         **vars(_difference(results, name, results.bases[name])),
         group=results.groups[name],
@@ -180,7 +180,8 @@ def _summary(results: Results, name: str) -> ArmSummary:
     )
 
 
-def _ends(results: Results, arm: str) -> dict[int, float]:
+def final_values(results: Results, arm: str) -> dict[int, float]:
+    """What counts of each run; {seed: value}."""
     return {seed: statistics.final_value(c.points, results.last_points) for seed, c in results.arms[arm].items()}
 
 

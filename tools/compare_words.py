@@ -78,8 +78,9 @@ def _meanings(results: Results) -> list[str]:
         f"{results.metric} counts at its end: {end} of a run's curve. Square brackets hold 95 % percentile bootstrap "
         f"intervals over seeds ({statistics.RESAMPLES} resamples); the difference is paired by seed.",
         f"A difference counts as a result when its interval excludes 0 and its chance is at most "
-        f"{100 * LARGEST_CHANCE:.0f} %. The chance is how often equal arms would differ at least as much (sign-flip test "
-        "over seeds), Holm-adjusted for all the differences of its table, whatever their bases, and not for other tables.",
+        f"{100 * LARGEST_CHANCE:.0f} %. The chance is how often equal arms would differ at least as much (sign-flip "
+        "test over seeds), Holm-adjusted for all the differences of its table, whatever their bases, and not for other "
+        "tables.",
         "The area is the curve's mean height over iterations. Training is the median over seeds of the wall time of "
         "rollouts and updates, while other runs may have shared the machine.",
     ]

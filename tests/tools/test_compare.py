@@ -291,7 +291,9 @@ def test_end_to_end(tiny_model_dir: str, tmp_path: Path, monkeypatch: pytest.Mon
         "grpo": {**config, "arguments": ["--entropy_selection.alpha=0"]},
         "broken": {**config, "arguments": ["--entropy_selection.alfa=0.75"]},
     }
-    path = write_comparison(tmp_path / "c.yaml", seeds=[1], arms=arms, common=arguments(settings))
+    path = write_comparison(
+        tmp_path / "c.yaml", seeds=[1], arms=arms, common=arguments(settings), further_pairs=[["grpo", "paw"]]
+    )
     output = tmp_path / "out"
     command = [str(path), "--output", str(output), "--jobs", "2"]
 
@@ -310,6 +312,8 @@ def test_end_to_end(tiny_model_dir: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert "| broken | none (failed: 1) | - | - | - | - | - | - |" in text
     assert "unrecognized arguments" in page and f"{rows['paw']['last']:.3f} [-]" in page
     assert "one seed has no interval" in text
+    [pair] = content["further_pairs"]
+    assert (pair["arm"], pair["base"]) == ("grpo", "paw") and pair["difference"] == -rows["paw"]["difference"]
 
     capsys.readouterr()
     monkeypatch.setattr(compare_runs, "LAUNCHER", [sys.executable, "-c", "raise SystemExit(3)"])

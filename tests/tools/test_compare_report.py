@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from tests.conftest import ROOT
 
@@ -18,6 +20,7 @@ import compare_results
 import compare_statistics as statistics
 import compare_words as words
 from compare_curves import Curve, Scalars, metric_points, training_seconds
+from compare_plots import plot
 from compare_results import Failure, Results, further_differences, summarise
 
 # ---- statistics
@@ -356,6 +359,27 @@ def test_runs_that_ended_equal_are_drawn(tmp_path: Path) -> None:
     results = results_of(grpo={seed: {1: 0.1} for seed in (1, 2, 3)})
     assert summarise(results)[0].interval[0] > 0.1
     assert "0.100 [0.100, 0.100]" in report.write(results, tmp_path)
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, results: Results, path: Path) -> list[Axes]:
+    """The panels of the picture."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, _: figures.append(figure))
+    plot(results, summarise(results), path)
+    return figures[0].axes
+
+
+def test_without_a_point_on_the_way_the_ends_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured before and after alone: a line between the two would say nothing about the way."""
+    results = results_of(grpo={1: {0: 0.1, 9: 0.5}, 2: {0: 0.2, 9: 0.7}}, paw={1: {9: 0.6}}, failed={})
+    [axes] = drawn(monkeypatch, results, tmp_path)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["grpo", "paw", "failed"]
+    places = {x for line in axes.lines for x in line.get_xdata()}
+    assert {0.5, 0.7, 0.6} <= places, "every run's end"
+    assert 0.15000000000000002 in places and not {0.1, 0.2} & places, "before training, as its mean"
+    results.arms["paw"][1].points[4] = 0.3
+    [axes] = drawn(monkeypatch, results, tmp_path)
+    assert [text.get_text() for text in axes.get_legend().texts] == ["grpo (mean of 2)", "paw"]
 
 
 def test_page_needs_nothing_else_and_escapes_logs(tmp_path: Path) -> None:
