@@ -72,7 +72,7 @@ def _plot_ends(axes: Axes, results: Results, rows: list[ArmSummary]) -> None:
             axes.plot([row.before], [place], fillstyle="none", markersize=7, **look)
         if row.last is not None:
             low, high = row.interval or (row.last, row.last)
-            # Where all ended equal, rounding may put the mean outside of its interval.
+            # Where all ended equal, rounding may put the mean beside its interval.
             error = [[max(0.0, row.last - low)], [max(0.0, high - row.last)]]
             axes.errorbar(row.last, place - 0.1, xerr=error, markersize=8, elinewidth=2.5, **look)
     axes.set_yticks(range(len(rows)), [row.arm for row in rows])

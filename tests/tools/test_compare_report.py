@@ -19,7 +19,7 @@ import compare_report as report
 import compare_results
 import compare_statistics as statistics
 import compare_words as words
-from compare_curves import Curve, Scalars, metric_points, training_seconds
+from compare_curves import Curve, Scalars, as_logged, metric_points, training_seconds
 from compare_plots import plot
 from compare_results import Failure, Results, further_differences, summarise
 
@@ -46,6 +46,16 @@ def test_bootstrap_interval_by_hand() -> None:
     # Three draws are all the smallest in 1/27 > 2.5 % of cases.
     assert statistics.bootstrap_interval([0.2, 0.9, 0.4]) == pytest.approx((0.2, 0.9))
     assert statistics.bootstrap_interval([0.4]) is None
+
+
+def test_an_end_of_an_interval_at_0_is_no_rounding_error() -> None:
+    """Sums of steps of 0.005 that are 0 come out as 5e-18, which would exclude 0."""
+    base = dict(enumerate([0.26, 0.175, 0.185, 0.155, 0.13, 0.155]))
+    arm = dict(enumerate([0.265, 0.155, 0.21, 0.185, 0.155, 0.185]))
+    differences = statistics.paired_differences(arm, base)
+    assert differences == [0.005, -0.02, 0.025, 0.03, 0.025, 0.03]
+    low, _ = statistics.bootstrap_interval(differences)
+    assert low == 0
 
 
 def test_bootstrap_interval_is_reproducible() -> None:
@@ -123,6 +133,12 @@ def test_resumed_run_writes_over_its_old_points() -> None:
     }
     assert metric_points(scalars, "val/success_rate") == {0: 0.1, 1: 0.2, 2: 0.3, 3: 0.4}
     assert training_seconds(scalars) == 5 + 7 + 8 + 3
+
+
+def test_scalars_are_what_was_logged() -> None:
+    """Event files keep 32 bits: 0.105 - 0.1 would not equal 0.115 - 0.11, and ties in the sign-flip test be lost."""
+    assert as_logged(0.10499999672174454) == 0.105
+    assert as_logged(0.0) == 0.0 and math.isnan(as_logged(math.nan))
 
 
 def lost_validation(at: int) -> Scalars:
@@ -355,10 +371,10 @@ def test_run_that_was_never_validated_is_a_failure(tmp_path: Path, monkeypatch: 
 
 
 def test_runs_that_ended_equal_are_drawn(tmp_path: Path) -> None:
-    """The resampled mean of three 0.1 is 0.1 + 1e-17: the interval lies above the mean, and no bar is that short."""
-    results = results_of(grpo={seed: {1: 0.1} for seed in (1, 2, 3)})
-    assert summarise(results)[0].interval[0] > 0.1
-    assert "0.100 [0.100, 0.100]" in report.write(results, tmp_path)
+    """An interval has 12 decimals: that of three 2/3 lies 3e-13 above their mean, and no bar is that short."""
+    results = results_of(grpo={seed: {1: 2 / 3} for seed in (1, 2, 3)})
+    assert summarise(results)[0].interval[0] > 2 / 3
+    assert "0.667 [0.667, 0.667]" in report.write(results, tmp_path)
 
 
 def drawn(monkeypatch: pytest.MonkeyPatch, results: Results, path: Path) -> list[Axes]:
