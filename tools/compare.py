@@ -11,8 +11,8 @@ An output folder belongs to one comparison. Seeds and arms may be added to it; w
 made is named and refused. Decide on the number of seeds beforehand: who adds seeds until a difference shows will find
 one.
 
-The exit code is 0 when every run is done and has the metric, 1 when one failed, 2 when the file or the folder is
-refused, and 130 after an interrupt.
+The exit code is 0 when every run is done and has the metric, 1 when one failed or is not finished (somebody stopped it
+alone), 2 when the file or the folder is refused, and 130 after an interrupt.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from typing import Any
 
 import compare_report
 import yaml
+from compare_results import Results
 from compare_runs import Run, execute, locked
 
 SHOWN_CHANGES = 8
@@ -59,11 +60,13 @@ class Comparison:
     last_points: int
     also: tuple[str, ...] = ()
     """Further curves whose last values are shown."""
+    further_pairs: tuple[tuple[str, str], ...] = ()
+    """Arms whose difference is reported besides that of each arm from its base."""
 
     def resolved(self) -> dict[str, Any]:
         """All that decides the result, the configuration files' contents included, as it comes back from JSON.
 
-        Groups and further columns are not in it: they change what is shown, not what is claimed.
+        Groups, further columns and further pairs are not in it: they change what is shown of the runs, and no run.
         """
         arms = {
             name: {
@@ -80,7 +83,9 @@ class Comparison:
 def read_comparison(path: Path) -> Comparison:
     """Read and check a comparison's file; ValueError names what is wrong in it."""
     content = yaml.safe_load(path.read_text())
-    _check_keys(content, {"metric", "base", "seeds", "arms"}, {"common", "last_points", "also"}, f"{path}:")
+    _check_keys(
+        content, {"metric", "base", "seeds", "arms"}, {"common", "last_points", "also", "further_pairs"}, f"{path}:"
+    )
     arms = {name: _read_arm(name, arm, f"{path}: arms") for name, arm in _mapping(content["arms"], path).items()}
     bases = {"base": content["base"], **{f"arms.{name}.base": arm.base for name, arm in arms.items() if arm.base}}
     for key, base in bases.items():
@@ -100,7 +105,17 @@ def read_comparison(path: Path) -> Comparison:
         common=_arguments(content.get("common", []), f"{path}: common"),
         last_points=last_points,
         also=_strings(content.get("also", []), f"{path}: also", "curves' tags"),
+        further_pairs=_pairs(content.get("further_pairs", []), arms, f"{path}: further_pairs"),
     )
+
+
+def _pairs(content: Any, arms: dict[str, Arm], where: str) -> tuple[tuple[str, str], ...]:
+    if not isinstance(content, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in content):
+        raise ValueError(f"{where} is {content!r}; wanted a list of [arm, other arm]")
+    for arm, other in content:
+        if arm not in arms or other not in arms or arm == other:
+            raise ValueError(f"{where} has {[arm, other]}; wanted two of the arms: {', '.join(arms)}")
+    return tuple((arm, other) for arm, other in content)
 
 
 def _mapping(arms: Any, path: Path) -> dict[str, Any]:
@@ -216,9 +231,13 @@ def train(comparison: Comparison, output: Path, jobs: int) -> bool:
 
 
 def report(comparison: Comparison, output: Path) -> bool:
-    """Write the report from what exists; returns whether every ended run is done and has the metric."""
-    results = compare_report.Results(
-        comparison.metric, comparison.base, comparison.last_points, also=list(comparison.also)
+    """Write the report from what exists; returns whether every run is done and has the metric."""
+    results = Results(
+        comparison.metric,
+        comparison.base,
+        comparison.last_points,
+        also=list(comparison.also),
+        further_pairs=list(comparison.further_pairs),
     )
     for name, arm in comparison.arms.items():
         arguments = [*(f"--config={path}" for path in arm.configs), *comparison.common, *arm.arguments]
@@ -227,7 +246,10 @@ def report(comparison: Comparison, output: Path) -> bool:
         results.add_run(run.arm, run.seed, run.folder, run.outcome(), run.log)
     print(compare_report.write(results, output))
     print(f"the page: {output / 'report.html'}")
-    return not results.failures
+    if results.unfinished:
+        named = "; ".join(map(str, results.unfinished))
+        print(f"not finished: {named}; the same command goes on", file=sys.stderr)
+    return not results.failures and not results.unfinished
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -10,6 +10,8 @@ import numpy as np
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 EXACT_PAIRS = 12
+DECIMALS = 12
+"""More than any metric has: what is left of a difference of 0 beyond them is rounding."""
 
 
 def final_value(curve: Mapping[int, float], points: int = 1) -> float:
@@ -36,12 +38,12 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, f
     draws = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
     means = np.asarray(values)[draws].mean(axis=1)
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
+    return round(float(low), DECIMALS), round(float(high), DECIMALS)
 
 
 def paired_differences(arm: Mapping[int, float], base: Mapping[int, float]) -> list[float]:
     """arm - base for every seed that both have; {seed: value}."""
-    return [arm[seed] - base[seed] for seed in sorted(arm.keys() & base.keys())]
+    return [round(arm[seed] - base[seed], DECIMALS) for seed in sorted(arm.keys() & base.keys())]
 
 
 def probability_of_improvement(arm: Sequence[float], base: Sequence[float]) -> float | None:
@@ -73,7 +75,7 @@ def chance_of_difference(differences: Sequence[float], seed: int = 0) -> float |
 def holm(chances: Sequence[float]) -> list[float]:
     """Holm's correction: with m comparisons the smallest chance is multiplied by m, the next by m - 1, ..., at most 1.
 
-    So that all claims of a table together are wrong in at most the stated share of tables; none comes before a smaller.
+    None comes out below a smaller one. Of tables in which all arms are equal, at most the stated share makes any claim.
     """
     order = sorted(range(len(chances)), key=lambda i: chances[i])
     corrected, largest = [0.0] * len(chances), 0.0

@@ -1,0 +1,67 @@
+"""The curves of one run, as its event files hold them, counted in iterations."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from math import isnan, nan
+from pathlib import Path
+
+import numpy as np
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+VALIDATION_WITNESS = "val/dropped_tasks"
+"""Logged by every validation between iterations, lost ones too, but not by the one before training."""
+TRAINING_SECONDS = ("time/rollout_s", "time/update_s")
+Scalars = dict[str, list[tuple[int, float]]]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The metric of one finished run."""
+
+    points: dict[int, float]
+    """{finished iterations: value}; 0 is before training."""
+    training_seconds: float
+    also: dict[str, float] = field(default_factory=dict)
+    """Last values of the further curves that the run has."""
+
+
+def read_scalars(folder: Path) -> Scalars:
+    """All scalars of a run, in the order in which they were written: {tag: [(step, value)]}."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [(e.step, as_logged(e.value)) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def as_logged(value: float) -> float:
+    """The shortest number that 32 bits hold as this: event files keep 0.105 as 0.10499999672."""
+    return float(str(np.float32(value)))
+
+
+def metric_points(scalars: Scalars, metric: str) -> dict[int, float]:
+    """{finished iterations: value}; what a resumed run wrote again replaces what it had written before.
+
+    A validation that lost all its tasks has the value nan, whether that was written or nothing was.
+    Steps count optimizer steps from 0, so that "before training" and the end of an iteration of one step share step 0:
+    the extra point there is the former. At a later step the extra point is that of a resumed run's sanity check.
+    """
+    written = scalars.get(metric, [])
+    iterations = {step: round(epoch) + 1 for step, epoch in scalars.get("epoch", [])}
+    witness = scalars.get(VALIDATION_WITNESS, []) if metric.startswith("val/") else written
+    regular = Counter(step for step, _ in witness)
+    points = dict.fromkeys((iterations[step] for step in regular if step in iterations), nan) if written else {}
+    points |= {iterations[step]: value for step, value in written if regular[step] and step in iterations}
+    if written and written[0][0] == 0 and Counter(step for step, _ in written)[0] > regular[0]:
+        points[0] = written[0][1]
+    return dict(sorted(points.items()))
+
+
+def known(points: dict[int, float]) -> dict[int, float]:
+    """The points that are numbers."""
+    return {iteration: value for iteration, value in points.items() if not isnan(value)}
+
+
+def training_seconds(scalars: Scalars) -> float:
+    """Wall seconds of all rollouts and updates; an iteration that was done twice counts once."""
+    return sum(sum(dict(scalars.get(tag, [])).values()) for tag in TRAINING_SECONDS)

@@ -1,0 +1,76 @@
+"""The report of a comparison as one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import html
+
+from compare_results import ArmSummary, Results
+from compare_words import Section, notes, sections
+
+NAMED_ARMS = 4
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 84rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
+.wide { overflow-x: auto }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.84rem }
+th, td { padding: 0.4rem 0.45rem; text-align: right; border-bottom: 1px solid #d8dee4; vertical-align: top }
+td { white-space: nowrap }
+th { font-weight: 600; border-bottom: 2px solid #1b1f24; vertical-align: bottom; line-height: 1.3 }
+th:first-child, td:first-child { text-align: left; padding-left: 0 }
+th:nth-child(2), td:nth-child(2) { text-align: left; white-space: normal }
+img { width: 100%; max-width: 62rem; display: block; margin: 1.5rem 0 }
+ul, p { max-width: 62rem }
+.notes { color: #57606a; font-size: 0.9rem }
+summary { color: #b3261e; cursor: pointer }
+code span { display: inline-block; max-width: 100%; overflow-wrap: anywhere }
+pre, code { font: 0.8rem/1.5 ui-monospace, monospace }
+pre { background: #f6f8fa; padding: 0.8rem; overflow-x: auto }
+"""
+
+
+def page(results: Results, rows: list[ArmSummary], png: bytes) -> str:
+    """The whole report as one HTML page that needs nothing else."""
+    arms = ", ".join(results.arms) if len(results.arms) <= NAMED_ARMS else f"{len(results.arms)} arms"
+    title = html.escape(f"{results.metric}: {arms}")
+    failures = [
+        f"<details><summary>{html.escape(str(f))}</summary><pre>{html.escape(f.log)}</pre></details>"
+        for f in results.failures
+    ]
+    commands = [f"<li>{html.escape(name)}: {_command(command)}</li>" for name, command in results.commands.items()]
+    parts = [
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>",
+        "<meta name='viewport' content='width=device-width'><link rel='icon' href='data:,'>",
+        f"<style>{STYLE}</style></head><body><h1>{title}</h1>",
+        *map(_section, sections(results, rows)),
+        f"<img alt='every run' src='data:image/png;base64,{base64.b64encode(png).decode()}'>",
+        *(f"<p class='notes'>{html.escape(line)}</p>" for line in notes(results, rows)),
+        *(["<h2>Failed</h2>", *failures] if failures else []),
+        f"<section><h2>Arms</h2><ul>{''.join(commands)}</ul></section></body></html>",
+    ]
+    return "\n".join(parts)
+
+
+def _section(section: Section) -> str:
+    header, *cells = section.table
+    lines = [_table_row(header, "th"), *(_table_row(line, "td") for line in cells)]
+    heading = f"<h2>{html.escape(section.heading)}</h2>" if section.heading else ""
+    sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in section.sentences)
+    return f"{heading}<div class='wide'><table>{''.join(lines)}</table></div><ul>{sentences}</ul>"
+
+
+def _command(command: str) -> str:
+    """Broken between arguments, not after a hyphen."""
+    return f"<code>{' '.join(f'<span>{html.escape(argument)}</span>' for argument in command.split())}</code>"
+
+
+def _table_row(cells: list[str], tag: str) -> str:
+    texts = [_breakable(html.escape(cell)) if tag == "th" else html.escape(cell) for cell in cells]
+    return f"<tr>{''.join(f'<{tag}>{text}</{tag}>' for text in texts)}</tr>"
+
+
+def _breakable(header: str) -> str:
+    """A curve's tag may be broken within, a comparison before its right side alone."""
+    if "/" in header:
+        return header.replace("/", "/<wbr>").replace("_", "_<wbr>")
+    return header.replace(" &gt;", "&nbsp;&gt;")
