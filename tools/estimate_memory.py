@@ -109,14 +109,34 @@ def count(model: PreTrainedModel, config: dict) -> dict[str, float]:
     name = str(get(config, "model.optimizer.class_path", "torch.optim.AdamW")).rpartition(".")[2]
     if name not in STATES:
         raise SystemExit(f"model.optimizer is {name}; wanted one of {sorted(STATES)}: add what it keeps to STATES")
-    momentum = name == "SGD" and bool(get(config, "model.optimizer.init_args.momentum", 0))
+    states = STATES[name] + (name == "SGD" and bool(get(config, "model.optimizer.init_args.momentum", 0)))
     for p in model.parameters():
         size["weights"] += p.nbytes
         size["gradients"] += p.nbytes * p.requires_grad
-        size["optimizer"] += p.nbytes * p.requires_grad * (STATES[name] + momentum)
+        size["optimizer"] += p.nbytes * p.requires_grad * states
     kl = get(config, "model.policy_loss.kl_coefficient", 0.0)
     copies = bool(kl) and not get(config, "model.lora.rank", 0)
-    return size | {"reference": size["weights"] * copies}
+    reference = size["weights"] * copies
+    critic = critic_bytes(model, get(config, "model.critic", "none"))
+    size = {
+        "weights": size["weights"] + critic,
+        "gradients": size["gradients"] + critic,
+        "optimizer": size["optimizer"] + critic * states,
+    }
+    return size | {"reference": reference}
+
+
+def critic_bytes(model: PreTrainedModel, kind: str) -> int:
+    """Weights of the critic, all of them trained: a projection in float32, and a backbone where it has its own."""
+    head = 4 * (model.config.get_text_config().hidden_size + 1)
+    backbone = sum(p.nbytes for name, p in model.get_decoder().named_parameters() if "lora_" not in name)
+    return {"none": 0, "shared": head, "separate": head + backbone}[kind]
+
+
+def rows_of_an_update(config: dict, lengths: Lengths) -> int:
+    """Every transition is one in the step layout, every episode in the episode layout, its last prompt and turn."""
+    episodes = get(config, "data.groups", 8) * get(config, "data.group_size", 8)
+    return episodes if get(config, "rollout.layout", "step") == "episode" else episodes * lengths.turns
 
 
 def estimate(config: dict, lengths: Lengths, gpus: int = 1) -> dict[str, float]:
@@ -126,13 +146,14 @@ def estimate(config: dict, lengths: Lengths, gpus: int = 1) -> dict[str, float]:
     precision = str(get(config, "trainer.precision", "32-true"))
     episodes = get(config, "data.groups", 8) * get(config, "data.group_size", 8)
     parts = get(config, "data.minibatches", 2) * get(config, "trainer.accumulate_grad_batches", 1) * gpus
-    rows = max(1, -(-episodes * lengths.turns // parts))
+    rows = max(1, -(-rows_of_an_update(config, lengths) // parts))
     model = build(config)
     size, parameters = count(model, config), sum(p.numel() for p in model.parameters())
     head = model.get_output_embeddings().weight
     trained_head = head.nbytes * head.requires_grad
     copied_head = head.numel() * 2 if precision == "bf16-mixed" else 0
-    activations = activation_bytes(model, rows, lengths.row, precision)
+    backbones = 2 if get(config, "model.critic", "none") == "separate" else 1
+    activations = backbones * activation_bytes(model, rows, lengths.row, precision)
     whole = size["weights"]
     for name in ("weights", "gradients", "optimizer"):
         size[name] /= gpus if sharded else 1
@@ -158,12 +179,13 @@ def seconds(
     config: dict, lengths: Lengths, figures: dict[str, float], gpus: int, tflops: float, bandwidth: float
 ) -> dict[str, float]:
     """Of one iteration: the update at 6 (recomputing: 8) operations per parameter and token, the rollout at 2 to read
-    each prompt, and one pass over the weights for each token that a batch writes."""
-    transitions = get(config, "data.groups", 8) * get(config, "data.group_size", 8) * lengths.turns / gpus
+    each row's prompt, and one pass over the weights for each token that a batch writes."""
+    episodes = get(config, "data.groups", 8) * get(config, "data.group_size", 8) / gpus
+    rows = rows_of_an_update(config, lengths) / gpus
     work = 8 if get(config, "model.activation_checkpointing", False) else 6
-    update = work * figures["parameters"] * transitions * lengths.row / (tflops * 1e12)
-    read = 2 * figures["parameters"] * transitions * lengths.prompt / (tflops * 1e12)
-    cached = transitions / lengths.turns * lengths.row * figures["cached token"]
+    update = work * figures["parameters"] * rows * lengths.row / (tflops * 1e12)
+    read = 2 * figures["parameters"] * rows * lengths.prompt / (tflops * 1e12)
+    cached = episodes * lengths.row * figures["cached token"]
     passes = lengths.turns * lengths.action * max(1.0, cached / CACHE_BYTES)
     write = passes * max(figures["weights"], figures["rollout copy"]) / (bandwidth * 1e9)
     return {"update": update, "rollout: reading": read, "rollout: writing": write}

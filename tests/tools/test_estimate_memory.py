@@ -34,22 +34,27 @@ def saved_bytes(module: PaWModule, rows: int, length: int) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
+@pytest.mark.parametrize("critic", ["none", "shared", "separate"])
 @pytest.mark.parametrize("rank", [0, 4])
-def test_counts_are_exact(rank: int, tiny_model_dir: str) -> None:
+def test_counts_are_exact(rank: int, critic: str, tiny_model_dir: str) -> None:
     """Weights, gradients and AdamW's two moments of a module after a step; its step counters, 4 bytes each, apart."""
-    module = PaWModule(tiny_model_dir, lora=LoRA(rank=rank))
+    module = PaWModule(tiny_model_dir, lora=LoRA(rank=rank), critic=critic)
     module.configure_model()
     optimizer = module.configure_optimizers()
     tokens = torch.arange(10, 30)[None]
-    module.language_model(tokens, labels=tokens).loss.backward()
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    out = module.model(tokens, mask, mask, 1.0)
+    # A critic starts at 0 and would hand its own backbone no gradient.
+    (out.action_logprobs.sum() + (0 if out.values is None else out.values.sum())).backward()
     optimizer.step()
     moments = [v for state in optimizer.state.values() for v in state.values() if v.numel() > 1 or v.ndim]
-    config = {"model": {"path": tiny_model_dir, "lora": {"rank": rank}, "policy_loss": {"kl_coefficient": 0.1}}}
+    config = {"path": tiny_model_dir, "lora": {"rank": rank}, "policy_loss": {"kl_coefficient": 0.1}, "critic": critic}
+    config = {"model": config}
     figures = estimate_memory.count(estimate_memory.build(config), config)
     assert figures["weights"] == sum(p.nbytes for p in module.parameters())
     assert figures["gradients"] == sum(p.grad.nbytes for p in module.parameters() if p.grad is not None)
     assert figures["optimizer"] == sum(moment.nbytes for moment in moments)
-    assert figures["reference"] == (0 if rank else figures["weights"])
+    assert figures["reference"] == (0 if rank else sum(p.nbytes for p in module.language_model.parameters()))
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -74,9 +79,21 @@ def test_sharding_divides_what_is_sharded(tiny_model_dir: str) -> None:
 
 
 def test_report_of_a_shipped_config(capsys) -> None:
-    """The bundled policy's config; 8 x 8 episodes of 8 turns in 4 steps of 6 micro-batches: 512 / 24 = 22 rows."""
+    """The bundled policy's config; 8 x 8 episodes, a row each, in 4 steps of 6 micro-batches: 64 / 24 is 3 rows. In the
+    step layout they are 512 turns: 22 rows."""
     config = str(ROOT / "configs" / "household" / "paw.yaml")
     estimate_memory.main(["--config", config, "--gpu_gib", "16", "--set", "model.lora.rank=0"])
     printed = capsys.readouterr().out
-    assert "a micro-batch is 22 rows of 876 tokens" in printed
+    assert "a micro-batch is 3 rows of 876 tokens" in printed
     assert "fits 16 GiB" in printed
+    estimate_memory.main(["--config", config, "--set", "rollout.layout=step"])
+    assert "a micro-batch is 22 rows of 876 tokens" in capsys.readouterr().out
+
+
+def test_a_critic_of_its_own_doubles_the_activations(tiny_model_dir: str) -> None:
+    lengths = estimate_memory.Lengths(turns=2, prompt=20, action=5, observation=5)
+    plain, own = ({"model": {"path": tiny_model_dir, "critic": critic}} for critic in ("none", "separate"))
+    ratio = (
+        estimate_memory.estimate(own, lengths)["activations"] / estimate_memory.estimate(plain, lengths)["activations"]
+    )
+    assert ratio == 2
