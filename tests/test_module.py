@@ -12,7 +12,7 @@ import torch
 from paw_lightning.datamodule import RolloutDataModule, restrict, split_evenly
 from paw_lightning.losses import PolicyLoss, WorldModelLoss
 from paw_lightning.module import PaWModule
-from paw_lightning.rollouts.scoring import write_old_logprobs
+from paw_lightning.rollouts.scoring import write_policy_scores
 from paw_lightning.rows import Row, Segment, collate
 from paw_lightning.types import Episode, Rollout, RolloutGroup, Terms, Transition
 
@@ -230,9 +230,29 @@ def test_both_layouts_give_the_same_loss_and_gradient(module: PaWModule, setting
 def test_scoring_gives_the_same_logprobs_in_both_layouts(module: PaWModule) -> None:
     episode, step = grown_rollout(), as_steps(grown_rollout())
     for rollout in (episode, step):
-        write_old_logprobs(module.model, rollout.transitions, temperature=0.7, batch_tokens=64)
+        write_policy_scores(module.model, rollout.transitions, 0.7, batch_tokens=64, logprobs=True, values=False)
     for grown, stepped in zip(episode.transitions, step.transitions, strict=True):
         torch.testing.assert_close(grown.old_logprobs, stepped.old_logprobs, atol=1e-5, rtol=0)
+
+
+def test_everything_about_the_policy_is_scored_in_one_pass(tiny_model_dir: str) -> None:
+    """And in none where the sampler has told all; entropies that it gave stay."""
+    module = PaWModule(tiny_model_dir, critic="shared")
+    module.configure_model()
+    transitions = grown_rollout().transitions
+    for t in transitions:
+        t.token_entropies = [7.0] * len(t.action_ids)
+    passes: list[int] = []
+    module.model.register_forward_hook(lambda *_: passes.append(1))
+    write_policy_scores(module.model, transitions, 0.7, 10_000, logprobs=False, values=False)
+    assert not passes
+    transitions[1].token_entropies = []
+    write_policy_scores(module.model, transitions, 0.7, 10_000, logprobs=True, values=True)
+    assert len(passes) == 1
+    for t in transitions:
+        assert len(t.old_logprobs) == len(t.old_values) == len(t.token_entropies) == len(t.action_ids)
+    kept = [entropy == 7.0 for t in transitions for entropy in t.token_entropies]
+    assert kept.count(False) == len(transitions[1].action_ids)
 
 
 def test_loss_does_not_depend_on_padding(module: PaWModule) -> None:

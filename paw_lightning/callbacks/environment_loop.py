@@ -296,15 +296,13 @@ class EnvironmentLoop(L.Callback):
 
     def _score_groups(self, groups: list[RolloutGroup]) -> None:
         transitions, model = [t for group in groups for t in group.transitions], self.module.replica.model
-        if self.old_logprobs == "sampler":
+        own = self.old_logprobs == "trainer"
+        if not own:
             scoring.copy_sampled_logprobs(transitions)
-        else:
-            scoring.write_old_logprobs(model, transitions, self.temperature, self.scoring_tokens)
-        scoring.write_entropies(model, transitions, self.temperature, self.scoring_tokens)
+        asked = {"logprobs": own, "values": model.critic is not None}
+        scoring.write_policy_scores(model, transitions, self.temperature, self.scoring_tokens, **asked)
         if self.importance_cap is not None:
             scoring.write_importance(transitions, self.importance_cap)
-        if model.critic is not None:
-            scoring.write_old_values(model, transitions, self.temperature, self.scoring_tokens)
         with self.module.reference_model() as reference:
             if reference is not None:
                 scoring.write_reference_logprobs(reference, transitions, self.temperature, self.scoring_tokens)

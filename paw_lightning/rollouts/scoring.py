@@ -1,4 +1,4 @@
-"""No-grad passes over finished rollouts: behaviour and reference log-probs, and the critic's values."""
+"""No-grad passes over finished rollouts: what the policy, its critic and the reference say of the actions."""
 
 from __future__ import annotations
 
@@ -18,65 +18,70 @@ def copy_sampled_logprobs(transitions: Sequence[Transition]) -> None:
         t.old_logprobs = torch.tensor(t.sampled_logprobs, dtype=torch.float32)
 
 
-def write_old_logprobs(
-    model: PolicyWorldModel, transitions: Sequence[Transition], temperature: float, batch_tokens: int
+def write_policy_scores(
+    model: PolicyWorldModel,
+    transitions: Sequence[Transition],
+    temperature: float,
+    batch_tokens: int,
+    *,
+    logprobs: bool,
+    values: bool,
 ) -> None:
-    """Write old_logprobs with the training forward: for samplers whose arithmetic differs from the trainer's."""
-    for t, logprobs in _score(model, transitions, temperature, batch_tokens):
-        t.old_logprobs = logprobs
+    """Write what the policy itself, as it is before the update, says of the actions: one pass, or none.
+
+    old_logprobs, if asked for (of samplers whose arithmetic differs from the trainer's); token_entropies where the
+    sampler gave none; old_values of the critic, if asked for.
+    """
+    without_entropies = {id(t) for t in transitions if t.action_ids and not t.token_entropies}
+    if not (logprobs or values or without_entropies):
+        return
+    for t, (log, entropies, value) in _score(model, transitions, temperature, batch_tokens):
+        if logprobs:
+            t.old_logprobs = log
+        if id(t) in without_entropies:
+            t.token_entropies = entropies.tolist()
+        if values:
+            t.old_values = value
 
 
 def write_reference_logprobs(
     model: PolicyWorldModel, transitions: Sequence[Transition], temperature: float, batch_tokens: int
 ) -> None:
     """Write reference_logprobs: those of the frozen reference policy, at the sampling temperature."""
-    for t, logprobs in _score(model, transitions, temperature, batch_tokens):
+    for t, (logprobs, _, _) in _score(model, transitions, temperature, batch_tokens):
         t.reference_logprobs = logprobs
-
-
-def write_entropies(
-    model: PolicyWorldModel, transitions: Sequence[Transition], temperature: float, batch_tokens: int
-) -> None:
-    """Write token_entropies where the sampler gave none."""
-    missing = {id(t) for t in transitions if t.action_ids and not t.token_entropies}
-    # All are scored: a row of the episode layout is made of a whole episode.
-    for t, entropies in _score(model, transitions if missing else [], temperature, batch_tokens, "action_entropies"):
-        if id(t) in missing:
-            t.token_entropies = entropies.tolist()
 
 
 def write_importance(transitions: Sequence[Transition], cap: float) -> None:
     """Write importance = min(trainer's p / sampler's q, cap) of each action token: truncated importance sampling."""
     for t in transitions:
-        assert t.old_logprobs is not None, "write_old_logprobs comes first"
+        assert t.old_logprobs is not None, "write_policy_scores comes first"
         t.importance = (t.old_logprobs - torch.tensor(t.sampled_logprobs)).exp().clamp(max=cap)
 
 
-def write_old_values(
-    model: PolicyWorldModel, transitions: Sequence[Transition], temperature: float, batch_tokens: int
-) -> None:
-    """Write old_values: those of the critic as it is before the update."""
-    for t, values in _score(model, transitions, temperature, batch_tokens, output="values"):
-        t.old_values = values
+Scores = tuple[Tensor, Tensor, Tensor | None]
+"""Log-probs, entropies and values of an action's tokens, each [A]."""
 
 
 @torch.no_grad()
 def _score(
-    model: PolicyWorldModel,
-    transitions: Sequence[Transition],
-    temperature: float,
-    batch_tokens: int,
-    output: str = "action_logprobs",
-) -> Iterator[tuple[Transition, Tensor]]:
-    """Yield each transition with one output [A] of its action tokens on the CPU; rows of like length share a batch."""
+    model: PolicyWorldModel, transitions: Sequence[Transition], temperature: float, batch_tokens: int
+) -> Iterator[tuple[Transition, Scores]]:
+    """Yield each transition with its scores on the CPU; rows of like length share a batch."""
     device = next(model.parameters()).device
     for rows in batches(policy_rows(transitions), batch_tokens):
         input_ids, actions, targets = (tensor.to(device) for tensor in rectangle(rows, 0))
-        outputs = model(input_ids, actions, targets, temperature)
+        out = model(input_ids, actions, targets, temperature)
         scored = [s.transition for row in rows for s in row.having("action") if s.transition is not None]
-        pieces = getattr(outputs, output).cpu().split([len(t.action_ids) for t in scored])
-        # Clones: a view would keep the whole batch's vector alive and alias its neighbours.
-        yield from ((t, piece.clone()) for t, piece in zip(scored, pieces, strict=True))
+        lengths = [len(t.action_ids) for t in scored]
+        values = [None] * len(scored) if out.values is None else _pieces(out.values, lengths)
+        scores = zip(_pieces(out.action_logprobs, lengths), _pieces(out.action_entropies, lengths), values, strict=True)
+        yield from zip(scored, scores, strict=True)
+
+
+def _pieces(vector: Tensor, lengths: list[int]) -> list[Tensor]:
+    """Clones: a view would keep the whole batch's vector alive and alias its neighbours."""
+    return [piece.clone() for piece in vector.cpu().split(lengths)]
 
 
 def batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
