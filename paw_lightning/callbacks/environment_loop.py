@@ -151,7 +151,7 @@ class EnvironmentLoop(L.Callback):
         self._write_advantages(rollout)
         for callback in rollout_callbacks(self.trainer):
             callback.on_rollout_end(self.trainer, self.module, rollout)
-        self.module.replica.release()
+        self._release()
         self._log(rollout, useful, time.perf_counter() - start)
         self.update_start = time.perf_counter()
         return rollout
@@ -253,6 +253,12 @@ class EnvironmentLoop(L.Callback):
         if isinstance(sampler, ExternalSampler):
             ranks.together(sampler.update_weights)
 
+    def _release(self) -> None:
+        """Free what only playing needs."""
+        self.module.replica.release()
+        if isinstance(self.sampler, ExternalSampler):
+            self.sampler.release()
+
     def _sampler(self) -> Sampler:
         if self.sampler is None:
             model, tokenizer = self.module.replica.model.language_model, self.module.tokenizer
@@ -335,11 +341,15 @@ class EnvironmentLoop(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Free them."""
-        self.module.replica.release()
+        self._release()
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """As for validation."""
         self._refresh_weights()
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """As for validation."""
+        self._release()
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log how many tasks were lost (the success rate is over the others), and a mixture's parts."""

@@ -16,6 +16,9 @@ class ExternalSampler(ABC):
     def update_weights(self) -> None:
         """The model's weights have changed; called on every rank before each rollout and evaluation."""
 
+    def release(self) -> None:  # noqa: B027 - most have nothing to give back
+        """A rollout or an evaluation is over: give back memory of the trainer's device that only sampling needs."""
+
     @abstractmethod
     def generate(
         self, prompts: list[list[int]], *, temperature: float, max_new_tokens: int, uniforms: Tensor

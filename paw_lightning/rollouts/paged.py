@@ -45,6 +45,10 @@ class PagedSampler(ExternalSampler):
 
     def update_weights(self) -> None:
         """Forget all pages: they hold keys and values of the old weights, and would be reused without a word."""
+        self.release()
+
+    def release(self) -> None:
+        """Free the pages: by default they are most of the memory, which the update needs."""
         self.model.destroy_cached_continuous_batching_manager()
 
     def generate(
