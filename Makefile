@@ -25,7 +25,7 @@ test: .venv/.installed-dev  ## Install, then run the tests (under 8 minutes on 2
 test-slow: .venv/.installed-dev  ## The minutes-long tests.
 	$(BIN)/python -m pytest -m slow
 
-benchmarks: .venv/.installed-dev  ## Run all benchmarks into docs/benchmarks.md (a dozen minutes on 2 quiet cores).
+benchmarks: .venv/.installed-dev  ## Run all benchmarks into docs/benchmarks.md (about 40 minutes on 2 quiet cores).
 	$(BIN)/python benchmarks/run_all.py
 
 check: .venv/.installed-dev  ## Format, lint, types.

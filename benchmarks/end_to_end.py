@@ -249,7 +249,7 @@ def measure(turns: int, iterations: int, repeats: int, options: Namespace) -> di
 
 
 def main() -> None:
-    parser = measuring.parser(__doc__, repeats=4)
+    parser = measuring.parser(__doc__, repeats=2)
     parser.add_argument("--turns", nargs="+", type=int, default=[8, 16, 32], help="at most, per episode; ascending")
     parser.add_argument("--iterations", type=int, default=2, help="per run")
     parser.add_argument("--trl-rows", type=int, default=4, choices=[2, 4, 8, 16], help="TRL's rows per micro-batch")

@@ -5,7 +5,7 @@
 `episode` and `step` are the quickstart as played, in the two layouts. `alfworld` has the prompts of
 configs/alfworld/paper.yaml in generated houses of ALFWorld's size, with synthetic answers (--reasoning tokens before
 the command) for a random Qwen2 of --hidden and --layers with Qwen's vocabulary of 151,936: the paper's lengths, nothing
-learnt. All go through the shipped micro-batches, `training_step`, backward, clipping and optimizer. Memory is the most
+learnt. By default it is as deep and wide as Qwen2.5-0.5B, its weights in bfloat16. All go through the shipped micro-batches, `training_step`, backward, clipping and optimizer. Memory is the most
 that the process (a GPU's tensors) holds in an update. "1.5B" is arithmetic: the multiplications that the same rows cost
 Qwen2.5-1.5B, of which the head is a smaller part than of a narrow model.
 """
@@ -219,10 +219,10 @@ def main() -> None:
     parser.add_argument("--shape", nargs="+", choices=shapes, default=shapes)
     parser.add_argument("--config", default="configs/household/paw.yaml", help="of `episode` and `step`")
     parser.add_argument("--slow-repeats", type=int, default=3, help="of `alfworld`")
-    parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--hidden", type=int, default=896)
+    parser.add_argument("--layers", type=int, default=24)
     parser.add_argument(
-        "--model-dtype", default="float32", choices=["float32", "bfloat16"], help="of `alfworld`'s weights"
+        "--model-dtype", default="bfloat16", choices=["float32", "bfloat16"], help="of `alfworld`'s weights"
     )
     parser.add_argument("--reasoning", type=int, default=100)
     options = parser.parse_args()

@@ -2,7 +2,7 @@
 
     python benchmarks/run_all.py [--quick] [--only end_to_end sampler] [--device cuda --dtype bfloat16]
 
-About a dozen minutes on two quiet cores; --quick (the smallest sizes) takes three and leaves the documents alone. A
+About 40 minutes on two quiet cores; --quick (the smallest sizes) takes three and leaves the documents alone. A
 benchmark that fails is reported, and keeps its old table.
 """
 
