@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from paw_lightning.callbacks import EntropySelection, EnvironmentLoop
-from paw_lightning.cli import main
+from paw_lightning.cli import check_checkpoint, main
 from paw_lightning.envs.search import SearchEnv
+from paw_lightning.rollouts.collector import Collector
 from tests import runs
 from tests.toy_env import ToyEnv
 
@@ -256,6 +257,13 @@ class BadQuestions(SearchEnv):
         super().__init__(split, lands=2)
 
 
+class BadTrainingQuestions(SearchEnv):
+    """The same, in training alone: validation could be played before."""
+
+    def __init__(self, split: str) -> None:
+        super().__init__(split, lands=2 if split == "train" else 3)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -263,19 +271,71 @@ class BadQuestions(SearchEnv):
         ({"model.path": "/nowhere"}, "no tokenizer at model.path='/nowhere'"),
         ({"trainer.max_steps": 3}, "trainer.max_steps is 3; wanted a multiple"),
         ({"rollout.environment": "tests.test_cli.BadQuestions"}, "lands=2: expected from 3"),
+        ({"rollout.environment.max_reward": None}, "does not state its largest return; set reward_balance.max_return"),
+        ({"rollout.environment.max_reward": 0}, "(rollout.environment) is 0.0; wanted a positive number"),
+        ({"rollout.environment": "tests.test_cli.BadTrainingQuestions"}, "lands=2: expected from 3"),
+        ({"ckpt_path": "nowhere.ckpt"}, "ckpt_path is 'nowhere.ckpt', which does not exist; wanted"),
+        ({"ckpt_path": __file__}, "test_cli.py', which is no checkpoint; wanted"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_refused_settings_are_one_error_and_no_traceback(
     change: dict, message: str, tiny_model_dir: str, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    settings = {**runs.TOY, "trainer.logger.init_args.save_dir": tmp_path, "model.path": tiny_model_dir, **change}
+    monkeypatch.setattr(Collector, "play", lambda *_, **__: pytest.fail("something was played"))
+    rest = {"trainer.num_sanity_val_steps": -1, "trainer.logger.init_args.save_dir": tmp_path}
+    settings = {**runs.TOY, **rest, "model.path": tiny_model_dir, **change}
     monkeypatch.setattr(sys, "argv", ["paw-lightning", "fit", *runs.arguments(settings)])
     with pytest.raises(SystemExit) as exit_:
         main()
     assert exit_.value.code == 2
     lines = capsys.readouterr().err.splitlines()
     assert any("error: " in line for line in lines) and any(message in line for line in lines)
+
+
+def test_a_checkpoint_is_a_file_of_torch_a_folder_or_a_word_of_lightnings(tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "last.ckpt")
+    words = ["best", "last", "hpc", "registry:model:version:1", "s3://bucket/last.ckpt"]
+    for path in [None, *words, str(tmp_path), str(tmp_path / "last.ckpt")]:
+        check_checkpoint(path)
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_an_evaluation_refuses_a_missing_checkpoint(command: str, tiny_model_dir: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"ckpt_path is 'nowhere\.ckpt', which does not exist"):
+        runs.fit(tmp_path, tiny_model_dir, command=command, ckpt_path="nowhere.ckpt")
+
+
+def test_the_last_checkpoint_may_be_none_yet(tiny_model_dir: str, tmp_path: Path) -> None:
+    """Lightning begins anew then, and says so."""
+    assert runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=1, ckpt_path="last").trainer.current_epoch == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"entropy_selection__alpha": 0},
+        {"reward_balance__coefficient": "constant"},
+        {"reward_balance__max_return": 1},
+        {"rollout__advantage": "paw_lightning.advantages.NoReward"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_largest_return_is_asked_for_only_where_it_is_read(change: dict, tiny_model_dir: str, tmp_path: Path) -> None:
+    settings = {"rollout__environment__max_reward": None, "trainer__limit_val_batches": 0, "trainer__max_epochs": 1}
+    assert runs.fit(tmp_path, tiny_model_dir, **settings, **change).trainer.current_epoch == 1
+
+
+class ExitsAtOnce(ToyEnv):
+    """Ends the process when it is built, as argparse does."""
+
+    def __init__(self, split: str) -> None:
+        raise SystemExit(2)
+
+
+def test_an_environment_that_exits_when_it_is_built_is_named(tiny_model_dir: str, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"__init__\('train'\) failed with SystemExit: 2 \(rollout\.environment\)"):
+        runs.fit(tmp_path, tiny_model_dir, rollout__environment="tests.test_cli.ExitsAtOnce")
 
 
 def test_a_bug_keeps_its_traceback(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -10,11 +10,12 @@ import torch
 from paw_lightning import ranks
 from paw_lightning.advantages import NoReward
 from paw_lightning.callbacks.base import RolloutCallback, environment_loop
+from paw_lightning.callbacks.entropy_selection import EntropySelection
 from paw_lightning.datamodule import RolloutDataModule
 from paw_lightning.losses.world_model import Kind, matching_scale
 from paw_lightning.module import PaWModule
 from paw_lightning.types import Rollout, RolloutGroup
-from paw_lightning.weighting import linear_coefficient, reward_adaptive_coefficient
+from paw_lightning.weighting import checked_max_return, linear_coefficient, reward_adaptive_coefficient
 
 
 class RewardBalance(RolloutCallback):
@@ -61,8 +62,19 @@ class RewardBalance(RolloutCallback):
         self.rewarded = True
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Without a reward, returns count as 0: eq. 10 gives 1, whatever the environment says."""
-        self.rewarded = not isinstance(environment_loop(trainer).advantage, NoReward)
+        """Refuse an environment without R_max before anything is played, as far as its first task tells.
+
+        Without a reward, returns count as 0: eq. 10 gives 1, whatever the environment says.
+        """
+        loop = environment_loop(trainer)
+        self.rewarded = not isinstance(loop.advantage, NoReward)
+        if self._reads_max_return and _anything_selected(trainer):
+            ranks.together(lambda: _check_max_return(loop.first_info()))
+
+    @property
+    def _reads_max_return(self) -> bool:
+        """Whether R_max has to come from the environment."""
+        return self.coefficient == "reward_adaptive" and self.rewarded and self.max_return is None
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:
         """Write wm_coefficient of every group (EntropySelection and TargetControl have run)."""
@@ -111,3 +123,14 @@ class RewardBalance(RolloutCallback):
             parts.append((out.observation_logprobs.cpu(), batch.wm_coefficients.cpu()))
         logprobs, coefficients = (torch.cat(column) for column in zip(*ranks.pooled(parts), strict=True))
         return matching_scale(pl_module.world_model_loss, kind, logprobs, coefficients)
+
+
+def _check_max_return(info: dict[str, Any] | None) -> None:
+    if info is not None:
+        checked_max_return(info.get("max_reward"), "the environment (rollout.environment)")
+
+
+def _anything_selected(trainer: L.Trainer) -> bool:
+    """Whether EntropySelection will select anything; plain policy optimisation needs no R_max."""
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return any(isinstance(callback, EntropySelection) and callback.alpha > 0 for callback in callbacks)

@@ -135,6 +135,20 @@ class Collector:
         """Take over an environment that nobody plays in."""
         self._idle.append(env)
 
+    def first_info(self, task_seed: int) -> dict[str, Any] | None:
+        """What an environment says at the start of a task; None where it fails, which `play` will report."""
+        env = None
+        try:
+            env = self._idle.pop() if self._idle else self.make_env()
+            _, info = env.reset(seed=task_seed, options={"episode_seed": 0})
+            check_info(info)
+        except FAILURES:
+            if env is not None:
+                close_quietly(env)
+            return None
+        self.keep(env)
+        return info
+
     def close(self) -> None:
         """Close every environment."""
         while self._idle:
