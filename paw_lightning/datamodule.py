@@ -52,7 +52,7 @@ class RolloutDataModule(L.LightningDataModule):
         test_tasks: unseen tasks played by `test`, once each.
         evaluation_batch: episodes played side by side in validation and test.
         wm_horizon: observations ahead that a selected transition teaches, the actions in between being given.
-        wm_discount: in (0, 1]; step j weighs wm_discount^(j-1) over the sum of these.
+        wm_discount: in (0, 1]; step j weighs wm_discount^(j-1) over the sum of these; 1 at a horizon of 1.
         seed: of everything random in the run; the command line takes it from `seed_everything`.
     """
 
@@ -93,6 +93,11 @@ class RolloutDataModule(L.LightningDataModule):
             raise ValueError(f"data.world_model_interval is {world_model_interval}; wanted at least 0")
         if not 0 < wm_discount <= 1:
             raise ValueError(f"data.wm_discount is {wm_discount}; wanted above 0 and at most 1")
+        if wm_horizon == 1 and wm_discount != 1:
+            raise ValueError(
+                f"data.wm_discount is {wm_discount} and data.wm_horizon is 1, which leaves nothing to discount; wanted "
+                "wm_discount 1, or a longer horizon"
+            )
         self.groups, self.group_size, self.minibatches = groups, group_size, minibatches
         self.dynamic_sampling, self.world_model_interval = dynamic_sampling, world_model_interval
         self.normalization = normalization

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,16 @@ def test_no_dead_option(change: dict, tiny_model_dir: str, tmp_path: Path, basel
         # A reward at the end and no discount: every token is worth the whole return, turn by turn or not.
         (PPO | {"rollout__advantage__gamma": 0.5}, {"rollout__advantage__level": "row"}),
         ({"data__wm_horizon": 2}, {"data__wm_discount": 0.5}),
+        # A random policy gives every token about 1/259: none is below the second rho.
+        (
+            {"model__world_model_loss__kind": "mae", "reward_balance__match_weight_of": "clipped_mae"},
+            {"model__world_model_loss__rho": 0.001},
+        ),
+        (
+            {"reward_balance__coefficient": "linear", "reward_balance__anneal_iterations": 2},
+            {"reward_balance__final_value": 0.5},
+        ),
+        ({"model__world_model_loss__kind": "focal"}, {"model__world_model_loss__focal_gamma": 3}),
         ({"rollout__layout": "episode"}, {"rollout__prompt__turn_template": "{observation}"}),
         ({"rollout__layout": "episode"}, {"rollout__prompt__max_tokens": 80}),
     ],
@@ -201,6 +212,15 @@ def baseline(tiny_model_dir: str, tmp_path_factory) -> dict:
         ({"data__world_model_interval": 4} | NO_REWARD, "interval is 4 and rollout.advantage is NoReward"),
         ({"data__wm_horizon": 0}, "data.wm_horizon is 0"),
         ({"data__wm_discount": 0}, "data.wm_discount is 0.0"),
+        ({"data__wm_discount": 0.5}, "data.wm_discount is 0.5 and data.wm_horizon is 1"),
+        (
+            {"reward_balance__final_value": 0.1},
+            "final_value is 0.1 and reward_balance.coefficient is 'reward_adaptive'",
+        ),
+        (
+            {"reward_balance__anneal_iterations": 5, "reward_balance__coefficient": "constant"},
+            "anneal_iterations is 5 and reward_balance.coefficient is 'constant', which does not read it; wanted null",
+        ),
         ({"data__wm_horizon": 99}, "data.wm_horizon 99 x (rollout.max_action_tokens 6"),
         ({"rollout__prompt__turn_template": "{history}{observation}"}, "rollout.prompt.turn_template uses unknown"),
         # 2048 + 6 + 6000 + 512 + 16 > 8192, as the tokenizer spends a token on every byte
@@ -242,6 +262,28 @@ def test_turn_text_of_unknown_length_is_warned_of(tiny_model_dir: str, tmp_path:
     settings = {"rollout__layout": "episode", "rollout__prompt__turn_template": "{task}: {observation}"}
     with pytest.warns(UserWarning, match=r"turn_template has \{task\} or .* before \{observation\}"):
         runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=0, **settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rho": 0.3, "kind": "mae"}, r"loss\.rho is 0\.3 and .*kind is 'mae', which does not read it"),
+        ({"focal_gamma": 3}, r"loss\.focal_gamma is 3\.0 and .*kind is 'clipped_mae'.*only kind focal reads it"),
+        ({"rho": 0.3}, None),
+        ({"rho": 0.2, "focal_gamma": 2, "kind": "mae"}, None),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+@pytest.mark.parametrize("matched", [None, "clipped_mae"])
+def test_a_setting_that_a_kind_of_loss_does_not_read_is_warned_of(
+    matched: str | None, change: dict, message: str | None, tiny_model_dir: str, tmp_path: Path, recwarn
+) -> None:
+    """The kind whose weight is matched reads it too."""
+    settings = {f"model__world_model_loss__{name}": value for name, value in change.items()}
+    runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=0, reward_balance__match_weight_of=matched, **settings)
+    said = [str(warning.message) for warning in recwarn if "does not read it" in str(warning.message)]
+    expected = message is not None and not (matched and "rho" in change)
+    assert len(said) == expected and all(re.search(str(message), text) for text in said)
 
 
 def test_unknown_key_is_refused(tiny_model_dir: str, tmp_path: Path, capsys) -> None:

@@ -6,13 +6,14 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from paw_lightning import ranks
 from paw_lightning.advantages import NoReward
 from paw_lightning.callbacks.base import RolloutCallback, environment_loop
 from paw_lightning.callbacks.entropy_selection import EntropySelection
 from paw_lightning.datamodule import RolloutDataModule
-from paw_lightning.losses.world_model import Kind, matching_scale
+from paw_lightning.losses.world_model import READERS, Kind, WorldModelLoss, matching_scale
 from paw_lightning.module import PaWModule
 from paw_lightning.types import Rollout, RolloutGroup
 from paw_lightning.weighting import checked_max_return, linear_coefficient, reward_adaptive_coefficient
@@ -28,8 +29,8 @@ class RewardBalance(RolloutCallback):
             returns count as 0); `constant` is `value` everywhere; `linear` goes from `value` to `final_value` in
             `anneal_iterations` iterations and stays there.
         value: at least 0; the paper's is 1.
-        final_value: at least 0; read by `linear`.
-        anneal_iterations: at least 1; read, and required, by `linear`.
+        final_value: at least 0; for `linear` alone.
+        anneal_iterations: at least 1; required by `linear`, and for it alone.
         max_return: R_max; null takes what the environment states as ``info["max_reward"]``.
         match_weight_of: scale every lambda by one factor per update, so that the mean of lambda w(p) over the update's
             targets is what this kind of loss would have at the policy that sampled: then two kinds differ in shape
@@ -54,12 +55,33 @@ class RewardBalance(RolloutCallback):
             raise ValueError(
                 f"reward_balance.anneal_iterations is {anneal_iterations}; wanted at least 1 iteration for `linear`"
             )
+        for name, given, unset in (("final_value", final_value, 0.0), ("anneal_iterations", anneal_iterations, None)):
+            if coefficient != "linear" and given != unset:
+                raise ValueError(
+                    f"reward_balance.{name} is {given} and reward_balance.coefficient is {coefficient!r}, which does "
+                    f"not read it; wanted {'null' if unset is None else unset}, or coefficient linear"
+                )
         if max_return is not None and not max_return > 0:
             raise ValueError(f"reward_balance.max_return is {max_return}; wanted above 0, or null")
         self.coefficient, self.value, self.final_value = coefficient, value, final_value
         self.anneal_iterations, self.max_return = anneal_iterations, max_return
         self.match_weight_of = match_weight_of
         self.rewarded = True
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Say which setting of the loss neither its kind reads nor the one whose weight it is given.
+
+        Not refused: an ablation changes the kind of a run and keeps the rest.
+        """
+        assert isinstance(pl_module, PaWModule)
+        loss = pl_module.world_model_loss
+        for name, kind in READERS.items():
+            value = getattr(loss, name)
+            if value != getattr(WorldModelLoss, name) and kind not in (loss.kind, self.match_weight_of):
+                rank_zero_warn(
+                    f"model.world_model_loss.{name} is {value} and model.world_model_loss.kind is {loss.kind!r}, which "
+                    f"does not read it: it changes nothing in training (only kind {kind} reads it)"
+                )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse an environment without R_max before anything is played, as far as its first task tells.
