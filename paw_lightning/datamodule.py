@@ -194,14 +194,15 @@ class RolloutDataModule(L.LightningDataModule):
         """Cut an update into `parts` (None: `minibatches`) random parts, one per optimizer step, and weigh every token.
 
         World-model weights carry the number of parts, so that the mean over the steps is eq. 11 of the whole update.
-        With fewer rows than parts (groups were lost) the last parts have a row of which nothing is learnt.
+        With fewer rows than parts (groups were lost) the last parts have a row of which nothing is learnt: PaWModule
+        leaves the weights alone there.
         """
         count = self.minibatches if parts is None else parts
         rows = build_rows(rollout, horizon=self.wm_horizon, discount=self.wm_discount, scale=count)
         if len(rows) < count:
             rank_zero_warn(
                 f"iteration {rollout.iteration} has {len(rows)} rows for {count} optimizer steps: {count - len(rows)} "
-                "of them learn nothing (data.minibatches, data.groups)"
+                "of them learn nothing and leave the weights alone (data.minibatches, data.groups)"
             )
         order = torch.randperm(len(rows), generator=generator(self.seed, "rows", rollout.iteration)).tolist()
         dealt = [[rows[i] for i in order[part::count]] for part in range(count)]
