@@ -149,6 +149,12 @@ def main() -> None:
         trainer = run().trainer
     except SIGTERMException:  # before the first iteration the signal is Lightning's, which would exit with 0
         sys.exit(128 + signal.SIGTERM)
+    except SystemExit as end:
+        interrupt = end.__context__
+        if not isinstance(interrupt, KeyboardInterrupt):
+            raise
+        # Ctrl-C outside of training, or a second signal in it (GracefulStop says which): Lightning would exit with 1.
+        sys.exit(128 + (interrupt.args or (signal.SIGINT,))[0])
     except (ValueError, FileNotFoundError) as error:
         if not refuses_settings(error):
             raise

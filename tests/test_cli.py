@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from paw_lightning.callbacks import EntropySelection, EnvironmentLoop
 from paw_lightning.cli import check_checkpoint, main
@@ -173,6 +174,13 @@ def test_no_dead_option_where_it_matters(common: dict, change: dict, tiny_model_
     assert any(not torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
+class MoreMicroBatches(GradientAccumulationScheduler):
+    """Cuts the second iteration's steps into twice as many micro-batches, of which Lightning would take half."""
+
+    def __init__(self) -> None:
+        super().__init__({0: 2, 1: 4})
+
+
 @pytest.fixture(scope="module")
 def baseline(tiny_model_dir: str, tmp_path_factory) -> dict:
     return runs.weights(runs.fit(tmp_path_factory.mktemp("base"), tiny_model_dir, trainer__limit_val_batches=0))
@@ -242,6 +250,14 @@ def baseline(tiny_model_dir: str, tmp_path_factory) -> dict:
         ({"last_checkpoint__every_n_train_steps": 1}, "every_n_train_steps of a ModelCheckpoint is 1"),
         ({"best_checkpoint__train_time_interval": "0:01:00"}, "train_time_interval of a ModelCheckpoint is 0:01:00"),
         ({"last_checkpoint__save_on_exception": "true"}, "save_on_exception of a ModelCheckpoint is True"),
+        (
+            {
+                "trainer__callbacks+": "lightning.pytorch.callbacks.OnExceptionCheckpoint",
+                "trainer__callbacks__dirpath": ".",
+            },
+            "OnExceptionCheckpoint saves in mid-iteration; wanted last_checkpoint",
+        ),
+        ({"trainer__callbacks+": "tests.test_cli.MoreMicroBatches"}, "wanted trainer.accumulate_grad_batches"),
         ({"trainer__max_time": "00:01:00:00"}, "trainer.max_time stops in mid-iteration"),
         ({"rollout__environment__max_reward": None}, "does not state its largest return"),
     ],

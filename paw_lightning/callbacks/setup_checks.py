@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint, OnExceptionCheckpoint, Timer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from paw_lightning.advantages import GAE, NoReward
@@ -110,9 +110,16 @@ def _check_stops(trainer: Any, minibatches: int) -> None:
 
 
 def _check_callback(callback: L.Callback) -> None:
-    """Refuse a callback of Lightning's that stops or saves in mid-iteration."""
+    """Refuse a callback of Lightning's that stops, saves or recuts in mid-iteration."""
     if isinstance(callback, Timer) and callback._interval != "epoch":
         raise ValueError("trainer.max_time stops in mid-iteration; wanted a Timer callback with `interval: epoch`")
+    if isinstance(callback, OnExceptionCheckpoint):
+        raise ValueError("an OnExceptionCheckpoint saves in mid-iteration; wanted last_checkpoint, which needs no end")
+    if isinstance(callback, GradientAccumulationScheduler):
+        raise ValueError(
+            "a GradientAccumulationScheduler cuts an iteration otherwise than it was begun; wanted "
+            "trainer.accumulate_grad_batches"
+        )
     if isinstance(callback, ModelCheckpoint):
         settings = {
             "every_n_train_steps": callback._every_n_train_steps,
