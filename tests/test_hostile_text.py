@@ -7,6 +7,7 @@ import time
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from tokenizers import normalizers
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from paw_lightning.envs import TextEnv
@@ -67,6 +68,27 @@ def test_only_a_tokenizer_that_normalises_changes_a_text() -> None:
     """NFC, the shipped policies' normaliser, writes this character as U+4E3D; bytes come back as they went in."""
     back = {name: chat.tokenizer.decode(chat.encode_text(COMPATIBILITY)) for name, chat in CHATS.items()}
     assert back == {"byte": COMPATIBILITY, "added": COMPATIBILITY, "household": "\u4e3d"}
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "text"),
+    [
+        (normalizers.NFKC(), "a \uff1ctool\uff1e b"),
+        (normalizers.NFC(), "<TAS\u212a>"),
+        (normalizers.Lowercase(), "<TOOL>"),
+    ],
+    ids=["NFKC", "NFC", "lower case"],
+)
+def test_no_normaliser_makes_a_role_marker(normalizer: normalizers.Normalizer, text: str) -> None:
+    """Full-width brackets, the Kelvin sign, capitals: only the normalised text looks like an added token."""
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizer
+    tokenizer.add_tokens([AddedToken(marker, special=False) for marker in ("<tool>", "<TASK>")])
+    chat = ChatFormat(tokenizer)
+    ids = chat.encode_text(text)
+    assert not control_ids(chat) & set(ids)
+    assert tokenizer.decode(ids) == normalizer.normalize_str(text)
+    assert len(chat.text_offsets(text)) == len(ids)
 
 
 class Parrot(TextEnv):
