@@ -263,7 +263,10 @@ def baseline(tiny_model_dir: str, tmp_path_factory) -> dict:
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_bad_values_are_named(change: dict, message: str, tiny_model_dir: str, tmp_path: Path, capsys) -> None:
+def test_bad_values_are_named(
+    change: dict, message: str, tiny_model_dir: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises((ValueError, SystemExit)) as error:
         runs.fit(tmp_path, tiny_model_dir, **change)
     assert message in str(error.value) + capsys.readouterr().err
