@@ -19,7 +19,7 @@ from torch import nn
 from transformers import Qwen2Config
 
 from paw_lightning import cli as command_line
-from paw_lightning.callbacks import EntropySelection, RewardBalance
+from paw_lightning.callbacks import EntropySelection, EnvironmentLoop, RewardBalance
 from paw_lightning.callbacks.base import environment_loop
 from paw_lightning.datamodule import RolloutDataModule
 from paw_lightning.models import load_tokenizer
@@ -50,7 +50,7 @@ def build(configs: Sequence[str | Path], settings: Mapping[str, Any], options: N
     made.trainer.datamodule = made.datamodule
     made.model.configure_model()
     made.model.to(options.device)
-    loop = next(c for c in made.trainer.callbacks if type(c).__name__ == "EnvironmentLoop")
+    [loop] = [callback for callback in made.trainer.callbacks if isinstance(callback, EnvironmentLoop)]
     loop.setup(made.trainer, made.model, "fit")
     return made
 

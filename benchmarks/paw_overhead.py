@@ -5,9 +5,10 @@
 `episode` and `step` are the quickstart as played, in the two layouts. `alfworld` has the prompts of
 configs/alfworld/paper.yaml in generated houses of ALFWorld's size, with synthetic answers (--reasoning tokens before
 the command) for a random Qwen2 of --hidden and --layers with Qwen's vocabulary of 151,936: the paper's lengths, nothing
-learnt. By default it is as deep and wide as Qwen2.5-0.5B, its weights in bfloat16. All go through the shipped micro-batches, `training_step`, backward, clipping and optimizer. Memory is the most
-that the process (a GPU's tensors) holds in an update. "1.5B" is arithmetic: the multiplications that the same rows cost
-Qwen2.5-1.5B, of which the head is a smaller part than of a narrow model.
+learnt. By default it is as deep and wide as Qwen2.5-0.5B, its weights in bfloat16. All go through the shipped
+micro-batches, `training_step`, backward, clipping and optimizer. Memory is the most that the process (a GPU's tensors)
+holds in an update. "1.5B" is arithmetic: the multiplications that the same rows cost Qwen2.5-1.5B, of which the head is
+a smaller part than of a narrower model.
 """
 
 from __future__ import annotations

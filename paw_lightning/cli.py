@@ -7,13 +7,14 @@ import signal
 import sys
 import traceback
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import transformers
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from paw_lightning import callbacks
@@ -67,6 +68,12 @@ class PaWCLI(LightningCLI):
         parser.set_defaults(CHECKPOINT_DEFAULTS)
         parser.link_arguments("seed_everything", "data.seed")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Refuse a checkpoint that is none before Lightning reads it, and long before a model is built."""
+        super().parse_arguments(parser, args)
+        if self.config.get("subcommand"):
+            check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
+
     def before_instantiate_classes(self) -> None:
         """Let a resumed run write on where the checkpoint's run wrote, so that it stays one curve."""
         if self.subcommand != "fit":
@@ -88,6 +95,20 @@ class PaWCLI(LightningCLI):
             defaults = self.trainer_defaults["callbacks"]
             self.trainer_defaults["callbacks"] = [c for c in defaults if not isinstance(c, ProgressBar)]
         return super()._instantiate_trainer(config, callbacks)
+
+
+def check_checkpoint(path: str | None) -> None:
+    """Refuse a path to no checkpoint; what names none on this machine (Lightning's words, addresses) is left to it.
+
+    Raises:
+        ValueError: neither a file that `torch.save` wrote nor a folder, as sharded checkpoints are.
+    """
+    if path is None or path in ("best", "last", "hpc") or path.startswith("registry") or "://" in path:
+        return
+    file = Path(path).expanduser()
+    if not (file.is_dir() or zipfile.is_zipfile(file)):
+        found = "is no checkpoint" if file.exists() else "does not exist"
+        raise ValueError(f"ckpt_path is {path!r}, which {found}; wanted RUN/checkpoints/last.ckpt, or best.ckpt")
 
 
 def run(args: list[str] | None = None) -> PaWCLI:
@@ -128,6 +149,12 @@ def main() -> None:
         trainer = run().trainer
     except SIGTERMException:  # before the first iteration the signal is Lightning's, which would exit with 0
         sys.exit(128 + signal.SIGTERM)
+    except SystemExit as end:
+        interrupt = end.__context__
+        if not isinstance(interrupt, KeyboardInterrupt):
+            raise
+        # Ctrl-C outside of training, or a second signal in it (GracefulStop says which): Lightning would exit with 1.
+        sys.exit(128 + (interrupt.args or (signal.SIGINT,))[0])
     except (ValueError, FileNotFoundError) as error:
         if not refuses_settings(error):
             raise

@@ -52,7 +52,7 @@ class RolloutDataModule(L.LightningDataModule):
         test_tasks: unseen tasks played by `test`, once each.
         evaluation_batch: episodes played side by side in validation and test.
         wm_horizon: observations ahead that a selected transition teaches, the actions in between being given.
-        wm_discount: in (0, 1]; step j weighs wm_discount^(j-1) over the sum of these.
+        wm_discount: in (0, 1]; step j weighs wm_discount^(j-1) over the sum of these; 1 at a horizon of 1.
         seed: of everything random in the run; the command line takes it from `seed_everything`.
     """
 
@@ -93,6 +93,11 @@ class RolloutDataModule(L.LightningDataModule):
             raise ValueError(f"data.world_model_interval is {world_model_interval}; wanted at least 0")
         if not 0 < wm_discount <= 1:
             raise ValueError(f"data.wm_discount is {wm_discount}; wanted above 0 and at most 1")
+        if wm_horizon == 1 and wm_discount != 1:
+            raise ValueError(
+                f"data.wm_discount is {wm_discount} and data.wm_horizon is 1, which leaves nothing to discount; wanted "
+                "wm_discount 1, or a longer horizon"
+            )
         self.groups, self.group_size, self.minibatches = groups, group_size, minibatches
         self.dynamic_sampling, self.world_model_interval = dynamic_sampling, world_model_interval
         self.normalization = normalization
@@ -189,14 +194,15 @@ class RolloutDataModule(L.LightningDataModule):
         """Cut an update into `parts` (None: `minibatches`) random parts, one per optimizer step, and weigh every token.
 
         World-model weights carry the number of parts, so that the mean over the steps is eq. 11 of the whole update.
-        With fewer rows than parts (groups were lost) the last parts have a row of which nothing is learnt.
+        With fewer rows than parts (groups were lost) the last parts have a row of which nothing is learnt: PaWModule
+        leaves the weights alone there.
         """
         count = self.minibatches if parts is None else parts
         rows = build_rows(rollout, horizon=self.wm_horizon, discount=self.wm_discount, scale=count)
         if len(rows) < count:
             rank_zero_warn(
                 f"iteration {rollout.iteration} has {len(rows)} rows for {count} optimizer steps: {count - len(rows)} "
-                "of them learn nothing (data.minibatches, data.groups)"
+                "of them learn nothing and leave the weights alone (data.minibatches, data.groups)"
             )
         order = torch.randperm(len(rows), generator=generator(self.seed, "rows", rollout.iteration)).tolist()
         dealt = [[rows[i] for i in order[part::count]] for part in range(count)]

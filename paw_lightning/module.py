@@ -101,6 +101,8 @@ class PaWModule(L.LightningModule):
         self.__dict__["replica"] = None
         self.strict_loading = not lora.rank  # a checkpoint of adapters holds nothing else
         self.sums: dict[str, tuple[Any, float]] = {}
+        self.taught = False
+        """Whether the optimizer step under way had a token to learn from, on this rank."""
 
     def configure_model(self) -> None:
         """Load the language model once; Lightning calls this for every entry point."""
@@ -211,6 +213,7 @@ class PaWModule(L.LightningModule):
         """Policy loss plus world-model loss (eq. 3), plus PPO's value loss."""
         losses = self.losses(batch)
         self._log_step(batch, losses)
+        self.taught |= bool(len(losses.out.action_logprobs) or len(losses.out.observation_logprobs))
         total = losses.policy + losses.world_model + self.value_loss.coefficient * losses.value
         # Lightning divides by the number of micro-batches and of ranks; the weights have already done so.
         return total * self._parts
@@ -269,7 +272,7 @@ class PaWModule(L.LightningModule):
             self.log(name, mean, sync_dist=True)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the gradient's norm before clipping."""
+        """Log the gradient's norm before clipping, and make a step for which no rank had a row a step of nothing."""
         norm = strategies.gradient_norm(self.trainer.strategy, self.parameters())
         scales_itself = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         if not torch.isfinite(norm) and not scales_itself:  # a loss scaler finds its scale by such overflows
@@ -278,6 +281,10 @@ class PaWModule(L.LightningModule):
                 "(model.optimizer) or set trainer.gradient_clip_val"
             )
         self._log_mean("train/grad_norm", norm, 1)
+        if not norm and not any(ranks.gathered(self.taught)):
+            # Momentum and weight decay move a parameter whose gradient is 0, and pass over one that has none.
+            optimizer.zero_grad(set_to_none=True)
+        self.taught = False
 
     def configure_gradient_clipping(
         self,

@@ -130,19 +130,21 @@ class ChatFormat:
         self.before_ids = self._encode_scaffold(before)
         self.after_ids = self._encode_scaffold(after)
         self.bridge_ids = self._encode_scaffold(bridge)
-        self.roles = self._role_markers(before + after + bridge)
+        markers = self._role_markers(before + after + bridge)
+        self.roles = _any_of(markers)
+        normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+        self.normalize = normalizer.normalize_str if normalizer else str
+        self.normalized_roles = _any_of([self.normalize(marker) for marker in markers]) if normalizer else None
         added = tokenizer.get_added_vocab()
         self.longest_token = max(len(token) for token in tokenizer.get_vocab() if token not in added)
 
-    def _role_markers(self, scaffold: str) -> re.Pattern[str] | None:
+    def _role_markers(self, scaffold: str) -> list[str]:
         """Added tokens that the tokenizer does not call special, so would not split in a text.
 
         Those of the scaffold and all that look like a tag; others, runs of spaces for example, are ordinary text.
         """
         added = [token.content for token in self.tokenizer.added_tokens_decoder.values() if not token.special]
-        markers = [text for text in added if text in scaffold or re.fullmatch(r"<[^ ].*>", text)]
-        markers.sort(key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, markers))) if markers else None
+        return [text for text in added if text in scaffold or re.fullmatch(r"<[^ ].*>", text)]
 
     @staticmethod
     def _split(rendered: str, sentinel: str) -> tuple[str, str]:
@@ -193,14 +195,27 @@ class ChatFormat:
         text = valid_text(text)
         # A look-alike of a role marker is cut after its first character: no piece is a marker any more.
         cuts = [match.start() + 1 for match in self.roles.finditer(text)] if self.roles else []
-        pairs = zip([0, *cuts], [*cuts, len(text)], strict=True)
-        return [(start, text[start:stop]) for start, stop in pairs if stop > start]
+        pieces = _cut(text, cuts)
+        if self.normalized_roles and any(self.normalized_roles.search(self.normalize(piece)) for _, piece in pieces):
+            return _cut(text, range(1, len(text)))  # a normaliser would make a marker of a piece: no two letters meet
+        return pieces
 
     def bridge_after(self, action_ids: Sequence[int]) -> list[int]:
         """Turn-boundary ids that still have to come between an action as sampled and the next observation."""
         if action_ids and self.bridge_ids and action_ids[-1] == self.bridge_ids[0]:
             return self.bridge_ids[1:]
         return self.bridge_ids
+
+
+def _any_of(markers: list[str]) -> re.Pattern[str] | None:
+    """Matches the markers, the longest first."""
+    return re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True)))) if markers else None
+
+
+def _cut(text: str, cuts: Sequence[int]) -> list[tuple[int, str]]:
+    """The parts of a text between cuts, each with its first character's place."""
+    pairs = zip([0, *cuts], [*cuts, len(text)], strict=True)
+    return [(start, text[start:stop]) for start, stop in pairs if stop > start]
 
 
 class PromptBuilder:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 RETURN_TOLERANCE = 1e-4
 """Relative; a return is a sum of rewards, so rounding can lift it above its bound."""
+MAX_RETURN_FIX = "set reward_balance.max_return to the largest return an episode can reach"
 
 
 def action_entropy(
@@ -113,18 +114,23 @@ def reward_adaptive_coefficient(returns: Sequence[float], max_return: float | No
     Raises:
         ValueError: R_max is missing, not positive or exceeded; a return is not finite.
     """
-    fix = "set reward_balance.max_return to the largest return an episode can reach"
-    if max_return is None:
-        raise ValueError(f"{source} does not state its largest return; {fix}")
-    if not (math.isfinite(max_return) and max_return > 0):
-        raise ValueError(f"the largest return of {source} is {max_return}; wanted a positive number: {fix}")
+    max_return = checked_max_return(max_return, source)
     if not returns:
         raise ValueError(f"a group of {source} has no episode, so no mean return")
     if not all(map(math.isfinite, returns)):
         raise ValueError(f"{source} gave the returns {list(returns)}; wanted finite numbers")
     if max(returns) > max_return * (1 + RETURN_TOLERANCE):
-        raise ValueError(f"{source} gave a return of {max(returns)}, above its largest, {max_return}; {fix}")
+        raise ValueError(f"{source} gave a return of {max(returns)}, above its largest, {max_return}; {MAX_RETURN_FIX}")
     return min(max(1 - math.fsum(returns) / len(returns) / max_return, 0.0), 1.0)
+
+
+def checked_max_return(max_return: float | None, source: str) -> float:
+    """R_max as eq. 10 can divide by it; ValueError where it is missing or not a positive number."""
+    if max_return is None:
+        raise ValueError(f"{source} does not state its largest return; {MAX_RETURN_FIX}")
+    if not (math.isfinite(max_return) and max_return > 0):
+        raise ValueError(f"the largest return of {source} is {max_return}; wanted a positive number: {MAX_RETURN_FIX}")
+    return max_return
 
 
 def wm_token_weights(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from paw_lightning.callbacks import EntropySelection, EnvironmentLoop
 from paw_lightning.callbacks.base import environment_loop
-from paw_lightning.cli import main
+from paw_lightning.cli import check_checkpoint, main
 from paw_lightning.envs.search import SearchEnv
+from paw_lightning.rollouts.collector import Collector
 from tests import runs
 from tests.toy_env import ToyEnv
 
@@ -150,6 +153,16 @@ def test_no_dead_option(change: dict, tiny_model_dir: str, tmp_path: Path, basel
         # A reward at the end and no discount: every token is worth the whole return, turn by turn or not.
         (PPO | {"rollout__advantage__gamma": 0.5}, {"rollout__advantage__level": "row"}),
         ({"data__wm_horizon": 2}, {"data__wm_discount": 0.5}),
+        # A random policy gives every token about 1/259: none is below the second rho.
+        (
+            {"model__world_model_loss__kind": "mae", "reward_balance__match_weight_of": "clipped_mae"},
+            {"model__world_model_loss__rho": 0.001},
+        ),
+        (
+            {"reward_balance__coefficient": "linear", "reward_balance__anneal_iterations": 2},
+            {"reward_balance__final_value": 0.5},
+        ),
+        ({"model__world_model_loss__kind": "focal"}, {"model__world_model_loss__focal_gamma": 3}),
         ({"rollout__layout": "episode"}, {"rollout__prompt__turn_template": "{observation}"}),
         ({"rollout__layout": "episode"}, {"rollout__prompt__max_tokens": 80}),
     ],
@@ -160,6 +173,13 @@ def test_no_dead_option_where_it_matters(common: dict, change: dict, tiny_model_
         for settings in (common, common | change)
     )
     assert any(not torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+class MoreMicroBatches(GradientAccumulationScheduler):
+    """Cuts the second iteration's steps into twice as many micro-batches, of which Lightning would take half."""
+
+    def __init__(self) -> None:
+        super().__init__({0: 2, 1: 4})
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +221,15 @@ def baseline(tiny_model_dir: str, tmp_path_factory) -> dict:
         ({"data__world_model_interval": 4} | NO_REWARD, "interval is 4 and rollout.advantage is NoReward"),
         ({"data__wm_horizon": 0}, "data.wm_horizon is 0"),
         ({"data__wm_discount": 0}, "data.wm_discount is 0.0"),
+        ({"data__wm_discount": 0.5}, "data.wm_discount is 0.5 and data.wm_horizon is 1"),
+        (
+            {"reward_balance__final_value": 0.1},
+            "final_value is 0.1 and reward_balance.coefficient is 'reward_adaptive'",
+        ),
+        (
+            {"reward_balance__anneal_iterations": 5, "reward_balance__coefficient": "constant"},
+            "anneal_iterations is 5 and reward_balance.coefficient is 'constant', which does not read it; wanted null",
+        ),
         ({"data__wm_horizon": 99}, "data.wm_horizon 99 x (rollout.max_action_tokens 6"),
         ({"rollout__prompt__turn_template": "{history}{observation}"}, "rollout.prompt.turn_template uses unknown"),
         # 2048 + 6 + 6000 + 512 + 16 > 8192, as the tokenizer spends a token on every byte
@@ -222,12 +251,23 @@ def baseline(tiny_model_dir: str, tmp_path_factory) -> dict:
         ({"last_checkpoint__every_n_train_steps": 1}, "every_n_train_steps of a ModelCheckpoint is 1"),
         ({"best_checkpoint__train_time_interval": "0:01:00"}, "train_time_interval of a ModelCheckpoint is 0:01:00"),
         ({"last_checkpoint__save_on_exception": "true"}, "save_on_exception of a ModelCheckpoint is True"),
+        (
+            {
+                "trainer__callbacks+": "lightning.pytorch.callbacks.OnExceptionCheckpoint",
+                "trainer__callbacks__dirpath": ".",
+            },
+            "OnExceptionCheckpoint saves in mid-iteration; wanted last_checkpoint",
+        ),
+        ({"trainer__callbacks+": "tests.test_cli.MoreMicroBatches"}, "wanted trainer.accumulate_grad_batches"),
         ({"trainer__max_time": "00:01:00:00"}, "trainer.max_time stops in mid-iteration"),
         ({"rollout__environment__max_reward": None}, "does not state its largest return"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_bad_values_are_named(change: dict, message: str, tiny_model_dir: str, tmp_path: Path, capsys) -> None:
+def test_bad_values_are_named(
+    change: dict, message: str, tiny_model_dir: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises((ValueError, SystemExit)) as error:
         runs.fit(tmp_path, tiny_model_dir, **change)
     assert message in str(error.value) + capsys.readouterr().err
@@ -244,6 +284,28 @@ def test_turn_text_of_unknown_length_is_warned_of(tiny_model_dir: str, tmp_path:
         runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=0, **settings)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rho": 0.3, "kind": "mae"}, r"loss\.rho is 0\.3 and .*kind is 'mae', which does not read it"),
+        ({"focal_gamma": 3}, r"loss\.focal_gamma is 3\.0 and .*kind is 'clipped_mae'.*only kind focal reads it"),
+        ({"rho": 0.3}, None),
+        ({"rho": 0.2, "focal_gamma": 2, "kind": "mae"}, None),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+@pytest.mark.parametrize("matched", [None, "clipped_mae"])
+def test_a_setting_that_a_kind_of_loss_does_not_read_is_warned_of(
+    matched: str | None, change: dict, message: str | None, tiny_model_dir: str, tmp_path: Path, recwarn
+) -> None:
+    """The kind whose weight is matched reads it too."""
+    settings = {f"model__world_model_loss__{name}": value for name, value in change.items()}
+    runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=0, reward_balance__match_weight_of=matched, **settings)
+    said = [str(warning.message) for warning in recwarn if "does not read it" in str(warning.message)]
+    expected = message is not None and not (matched and "rho" in change)
+    assert len(said) == expected and all(re.search(str(message), text) for text in said)
+
+
 def test_unknown_key_is_refused(tiny_model_dir: str, tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit):
         runs.fit(tmp_path, tiny_model_dir, entropy_selection__alfa=0.5)
@@ -257,6 +319,13 @@ class BadQuestions(SearchEnv):
         super().__init__(split, lands=2)
 
 
+class BadTrainingQuestions(SearchEnv):
+    """The same, in training alone: validation could be played before."""
+
+    def __init__(self, split: str) -> None:
+        super().__init__(split, lands=2 if split == "train" else 3)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -264,19 +333,71 @@ class BadQuestions(SearchEnv):
         ({"model.path": "/nowhere"}, "no tokenizer at model.path='/nowhere'"),
         ({"trainer.max_steps": 3}, "trainer.max_steps is 3; wanted a multiple"),
         ({"rollout.environment": "tests.test_cli.BadQuestions"}, "lands=2: expected from 3"),
+        ({"rollout.environment.max_reward": None}, "does not state its largest return; set reward_balance.max_return"),
+        ({"rollout.environment.max_reward": 0}, "(rollout.environment) is 0.0; wanted a positive number"),
+        ({"rollout.environment": "tests.test_cli.BadTrainingQuestions"}, "lands=2: expected from 3"),
+        ({"ckpt_path": "nowhere.ckpt"}, "ckpt_path is 'nowhere.ckpt', which does not exist; wanted"),
+        ({"ckpt_path": __file__}, "test_cli.py', which is no checkpoint; wanted"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_refused_settings_are_one_error_and_no_traceback(
     change: dict, message: str, tiny_model_dir: str, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    settings = {**runs.TOY, "trainer.logger.init_args.save_dir": tmp_path, "model.path": tiny_model_dir, **change}
+    monkeypatch.setattr(Collector, "play", lambda *_, **__: pytest.fail("something was played"))
+    rest = {"trainer.num_sanity_val_steps": -1, "trainer.logger.init_args.save_dir": tmp_path}
+    settings = {**runs.TOY, **rest, "model.path": tiny_model_dir, **change}
     monkeypatch.setattr(sys, "argv", ["paw-lightning", "fit", *runs.arguments(settings)])
     with pytest.raises(SystemExit) as exit_:
         main()
     assert exit_.value.code == 2
     lines = capsys.readouterr().err.splitlines()
     assert any("error: " in line for line in lines) and any(message in line for line in lines)
+
+
+def test_a_checkpoint_is_a_file_of_torch_a_folder_or_a_word_of_lightnings(tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "last.ckpt")
+    words = ["best", "last", "hpc", "registry:model:version:1", "s3://bucket/last.ckpt"]
+    for path in [None, *words, str(tmp_path), str(tmp_path / "last.ckpt")]:
+        check_checkpoint(path)
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_an_evaluation_refuses_a_missing_checkpoint(command: str, tiny_model_dir: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"ckpt_path is 'nowhere\.ckpt', which does not exist"):
+        runs.fit(tmp_path, tiny_model_dir, command=command, ckpt_path="nowhere.ckpt")
+
+
+def test_the_last_checkpoint_may_be_none_yet(tiny_model_dir: str, tmp_path: Path) -> None:
+    """Lightning begins anew then, and says so."""
+    assert runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=1, ckpt_path="last").trainer.current_epoch == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"entropy_selection__alpha": 0},
+        {"reward_balance__coefficient": "constant"},
+        {"reward_balance__max_return": 1},
+        {"rollout__advantage": "paw_lightning.advantages.NoReward"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_largest_return_is_asked_for_only_where_it_is_read(change: dict, tiny_model_dir: str, tmp_path: Path) -> None:
+    settings = {"rollout__environment__max_reward": None, "trainer__limit_val_batches": 0, "trainer__max_epochs": 1}
+    assert runs.fit(tmp_path, tiny_model_dir, **settings, **change).trainer.current_epoch == 1
+
+
+class ExitsAtOnce(ToyEnv):
+    """Ends the process when it is built, as argparse does."""
+
+    def __init__(self, split: str) -> None:
+        raise SystemExit(2)
+
+
+def test_an_environment_that_exits_when_it_is_built_is_named(tiny_model_dir: str, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"__init__\('train'\) failed with SystemExit: 2 \(rollout\.environment\)"):
+        runs.fit(tmp_path, tiny_model_dir, rollout__environment="tests.test_cli.ExitsAtOnce")
 
 
 def test_a_bug_keeps_its_traceback(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import pytest
 import torch
@@ -88,6 +89,7 @@ def test_a_task_plays_the_same_in_any_company() -> None:
     ("failure", "cause"),
     [
         ("raise", "ConnectionError: the world fell over"),
+        ("exit", "SystemExit: usage: step ACTION"),
         ("empty", "an empty observation"),
         ("number", "observation of type int"),
     ],
@@ -100,6 +102,11 @@ def test_a_failing_environment_costs_its_whole_group(failure: str, cause: str, c
     [message] = played.failures
     assert cause in message and "ToyEnv.step" in message and "rollout.environment" in message
     assert cause in caplog.text
+
+
+def test_ctrl_c_in_an_environment_is_the_users() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        play(collector(fail_on=1, failure="interrupt"))
 
 
 def test_a_prompt_that_cannot_fit_costs_its_group() -> None:
@@ -159,6 +166,8 @@ class Broken(ToyEnv):
         self.where = where if Broken.made == 1 else ""
         if self.where == "init":
             raise OSError("no room")
+        if self.where == "exit":
+            raise SystemExit(2)
         super().__init__()
 
     def reset(self, **options):
@@ -170,9 +179,11 @@ class Broken(ToyEnv):
         super().close()
         if self.where == "close":
             raise OSError("the door is stuck")
+        if self.where == "close and exit":
+            sys.exit("the door is stuck")
 
 
-@pytest.mark.parametrize("where", ["init", "info", "max_reward", "commands"])
+@pytest.mark.parametrize("where", ["init", "exit", "info", "max_reward", "commands"])
 def test_foreign_code_may_break_anywhere(where: str) -> None:
     Broken.made = 0
     c = collector()
@@ -182,10 +193,11 @@ def test_foreign_code_may_break_anywhere(where: str) -> None:
     assert len(played.failures) == 1
 
 
-def test_an_environment_that_cannot_be_closed_is_left_behind(caplog) -> None:
+@pytest.mark.parametrize("where", ["close", "close and exit"])
+def test_an_environment_that_cannot_be_closed_is_left_behind(where: str, caplog) -> None:
     Broken.made = 0
     c = collector()
-    c.make_env = lambda: Broken("close")
+    c.make_env = lambda: Broken(where)
     play(c)
     c.close()
     assert "the door is stuck" in caplog.text

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from tokenizers import normalizers
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from paw_lightning.envs import TextEnv
@@ -21,6 +22,8 @@ from tests.test_collector import ScriptedSampler
 LOOK_ALIKES = ["<|end|>", "<|im_end|>", "<eos>", "</s>", "<|pad|>", "<|start|>assistant\n", "<|user|>", "<tool>"]
 TAGS = ["<action>jump</action>", "<think>", "</think>", "<information>", "{observation}", "{0}", "> look\n"]
 ODD = ["\x00", "\ud800", "\udfff\ud800", "\u202eabc", "\u200f", "\ufeff", "\ue000", "\ue001", "\r\n", "\U0001f600"]
+COMPATIBILITY = "\U0002f800"
+"""A character that Unicode's composed form (NFC) replaces by another."""
 
 
 def with_added_tokens() -> PreTrainedTokenizerFast:
@@ -43,19 +46,49 @@ def control_ids(chat: ChatFormat) -> set[int]:
     return set(chat.tokenizer.added_tokens_decoder)
 
 
-def written(text: str) -> str:
-    """The documented replacement: an unpaired surrogate becomes a question mark."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+def written(chat: ChatFormat, text: str) -> str:
+    """What comes back: an unpaired surrogate as a question mark, and all as the tokenizer's own normaliser has it."""
+    valid = text.encode("utf-8", "replace").decode("utf-8")
+    normalizer = chat.tokenizer.backend_tokenizer.normalizer
+    return normalizer.normalize_str(valid) if normalizer else valid
 
 
 @pytest.mark.parametrize("name", CHATS)
 @settings(max_examples=100, deadline=None)
 @given(text=texts)
+@example(text=COMPATIBILITY)
 def test_any_text_is_ordinary_tokens_and_comes_back(name: str, text: str) -> None:
     chat = CHATS[name]
     ids = chat.encode_text(text)
     assert not control_ids(chat) & set(ids)
-    assert chat.tokenizer.decode(ids) == written(text)
+    assert chat.tokenizer.decode(ids) == written(chat, text)
+
+
+def test_only_a_tokenizer_that_normalises_changes_a_text() -> None:
+    """NFC, the shipped policies' normaliser, writes this character as U+4E3D; bytes come back as they went in."""
+    back = {name: chat.tokenizer.decode(chat.encode_text(COMPATIBILITY)) for name, chat in CHATS.items()}
+    assert back == {"byte": COMPATIBILITY, "added": COMPATIBILITY, "household": "\u4e3d"}
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "text"),
+    [
+        (normalizers.NFKC(), "a \uff1ctool\uff1e b"),
+        (normalizers.NFC(), "<TAS\u212a>"),
+        (normalizers.Lowercase(), "<TOOL>"),
+    ],
+    ids=["NFKC", "NFC", "lower case"],
+)
+def test_no_normaliser_makes_a_role_marker(normalizer: normalizers.Normalizer, text: str) -> None:
+    """Full-width brackets, the Kelvin sign, capitals: only the normalised text looks like an added token."""
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizer
+    tokenizer.add_tokens([AddedToken(marker, special=False) for marker in ("<tool>", "<TASK>")])
+    chat = ChatFormat(tokenizer)
+    ids = chat.encode_text(text)
+    assert not control_ids(chat) & set(ids)
+    assert tokenizer.decode(ids) == normalizer.normalize_str(text)
+    assert len(chat.text_offsets(text)) == len(ids)
 
 
 class Parrot(TextEnv):
@@ -118,6 +151,7 @@ def control_tokens(chat: ChatFormat, segments: list[Segment]) -> list[int]:
 @pytest.mark.parametrize("name", CHATS)
 @settings(max_examples=20, deadline=None)
 @given(text=texts)
+@example(text=COMPATIBILITY)
 def test_no_text_changes_the_scaffold_or_the_action(name: str, layout: str, text: str) -> None:
     """Row for row the same control tokens, and turn for turn the same actions, as with a harmless text."""
     assume(text.strip())
@@ -127,7 +161,7 @@ def test_no_text_changes_the_scaffold_or_the_action(name: str, layout: str, text
     for row, other in zip(rows, plain, strict=True):
         assert control_tokens(chat, row.segments) == control_tokens(chat, other.segments)
         for target in row.having("target"):
-            assert chat.tokenizer.decode(target.ids) == written(text)
+            assert chat.tokenizer.decode(target.ids) == written(chat, text)
     for t, other in zip(group.transitions, harmless.transitions, strict=True):
         assert (t.action_ids, t.action_text, t.well_formed) == (other.action_ids, other.action_text, True)
 

@@ -126,11 +126,14 @@ def test_a_signal_overrules_a_minimum(minimum: dict, tiny_model_dir: str, tmp_pa
 
 
 def exit_status(directory: Path, model: str, monkeypatch, **settings) -> int | str | None:
-    """What the console script leaves its caller with."""
+    """What the console script leaves its caller with; Lightning leaves Ctrl-C ignored, for a process that ends."""
+    handlers = {number: signal.getsignal(number) for number in GracefulStop.SIGNALS}
     options = {**runs.TOY, "trainer.logger.init_args.save_dir": directory, "model.path": model, **settings}
     monkeypatch.setattr(sys, "argv", ["paw-lightning", "fit", *runs.arguments(options)])
     with pytest.raises(SystemExit) as error:
         main()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     return error.value.code
 
 
@@ -149,6 +152,31 @@ def test_sigterm_before_the_first_iteration_is_no_success(tiny_model_dir: str, t
     monkeypatch.setattr(PolicyExport, "on_sanity_check_start", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     rest = {"trainer.num_sanity_val_steps": -1, "data.evaluation_batch": 1}
     assert exit_status(tmp_path, tiny_model_dir, monkeypatch, **rest) == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_stops_at_once(number: int, tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
+    """The first comes before the iteration, the second in its midst: nothing is saved, and the status says which."""
+    kill = lambda *_: os.kill(os.getpid(), number)  # noqa: E731
+    monkeypatch.setattr(PolicyExport, "on_train_epoch_start", kill)
+    monkeypatch.setattr(PolicyExport, "on_train_batch_end", kill)
+    assert exit_status(tmp_path, tiny_model_dir, monkeypatch) == 128 + number
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_ctrl_c_before_the_first_iteration_says_so_too(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
+    """Lightning would exit with 1, as for an error."""
+    monkeypatch.setattr(PolicyExport, "on_sanity_check_start", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    rest = {"trainer.num_sanity_val_steps": -1}
+    assert exit_status(tmp_path, tiny_model_dir, monkeypatch, **rest) == 128 + signal.SIGINT
+
+
+def test_any_other_exit_keeps_its_status(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
+    def leave(*_: object) -> None:
+        sys.exit(7)
+
+    monkeypatch.setattr(PolicyExport, "on_train_epoch_start", leave)
+    assert exit_status(tmp_path, tiny_model_dir, monkeypatch) == 7
 
 
 def test_checkpoint_of_another_model_is_refused(tiny_model_dir: str, tmp_path: Path) -> None:

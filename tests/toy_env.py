@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from paw_lightning.envs import TextEnv
@@ -42,6 +43,10 @@ class ToyEnv(TextEnv):
         if self.seed == self.fail_on and self.turn == 2:
             if self.failure == "raise":
                 raise ConnectionError("the world fell over")
+            if self.failure == "exit":
+                sys.exit("usage: step ACTION")
+            if self.failure == "interrupt":
+                raise KeyboardInterrupt
             observation = {"empty": "", "number": 7}[self.failure]
             return observation, 0.0, False, False, {}
         info = {"won": won} | self.commands | self.labels

@@ -45,6 +45,9 @@ class WildEnv(ToyEnv):
     def _raise(self) -> None:
         raise ConnectionError("the world fell over")
 
+    def _exit(self) -> None:
+        sys.exit("usage: step ACTION")
+
     def _garbage(self) -> None:
         for number in range(3, 256):
             with suppress(OSError):

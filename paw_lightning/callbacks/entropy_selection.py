@@ -57,14 +57,9 @@ class EntropySelection(RolloutCallback):
         self.deduplicate, self.pool = deduplicate, pool
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse schedules that leave optimizer steps without anything to learn."""
+        """Refuse to select nothing where the world model is all that some optimizer steps teach."""
         interval: int = trainer.datamodule.world_model_interval  # type: ignore[attr-defined]
         no_reward = isinstance(environment_loop(trainer).advantage, NoReward)
-        if interval and no_reward:
-            raise ValueError(
-                f"data.world_model_interval is {interval} and rollout.advantage is NoReward, so that policy steps "
-                "teach nothing; wanted data.world_model_interval: 0 (configs/method/wm_only.yaml sets it: give it last)"
-            )
         if not self.alpha and (interval or no_reward):
             why = f"data.world_model_interval is {interval}" if interval else "rollout.advantage is NoReward"
             raise ValueError(

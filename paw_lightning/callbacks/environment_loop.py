@@ -29,6 +29,7 @@ from paw_lightning.rollouts.dynamic_sampling import UsefulGroups, play_useful, w
 from paw_lightning.rollouts.external import ExternalSampler
 from paw_lightning.rollouts.layouts import LayoutName
 from paw_lightning.rollouts.paged import PagedSampler
+from paw_lightning.rollouts.players import describe
 from paw_lightning.rollouts.sampler import NativeSampler, Sampler
 from paw_lightning.rollouts.vllm import VLLMSampler
 from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder
@@ -122,6 +123,10 @@ class EnvironmentLoop(L.Callback):
         data.source = self
         check_setup(self)
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Build the training environment, which may refuse its arguments, before validation plays in another."""
+        ranks.together(lambda: self.num_tasks("train"))
+
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Close every environment."""
         for collector in self.collectors.values():
@@ -131,10 +136,17 @@ class EnvironmentLoop(L.Callback):
     def num_tasks(self, split: Split) -> int | None:
         """How many tasks the environment's split holds; None when they never end."""
         if split not in self.task_counts:
-            env = self.environment(split)
-            self.task_counts[split] = env.num_tasks
+            try:
+                env = self.environment(split)
+                self.task_counts[split] = env.num_tasks
+            except SystemExit as error:
+                raise RuntimeError(describe(None, f"__init__({split!r})", error)) from error
             self._collector(split).keep(env)  # it may be a process that took seconds to start
         return self.task_counts[split]
+
+    def first_info(self) -> dict[str, Any] | None:
+        """What the environment says of the first training task before anything is played; None where that fails."""
+        return self._collector("train").first_info(self.data.train_tasks(0)[0])
 
     def collect(self, iteration: int, task_seeds: list[int], group_size: int) -> Rollout:
         """Play one iteration, score it, and let the other callbacks write their fields."""

@@ -34,7 +34,7 @@ class GracefulStop(L.Callback):
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
             self._restore()
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)
         self.received = signal.Signals(number)
         rank_zero_warn(f"{self.received.name}: stopping after this iteration; once more stops at once")
 

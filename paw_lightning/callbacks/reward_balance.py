@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from paw_lightning import ranks
 from paw_lightning.advantages import NoReward
 from paw_lightning.callbacks.base import RolloutCallback, environment_loop
+from paw_lightning.callbacks.entropy_selection import EntropySelection
 from paw_lightning.datamodule import RolloutDataModule
-from paw_lightning.losses.world_model import Kind, matching_scale
+from paw_lightning.losses.world_model import READERS, Kind, WorldModelLoss, matching_scale
 from paw_lightning.module import PaWModule
 from paw_lightning.types import Rollout, RolloutGroup
-from paw_lightning.weighting import linear_coefficient, reward_adaptive_coefficient
+from paw_lightning.weighting import checked_max_return, linear_coefficient, reward_adaptive_coefficient
 
 
 class RewardBalance(RolloutCallback):
@@ -27,8 +29,8 @@ class RewardBalance(RolloutCallback):
             returns count as 0); `constant` is `value` everywhere; `linear` goes from `value` to `final_value` in
             `anneal_iterations` iterations and stays there.
         value: at least 0; the paper's is 1.
-        final_value: at least 0; read by `linear`.
-        anneal_iterations: at least 1; read, and required, by `linear`.
+        final_value: at least 0; for `linear` alone.
+        anneal_iterations: at least 1; required by `linear`, and for it alone.
         max_return: R_max; null takes what the environment states as ``info["max_reward"]``.
         match_weight_of: scale every lambda by one factor per update, so that the mean of lambda w(p) over the update's
             targets is what this kind of loss would have at the policy that sampled: then two kinds differ in shape
@@ -53,6 +55,12 @@ class RewardBalance(RolloutCallback):
             raise ValueError(
                 f"reward_balance.anneal_iterations is {anneal_iterations}; wanted at least 1 iteration for `linear`"
             )
+        for name, given, unset in (("final_value", final_value, 0.0), ("anneal_iterations", anneal_iterations, None)):
+            if coefficient != "linear" and given != unset:
+                raise ValueError(
+                    f"reward_balance.{name} is {given} and reward_balance.coefficient is {coefficient!r}, which does "
+                    f"not read it; wanted {'null' if unset is None else unset}, or coefficient linear"
+                )
         if max_return is not None and not max_return > 0:
             raise ValueError(f"reward_balance.max_return is {max_return}; wanted above 0, or null")
         self.coefficient, self.value, self.final_value = coefficient, value, final_value
@@ -60,9 +68,35 @@ class RewardBalance(RolloutCallback):
         self.match_weight_of = match_weight_of
         self.rewarded = True
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Say which setting of the loss neither its kind reads nor the one whose weight it is given.
+
+        Not refused: an ablation changes the kind of a run and keeps the rest.
+        """
+        assert isinstance(pl_module, PaWModule)
+        loss = pl_module.world_model_loss
+        for name, kind in READERS.items():
+            value = getattr(loss, name)
+            if value != getattr(WorldModelLoss, name) and kind not in (loss.kind, self.match_weight_of):
+                rank_zero_warn(
+                    f"model.world_model_loss.{name} is {value} and model.world_model_loss.kind is {loss.kind!r}, which "
+                    f"does not read it: it changes nothing in training (only kind {kind} reads it)"
+                )
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Without a reward, returns count as 0: eq. 10 gives 1, whatever the environment says."""
-        self.rewarded = not isinstance(environment_loop(trainer).advantage, NoReward)
+        """Refuse an environment without R_max before anything is played, as far as its first task tells.
+
+        Without a reward, returns count as 0: eq. 10 gives 1, whatever the environment says.
+        """
+        loop = environment_loop(trainer)
+        self.rewarded = not isinstance(loop.advantage, NoReward)
+        if self._reads_max_return and _anything_selected(trainer):
+            ranks.together(lambda: _check_max_return(loop.first_info()))
+
+    @property
+    def _reads_max_return(self) -> bool:
+        """Whether R_max has to come from the environment."""
+        return self.coefficient == "reward_adaptive" and self.rewarded and self.max_return is None
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:
         """Write wm_coefficient of every group (EntropySelection and TargetControl have run)."""
@@ -111,3 +145,14 @@ class RewardBalance(RolloutCallback):
             parts.append((out.observation_logprobs.cpu(), batch.wm_coefficients.cpu()))
         logprobs, coefficients = (torch.cat(column) for column in zip(*ranks.pooled(parts), strict=True))
         return matching_scale(pl_module.world_model_loss, kind, logprobs, coefficients)
+
+
+def _check_max_return(info: dict[str, Any] | None) -> None:
+    if info is not None:
+        checked_max_return(info.get("max_reward"), "the environment (rollout.environment)")
+
+
+def _anything_selected(trainer: L.Trainer) -> bool:
+    """Whether EntropySelection will select anything; plain policy optimisation needs no R_max."""
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return any(isinstance(callback, EntropySelection) and callback.alpha > 0 for callback in callbacks)

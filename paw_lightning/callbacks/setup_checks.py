@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint, OnExceptionCheckpoint, Timer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from paw_lightning.advantages import GAE, NoReward
@@ -47,11 +47,8 @@ def check_setup(loop: EnvironmentLoop) -> None:
     """Refuse what does not go together with the model, the data or the trainer; ValueError names the keys."""
     data = loop.data
     _check_critic(loop, loop.module.critic)
-    if data.dynamic_sampling and isinstance(loop.advantage, NoReward):
-        raise ValueError(
-            f"data.dynamic_sampling is {data.dynamic_sampling} and rollout.advantage is NoReward; wanted 0: it "
-            "chooses groups by their reward"
-        )
+    if isinstance(loop.advantage, NoReward):
+        _check_rewardless(data.dynamic_sampling, data.world_model_interval)
     if data.group_size == 1 and not isinstance(loop.advantage, NoReward | GAE):
         rank_zero_warn("data.group_size is 1: an advantage relative to the group is 0, no reward is learnt from")
     _check_context_window(loop, data.wm_horizon)
@@ -69,6 +66,21 @@ def _check_critic(loop: EnvironmentLoop, critic: str) -> None:
         raise ValueError(
             f"model.critic is {critic!r} and rollout.advantage is {name}, which reads no values; wanted "
             "model.critic: none, or paw_lightning.advantages.GAE"
+        )
+
+
+def _check_rewardless(dynamic_sampling: int, world_model_interval: int) -> None:
+    """Refuse what only makes sense where a reward teaches the policy."""
+    if dynamic_sampling:
+        raise ValueError(
+            f"data.dynamic_sampling is {dynamic_sampling} and rollout.advantage is NoReward; wanted 0: it chooses "
+            "groups by their reward"
+        )
+    if world_model_interval:
+        raise ValueError(
+            f"data.world_model_interval is {world_model_interval} and rollout.advantage is NoReward, so that policy "
+            "steps teach nothing; wanted data.world_model_interval: 0 (configs/method/wm_only.yaml sets it: give it "
+            "last)"
         )
 
 
@@ -98,9 +110,16 @@ def _check_stops(trainer: Any, minibatches: int) -> None:
 
 
 def _check_callback(callback: L.Callback) -> None:
-    """Refuse a callback of Lightning's that stops or saves in mid-iteration."""
+    """Refuse a callback of Lightning's that stops, saves or recuts in mid-iteration."""
     if isinstance(callback, Timer) and callback._interval != "epoch":
         raise ValueError("trainer.max_time stops in mid-iteration; wanted a Timer callback with `interval: epoch`")
+    if isinstance(callback, OnExceptionCheckpoint):
+        raise ValueError("an OnExceptionCheckpoint saves in mid-iteration; wanted last_checkpoint, which needs no end")
+    if isinstance(callback, GradientAccumulationScheduler):
+        raise ValueError(
+            "a GradientAccumulationScheduler cuts an iteration otherwise than it was begun; wanted "
+            "trainer.accumulate_grad_batches"
+        )
     if isinstance(callback, ModelCheckpoint):
         settings = {
             "every_n_train_steps": callback._every_n_train_steps,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+FAILURES = (Exception, SystemExit)
+"""What foreign code may raise: argparse-like code ends the process for a bad argument. Ctrl-C is the user's."""
+
 
 class TextEnv(ABC):
     """A task world that speaks text.

@@ -60,6 +60,7 @@ def die_with_parent(channel: socket.socket, parent: int) -> None:
 
 def serve(channel: socket.socket, settings: dict[str, Any]) -> None:
     """Answer requests ``[number, method, positional, named, seconds]`` with ``[number, result, error]``."""
+    from paw_lightning.envs.base import FAILURES
     from paw_lightning.envs.loading import build_environment
 
     env: Any = None
@@ -83,7 +84,7 @@ def serve(channel: socket.socket, settings: dict[str, Any]) -> None:
         signal.setitimer(signal.ITIMER_REAL, seconds + GRACE_SECONDS)
         try:
             answer = json.dumps([number, call(method, positional, named), None], default=plain)
-        except Exception as error:  # the environment is foreign code: anything may come
+        except FAILURES as error:
             answer = json.dumps([number, None, f"{type(error).__name__}: {error}"])
         signal.setitimer(signal.ITIMER_REAL, 0)
         channel.sendall(answer.encode() + b"\n")

@@ -11,6 +11,8 @@ from torch import Tensor
 
 ROUNDING = 1e-6  # nats: p = rho must not fall on the wrong side for float32's last digit
 Kind = Literal["clipped_mae", "mae", "cross_entropy", "focal"]
+READERS: dict[str, Kind] = {"rho": "clipped_mae", "focal_gamma": "focal"}
+"""The one kind that reads a setting of the loss."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from paw_lightning.envs.base import TextEnv
+from paw_lightning.envs.base import FAILURES, TextEnv
 from paw_lightning.rollouts.layouts import LAYOUTS, Context, LayoutName
 from paw_lightning.rollouts.players import (
     EpisodeError,
@@ -135,6 +135,20 @@ class Collector:
         """Take over an environment that nobody plays in."""
         self._idle.append(env)
 
+    def first_info(self, task_seed: int) -> dict[str, Any] | None:
+        """What an environment says at the start of a task; None where it fails, which `play` will report."""
+        env = None
+        try:
+            env = self._idle.pop() if self._idle else self.make_env()
+            _, info = env.reset(seed=task_seed, options={"episode_seed": 0})
+            check_info(info)
+        except FAILURES:
+            if env is not None:
+                close_quietly(env)
+            return None
+        self.keep(env)
+        return info
+
     def close(self) -> None:
         """Close every environment."""
         while self._idle:
@@ -162,7 +176,7 @@ class Collector:
                 # A second attempt gets a new environment: what an old one is worth after a failure nobody knows.
                 seat.env = self._idle.pop() if self._idle and not seat.attempts else self.make_env()
                 seat.env.begin_reset(seed=seat.task_seed, options=options[seat])
-            except Exception as error:  # the environment is foreign code: anything may come
+            except FAILURES as error:
                 errors[seat] = EpisodeError(describe(seat.env, "reset", error))
         for seat in seats:
             if seat not in errors:
@@ -179,7 +193,7 @@ class Collector:
             observation, info = seat.env.reset(seed=seat.task_seed, options=options)
             check_observation(observation, False)
             admissible = check_info(info)
-        except Exception as error:  # the environment is foreign code: anything may come
+        except FAILURES as error:
             raise EpisodeError(describe(seat.env, "reset", error)) from error
         group.group_key = str(info.get("group_key", seat.task_seed))
         group.max_return = info.get("max_reward")
@@ -253,7 +267,7 @@ class Collector:
             return None
         try:
             p.env.begin_step(action.text)
-        except Exception as error:  # the environment is foreign code: anything may come
+        except FAILURES as error:
             p.failure = EpisodeError(describe(p.env, f"step({action.text!r})", error))
         return other
 
@@ -270,7 +284,7 @@ class Collector:
             reward = float(reward)
             if reward != reward or reward in (float("inf"), float("-inf")):
                 raise ValueError(f"reward {reward!r}; wanted a finite number")
-        except Exception as error:  # the environment is foreign code: anything may come
+        except FAILURES as error:
             p.failure = EpisodeError(describe(p.env, f"step({action.text!r})", error))
             return
         encode = self.prompts.chat.encode_within
@@ -317,7 +331,7 @@ class Collector:
             check_observation(observation, True)
         except NotImplementedError:
             raise  # not a broken episode but a setting that this environment cannot meet: no group could be played
-        except Exception as error:  # the environment is foreign code: anything may come
+        except FAILURES as error:
             raise EpisodeError(describe(p.env, f"peek({others[drawn]!r})", error)) from error
         return observation
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from paw_lightning.envs.base import TextEnv
+from paw_lightning.envs.base import FAILURES, TextEnv
 from paw_lightning.rollouts.layouts import Layout
 from paw_lightning.tokenization import ParsedAction
 from paw_lightning.types import Episode, RolloutGroup
@@ -107,11 +107,11 @@ def close_quietly(env: TextEnv) -> None:
     """Close an environment; one that fails at that must not take the run along."""
     try:
         env.close()
-    except Exception as error:  # the environment is foreign code: anything may come
+    except FAILURES as error:
         logger.warning("%s", describe(env, "close", error))
 
 
-def describe(env: TextEnv | None, call: str, error: Exception) -> str:
+def describe(env: TextEnv | None, call: str, error: BaseException) -> str:
     """What went wrong where, for a message."""
     name = "the environment" if env is None else type(env).__name__
     return f"{name}.{call} failed with {type(error).__name__}: {error} (rollout.environment)"

@@ -110,6 +110,7 @@ def test_steps_and_resets_of_workers_overlap() -> None:
         ("kill", "the worker ended (SIGKILL)"),
         ("hang", "no answer within 3 s (step_timeout, reset_timeout)"),
         ("raise", "ConnectionError: the world fell over"),
+        ("exit", "failed with WorkerError: SystemExit: usage: step ACTION"),
         ("garbage", "wanted a line of JSON"),
         ("leak", "MemoryError"),
     ],
