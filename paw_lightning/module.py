@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from paw_lightning import lora as adapters
 from paw_lightning import models, ranks, strategies
+from paw_lightning.identity import check_identity, model_identity
 from paw_lightning.lora import LoRA
 from paw_lightning.losses.policy import PolicyLoss, ValueLoss, kl_estimate
 from paw_lightning.losses.world_model import WorldModelLoss
@@ -120,7 +121,7 @@ class PaWModule(L.LightningModule):
         if self.policy_loss.kl_coefficient and not self.lora.rank:
             self.__dict__["reference"] = models.frozen_copy(self.model)
         self.model.critic = models.build_critic(language_model, self.critic)  # after the copy, which needs none
-        self.identity = models.identity(
+        self.identity = model_identity(
             language_model,
             self.tokenizer,
             self.separate_head,
@@ -332,6 +333,4 @@ class PaWModule(L.LightningModule):
         self.configure_model()
         # An evaluation reads the reference only where adapters stand on it.
         trains = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
-        models.check_identity(
-            checkpoint.get("identity", {}), self.identity, same_reference=trains or bool(self.lora.rank)
-        )
+        check_identity(checkpoint.get("identity", {}), self.identity, same_reference=trains or bool(self.lora.rank))

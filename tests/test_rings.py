@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "paw_lightning"
 RINGS = [
     {"types", "seeding", "ranks"},
     {"advantages", "weighting", "losses", "envs"},
-    {"tokenization", "rows", "attention", "models", "lora", "rollouts", "api"},
+    {"tokenization", "rows", "attention", "models", "identity", "lora", "rollouts", "api"},
     {"strategies", "module", "datamodule", "callbacks"},
     {"cli", "__main__"},
 ]

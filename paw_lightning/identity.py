@@ -1,0 +1,76 @@
+"""What a checkpoint belongs to: the shapes of its model, the tokens of its tokenizer, the weights of its reference."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+REFERENCE = "reference weights"
+CONFIG_KEYS = {"world_model_head": "model.world_model_head", "critic": "model.critic", "lora": "model.lora"}
+"""What sets a part of the identity, where that is not model.path."""
+IDENTITY_KEYS = (
+    "model_type",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "tie_word_embeddings",
+)
+
+
+def model_identity(
+    language_model: PreTrainedModel,
+    tokenizer: Any,
+    separate_world_model_head: bool,
+    *,
+    critic: str = "none",
+    with_weights: bool,
+) -> dict[str, Any]:
+    """Return what a checkpoint belongs to: the shapes of its model, the tokens of its tokenizer.
+
+    `with_weights` adds the weights as loaded: they are the reference of a KL term.
+    """
+    config = language_model.config
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items())) + str(tokenizer.chat_template)
+    result = {
+        **{key: getattr(config, key, None) for key in IDENTITY_KEYS},
+        "world_model_head": "separate" if separate_world_model_head else "shared",
+        "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest()[:16],
+    }
+    if critic != "none":
+        result["critic"] = critic
+    return result | ({REFERENCE: weight_digest(language_model)} if with_weights else {})
+
+
+def weight_digest(model: nn.Module) -> str:
+    """A digest of the first 256 numbers of every parameter: any training changes them."""
+    digest = hashlib.sha256()
+    for parameter in model.parameters():
+        digest.update(parameter.detach().flatten()[:256].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def check_identity(saved: dict[str, Any], current: dict[str, Any], *, same_reference: bool = True) -> None:
+    """Raise ValueError that names every difference between a checkpoint's model and the configured one.
+
+    Reference weights are compared when both have them and `same_reference` asks for it.
+    """
+    keys = saved.keys() | current.keys()
+    if not (same_reference and REFERENCE in saved and REFERENCE in current):
+        keys -= {REFERENCE}
+    different = [key for key in sorted(keys) if saved.get(key) != current.get(key)]
+    if different:
+        listed = "; ".join(
+            f"{key}: checkpoint {saved.get(key)!r}, configured {current.get(key)!r}" for key in different
+        )
+        settings = " and ".join(dict.fromkeys(CONFIG_KEYS.get(key, "model.path") for key in different))
+        raise ValueError(
+            f"the checkpoint belongs to another model or tokenizer ({listed}); wanted {settings} as in the run that "
+            "saved it, or another ckpt_path"
+        )
