@@ -40,6 +40,12 @@ EPISODES = {
 }
 SEPARATE = PPO | {"model__critic": "separate"}
 TURNS = PPO | {"data__world_model_interval": 1}
+BRANCHES = SEPARATE | {
+    "rollout__layout": "episode",
+    "target_control__targets": "shuffled",
+    "data__wm_horizon": 2,
+    "entropy_selection__alpha": 0.5,
+}
 
 
 @pytest.mark.parametrize(("count", "size"), [(0, 2), (1, 2), (3, 2), (16, 8), (5, 8)])
@@ -142,7 +148,9 @@ def test_fsdp1_is_one_process_and_resumes_from_its_shards(one: Path, tiny_model_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", [DDP, FSDP2, FSDP1])
-@pytest.mark.parametrize("variant", [EPISODES, SEPARATE, TURNS], ids=["episodes", "ppo", "turns"])
+@pytest.mark.parametrize(
+    "variant", [EPISODES, SEPARATE, TURNS, BRANCHES], ids=["episodes", "ppo", "turns", "branches"]
+)
 def test_everything_else_on_two_ranks(variant: dict, strategy: str, tiny_model_dir: str, tmp_path: Path) -> None:
     """Layout, dynamic sampling, matched weight, both critics, turns of the losses; canaries and health report too."""
     one = in_one_process(tmp_path / "one", tiny_model_dir, **variant)
