@@ -21,7 +21,7 @@ from paw_lightning.identity import check_identity, model_identity
 from paw_lightning.lora import LoRA
 from paw_lightning.losses.policy import PolicyLoss, ValueLoss, kl_estimate
 from paw_lightning.losses.world_model import WorldModelLoss
-from paw_lightning.types import Episode, Minibatch
+from paw_lightning.types import Episode, Minibatch, Terms
 
 
 @dataclass
@@ -104,6 +104,8 @@ class PaWModule(L.LightningModule):
         self.sums: dict[str, tuple[Any, float]] = {}
         self.taught = False
         """Whether the optimizer step under way had a token to learn from, on this rank."""
+        self.terms: Terms = "joint"
+        """The losses of the optimizer step under way."""
 
     def configure_model(self) -> None:
         """Load the language model once; Lightning calls this for every entry point."""
@@ -214,6 +216,7 @@ class PaWModule(L.LightningModule):
         """Policy loss plus world-model loss (eq. 3), plus PPO's value loss."""
         losses = self.losses(batch)
         self._log_step(batch, losses)
+        self.terms = batch.terms
         self.taught |= bool(len(losses.out.action_logprobs) or len(losses.out.observation_logprobs))
         total = losses.policy + losses.world_model + self.value_loss.coefficient * losses.value
         # Lightning divides by the number of micro-batches and of ranks; the weights have already done so.
@@ -286,6 +289,15 @@ class PaWModule(L.LightningModule):
             # Momentum and weight decay move a parameter whose gradient is 0, and pass over one that has none.
             optimizer.zero_grad(set_to_none=True)
         self.taught = False
+        self._leave_out_what_is_not_taught()
+
+    def _leave_out_what_is_not_taught(self) -> None:
+        """Where losses take turns, a step of one leaves the other's own parameters as they are, momentum included."""
+        assert self.model is not None
+        parts = {"world_model": self.model.critic, "policy": self.model.world_model_head}
+        idle = parts.get(self.terms)
+        for p in [] if idle is None else idle.parameters():
+            p.grad = None
 
     def configure_gradient_clipping(
         self,

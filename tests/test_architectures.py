@@ -188,7 +188,8 @@ def test_a_model_that_cannot_branch_is_refused_before_a_rollout(
     """GPT-Neo counts its window of 256 in the row, where branches are far from what they follow; Bloom's ALiBi takes
     no mask of 4 dimensions."""
     control = {"target_control__targets": "shuffled", "trainer__max_epochs": 1, "trainer__limit_val_batches": 0}
-    control["rollout__prompt__max_tokens"] = 512
+    control |= {"rollout__max_action_tokens": 8, "rollout__max_observation_tokens": 32}
+    control["rollout__prompt__max_tokens"] = 200  # with its branches a row is wider than the window, if not by itself
     directory = save(config, tmp_path / "model")
     with pytest.raises(ValueError, match=rf"{says}.*wanted a model\.path.*target_control\.targets"):
         runs.fit(tmp_path, directory, rollout__layout="episode", **control)

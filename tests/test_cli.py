@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -355,11 +356,18 @@ def test_refused_settings_are_one_error_and_no_traceback(
     assert any("error: " in line for line in lines) and any(message in line for line in lines)
 
 
-def test_a_checkpoint_is_a_file_of_torch_a_folder_or_a_word_of_lightnings(tmp_path: Path) -> None:
+def test_a_checkpoint_is_what_torch_saved_a_folder_of_shards_or_a_word_of_lightnings(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "last.ckpt")
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / ".metadata").touch()
     words = ["best", "last", "hpc", "registry:model:version:1", "s3://bucket/last.ckpt"]
-    for path in [None, *words, str(tmp_path), str(tmp_path / "last.ckpt")]:
+    for path in [None, *words, str(tmp_path / "shards"), str(tmp_path / "last.ckpt")]:
         check_checkpoint(path)
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("other/text.txt", "")
+    for path in ["", str(tmp_path), str(tmp_path / "other.zip")]:
+        with pytest.raises(ValueError, match=r"ckpt_path is .*is no checkpoint; wanted RUN/checkpoints/last\.ckpt"):
+            check_checkpoint(path)
 
 
 @pytest.mark.parametrize("command", ["validate", "test"])

@@ -11,11 +11,11 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from transformers import AutoModelForCausalLM
 
 from paw_lightning import models
-from paw_lightning.callbacks import RolloutSamples
+from paw_lightning.callbacks import GracefulStop, RolloutSamples
 from paw_lightning.datamodule import RolloutDataModule
 from paw_lightning.module import PaWModule
 from paw_lightning.rows import collate
-from paw_lightning.types import Rollout
+from paw_lightning.types import Minibatch, Rollout
 from tests import runs
 from tests.test_cli import PPO
 from tests.test_module import make_rollout, module, restore_trainer_property, step_gradients  # noqa: F401 - fixtures
@@ -186,3 +186,34 @@ def test_the_critic_is_clipped_apart(ppo_module: PaWModule) -> None:
     ppo_module.configure_gradient_clipping(optimizer, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
     clipped = [torch.nn.utils.get_total_norm([p.grad for p in g["params"]]).item() for g in optimizer.param_groups]
     assert clipped == pytest.approx([1.0, 1.0], abs=1e-4)
+
+
+@pytest.mark.parametrize("separate", ["critic", "world_model_head"])
+def test_a_step_of_one_loss_leaves_the_others_own_parameters(
+    separate: str, tiny_model_dir: str, tmp_path: Path, monkeypatch
+) -> None:
+    """Losses take turns: policy, world model, policy, ...; AdamW's momentum alone would move what is not taught."""
+    moved: list[tuple[str, bool]] = []
+    kept: dict[str, torch.Tensor] = {}
+
+    def note(callback: object, trainer: object, trained: PaWModule, out: object, batch: Minibatch, *_: object) -> None:
+        part = getattr(trained.model, separate)
+        now = torch.cat([p.detach().flatten().clone() for p in part.parameters()])
+        if "before" in kept:
+            moved.append((batch.terms, not torch.equal(now, kept["before"])))
+        kept["before"] = now
+
+    monkeypatch.setattr(GracefulStop, "on_train_batch_end", note)
+    settings = {
+        "rollout__advantage": "paw_lightning.advantages.GAE",
+        "model__critic": "separate",
+        "model__world_model_head": "separate",
+        "data__world_model_interval": 1,
+        "data__minibatches": 4,
+        "trainer__accumulate_grad_batches": 1,
+        "trainer__limit_val_batches": 0,
+        "trainer__max_epochs": 2,
+    }
+    runs.fit(tmp_path, tiny_model_dir, **settings)
+    teaches = "policy" if separate == "critic" else "world_model"
+    assert moved == [(terms, terms == teaches) for terms, _ in moved] and len(moved) == 7

@@ -148,9 +148,7 @@ def test_fsdp1_is_one_process_and_resumes_from_its_shards(one: Path, tiny_model_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", [DDP, FSDP2, FSDP1])
-@pytest.mark.parametrize(
-    "variant", [EPISODES, SEPARATE, TURNS, BRANCHES], ids=["episodes", "ppo", "turns", "branches"]
-)
+@pytest.mark.parametrize("variant", [EPISODES, SEPARATE, TURNS, BRANCHES], ids=["episodes", "ppo", "turns", "branches"])
 def test_everything_else_on_two_ranks(variant: dict, strategy: str, tiny_model_dir: str, tmp_path: Path) -> None:
     """Layout, dynamic sampling, matched weight, both critics, turns of the losses; canaries and health report too."""
     one = in_one_process(tmp_path / "one", tiny_model_dir, **variant)

@@ -112,9 +112,13 @@ def read_comparison(path: Path) -> Comparison:
 def _pairs(content: Any, arms: dict[str, Arm], where: str) -> tuple[tuple[str, str], ...]:
     if not isinstance(content, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in content):
         raise ValueError(f"{where} is {content!r}; wanted a list of [arm, other arm]")
+    seen: list[set[str]] = []
     for arm, other in content:
-        if arm not in arms or other not in arms or arm == other:
+        if not {str(arm), str(other)} <= arms.keys() or arm == other:
             raise ValueError(f"{where} has {[arm, other]}; wanted two of the arms: {', '.join(arms)}")
+        if {arm, other} in seen:
+            raise ValueError(f"{where} has {[arm, other]} twice; wanted each pair once: every pair lowers all chances")
+        seen.append({arm, other})
     return tuple((arm, other) for arm, other in content)
 
 

@@ -143,10 +143,9 @@ class Collector:
             _, info = env.reset(seed=task_seed, options={"episode_seed": 0})
             check_info(info)
         except FAILURES:
-            if env is not None:
-                close_quietly(env)
-            return None
-        self.keep(env)
+            info = None
+        if env is not None:
+            close_quietly(env)  # nobody has to bear a reset in the middle of an episode
         return info
 
     def close(self) -> None:

@@ -60,7 +60,8 @@ class NativeSampler:
     """Samples from `model` itself, no copy; a prompt that several rows share, or its beginning, is read once.
 
     Any decoder-only model whose cache is keys and values will do, adapters included; `generation_config` is never
-    read. `max_batch_tokens` bounds the rows x tokens in the cache at a time; None: what 4 GiB hold.
+    read. `max_batch_tokens` bounds the rows x tokens in the cache at a time, what is being read apart; None: what
+    4 GiB hold.
     """
 
     def __init__(
@@ -155,15 +156,19 @@ class NativeSampler:
         prefix = self._read([unique[0][:shared]], None) if shared else None
         width = max(1, len(unique[-1]))
         columns = torch.arange(width + room, device=device) - width
-        parts: list[list[LayerStates]] = []
+        storage: list[LayerStates] = []
         for bucket in buckets([len(context) - shared for context in unique], read_tokens, call_cost):
             states = self._read([context[shared:] for context in unique[bucket]], prefix)
-            inside = (source >= bucket.start) & (source < bucket.stop)
-            parts.append(align_right(states, source[inside] - bucket.start, columns + lengths[inside, None]))
-        layers: list[Any] = [
-            RoomyLayer((torch.cat([keys for keys, _ in part]), torch.cat([values for _, values in part])), width)
-            for part in zip(*parts, strict=True)
-        ]
+            storage = storage or [
+                (_room_for(k, len(contexts), columns), _room_for(v, len(contexts), columns)) for k, v in states
+            ]
+            rows = ((source >= bucket.start) & (source < bucket.stop)).nonzero().flatten()
+            aligned = align_right(states, source[rows] - bucket.start, columns + lengths[rows, None])
+            for whole, part in zip(storage, aligned, strict=True):
+                for into, copied in zip(whole, part, strict=True):
+                    into[rows] = copied
+            del states  # before the next bucket's are
+        layers: list[Any] = [RoomyLayer(layer, width) for layer in storage]
         return Cache(layers=layers)
 
     def _read(self, sequences: Sequence[Sequence[int]], prefix: list[LayerStates] | None) -> list[LayerStates]:
@@ -294,8 +299,11 @@ def write_back(cache: Cache, storage: list[LayerStates], rows: Tensor, start: in
     return end
 
 
-def align_right(states: list[LayerStates], source: Tensor, places: Tensor) -> list[LayerStates]:
-    """Copy row source[b], token places[b, c] to row b, column c; where there is no such token, anything."""
+def align_right(states: list[LayerStates], source: Tensor, places: Tensor) -> Iterator[LayerStates]:
+    """Copy row source[b], token places[b, c] to row b, column c; where there is no such token, anything.
+
+    Layer by layer, so that no second copy of all need be held.
+    """
     heads, tokens = states[0][0].shape[1:3]
     rows = source[:, None] * heads + torch.arange(heads, device=source.device)
     vectors = (rows[:, :, None] * tokens + places.clamp(0, tokens - 1)[:, None, :]).flatten()
@@ -304,7 +312,12 @@ def align_right(states: list[LayerStates], source: Tensor, places: Tensor) -> li
         # Whole vectors of one table: several times as fast as indexing rows, heads and tokens.
         return old.reshape(-1, old.shape[-1]).index_select(0, vectors).view(len(source), heads, places.shape[1], -1)
 
-    return [(copied(keys), copied(values)) for keys, values in states]
+    return ((copied(keys), copied(values)) for keys, values in states)
+
+
+def _room_for(states: Tensor, rows: int, columns: Tensor) -> Tensor:
+    """Empty keys or values like these for so many rows and columns."""
+    return states.new_empty(rows, states.shape[1], len(columns), states.shape[3])
 
 
 def draw(logits: Tensor, temperature: float, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:

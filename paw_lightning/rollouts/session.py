@@ -124,7 +124,7 @@ class Session:
         source = torch.tensor([r.row for r in known], device=device)
         parts: list[list[LayerStates]] = list({id(r.states): r.states for r in known}.values())
         if len(parts) == 1:
-            return align_right(parts[0], source, places)
+            return list(align_right(parts[0], source, places))
         number = {id(states): i for i, states in enumerate(parts)}
         part = torch.tensor([number[id(r.states)] for r in known], device=device)
         pieces = [align_right(states, source[part == i], places[part == i]) for i, states in enumerate(parts)]

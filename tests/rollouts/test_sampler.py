@@ -3,6 +3,7 @@
 import copy
 import itertools
 import random
+import weakref
 
 import pytest
 import torch
@@ -144,6 +145,28 @@ def test_the_cache_is_bounded_by_its_bytes(name):
     assert NativeSampler(model, [0], 0, max_batch_tokens=7).max_batch_tokens == 7
     with pytest.raises(ValueError, match=r"rollout\.sampler\.max_batch_tokens is 0; wanted at least 1"):
         NativeSampler(model, [0], 0, max_batch_tokens=0)
+
+
+@pytest.mark.parametrize("call_cost", [0, 10_000], ids=["read in many parts", "read at once"])
+def test_no_second_copy_of_the_cache_is_held(call_cost: int, monkeypatch):
+    """16 copies of four prompts: beside the cache there are copies of two layers at a time, of four."""
+    model = make_model(num_hidden_layers=4, layer_types=["full_attention"] * 4)
+    monkeypatch.setitem(module.CALL_COST, "cpu", call_cost)
+    prompts = sorted(random_prompts(60, 61, 62, 63) * 16, key=lambda prompt: (len(prompt), prompt))
+    live: list[int] = []
+    tensors: list[weakref.ref] = []
+    select = torch.Tensor.index_select
+
+    def spy(self, *args):
+        made = select(self, *args)
+        live.append(sum(t.nbytes for t in (ref() for ref in tensors) if t is not None) + made.nbytes)
+        tensors.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(torch.Tensor, "index_select", spy)
+    cache = NativeSampler(model, [0], 0).prefill(prompts, 4)
+    whole = sum(keys.nbytes + values.nbytes for keys, values in module.storage_of(cache))
+    assert max(live) <= whole / 2
 
 
 def test_a_row_alone_draws_what_it_draws_in_a_batch(model):

@@ -51,6 +51,8 @@ def write_comparison(path: Path, **changes: object) -> Path:
         ({"further_pairs": [["paw"]]}, "further_pairs is [['paw']]; wanted a list of [arm, other arm]"),
         ({"further_pairs": "paw"}, "further_pairs is 'paw'; wanted a list of [arm, other arm]"),
         ({"further_pairs": [["paw", "paw"]]}, "further_pairs has ['paw', 'paw']; wanted two of the arms: grpo, paw"),
+        ({"further_pairs": [[["paw"], ["grpo"]]]}, "further_pairs has [['paw'], ['grpo']]; wanted two of the arms"),
+        ({"further_pairs": [["paw", "grpo"], ["grpo", "paw"]]}, "further_pairs has ['grpo', 'paw'] twice"),
         ({"further_pairs": [["paw", "ppo"]]}, "further_pairs has ['paw', 'ppo']; wanted two of the arms: grpo, paw"),
         ({"seeds": [1, 1]}, "seeds is [1, 1]; wanted a list of different integers"),
         ({"last_points": 0}, "last_points is 0; wanted an integer of at least 1"),
