@@ -229,3 +229,28 @@ def test_the_environment_says_what_was_admissible_and_what_is_no_target() -> Non
         assert [t.predictable for t in episode.transitions] == [True, True, False]
         assert [bool(t.observation_ids) for t in episode.transitions] == [True, True, False]
         assert episode.transitions[-1].observation_text, "it is played and shown all the same"
+
+
+def test_a_first_look_leaves_no_environment_in_mid_episode() -> None:
+    """An environment may refuse a reset before its episode is over: who looked closes it, and another plays."""
+    made: list[OneEpisode] = []
+
+    class OneEpisode(ToyEnv):
+        def __init__(self) -> None:
+            super().__init__()
+            self.resets, self.closed = 0, False
+            made.append(self)
+
+        def reset(self, **settings):
+            self.resets += 1
+            return super().reset(**settings)
+
+        def close(self) -> None:
+            self.closed = True
+
+    player = collector()
+    player.make_env = OneEpisode
+    info = player.first_info(0)
+    assert info is not None and "task" in info
+    assert [(env.resets, env.closed) for env in made] == [(1, True)]
+    assert not player._idle

@@ -160,7 +160,11 @@ def estimate(config: dict, lengths: Lengths, gpus: int = 1) -> dict[str, float]:
     element = 2 if "bf16" in precision or get(config, "model.dtype", "float32") != "float32" else 4
     token = token_bytes(model.config, element)
     copies = 2 if get(config, "rollout.layout", "step") == "episode" else 1  # the last turn's, and this one's
-    cache = min(CACHE_BYTES, copies * -(-episodes // gpus) * (lengths.prompt + lengths.action) * token)
+    limit = get(config, "rollout.sampler.init_args.max_batch_tokens", None)
+    cache = min(
+        limit * token if limit else CACHE_BYTES,
+        copies * -(-episodes // gpus) * (lengths.prompt + lengths.action) * token,
+    )
     held = sum(size.values())
     return size | {
         "activations": activations,
@@ -171,6 +175,7 @@ def estimate(config: dict, lengths: Lengths, gpus: int = 1) -> dict[str, float]:
         "peak of the rollout": held - size["gradients"] + cache + (whole if sharded else 0),
         "rows": rows,
         "parameters": parameters,
+        "critic parameters": parameters - head.numel() if backbones == 2 else 0,
         "cached token": token,
     }
 
@@ -183,7 +188,7 @@ def seconds(
     episodes = get(config, "data.groups", 8) * get(config, "data.group_size", 8) / gpus
     rows = rows_of_an_update(config, lengths) / gpus
     work = 8 if get(config, "model.activation_checkpointing", False) else 6
-    update = work * figures["parameters"] * rows * lengths.row / (tflops * 1e12)
+    update = work * (figures["parameters"] + figures["critic parameters"]) * rows * lengths.row / (tflops * 1e12)
     read = 2 * figures["parameters"] * rows * lengths.prompt / (tflops * 1e12)
     cached = episodes * lengths.row * figures["cached token"]
     passes = lengths.turns * lengths.action * max(1.0, cached / CACHE_BYTES)
@@ -222,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{parameters / 1e6:,.1f} M parameters; a micro-batch is {rows:.0f} rows of {lengths.row} tokens; per device:"
     )
     for name, value in figures.items():
-        if name not in ("parameters", "cached token"):
+        if name not in ("parameters", "critic parameters", "cached token"):
             print(f"  {name:20} {value / GIB:9.2f} GiB")
     peak = max(figures["peak of the update"], figures["peak of the rollout"]) / GIB
     fits = "fits" if peak < 0.9 * options.gpu_gib else "does NOT fit"

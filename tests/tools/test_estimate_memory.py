@@ -97,3 +97,18 @@ def test_a_critic_of_its_own_doubles_the_activations(tiny_model_dir: str) -> Non
         estimate_memory.estimate(own, lengths)["activations"] / estimate_memory.estimate(plain, lengths)["activations"]
     )
     assert ratio == 2
+    times = [
+        estimate_memory.seconds(config, lengths, estimate_memory.estimate(config, lengths), 1, 1.0, 1.0)["update"]
+        for config in (plain, own)
+    ]
+    assert 1.5 < times[1] / times[0] <= 2, "its update costs what the policy's backbone costs"
+
+
+def test_the_samplers_own_limit_counts(tiny_model_dir: str) -> None:
+    """100 tokens of keys and values, however many a rollout has."""
+    lengths = estimate_memory.Lengths(turns=2, prompt=20, action=5, observation=5)
+    limited = {"sampler": {"class_path": "NativeSampler", "init_args": {"max_batch_tokens": 100}}}
+    figures = estimate_memory.estimate({"model": {"path": tiny_model_dir}, "rollout": limited}, lengths)
+    assert figures["rollout cache"] == 100 * figures["cached token"]
+    free = estimate_memory.estimate({"model": {"path": tiny_model_dir}}, lengths)
+    assert free["rollout cache"] == 64 * 25 * free["cached token"]
