@@ -87,15 +87,16 @@ def draw(points: dict[str, list[Point]], values: dict[str, list[int]], path: Pat
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.ticker import FormatStrFormatter, NullLocator
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
     figure, panels = pyplot.subplots(1, len(points), figsize=(3.2 * len(points), 3), squeeze=False)
     for panel, (curve, part) in zip(panels[0], points.items(), strict=True):
         for phase in ("rollout, s", "update, s"):
             panel.plot(values[curve], [point[phase] for point in part], marker="o", label=phase)
         panel.set(xscale="log", yscale="log", xlabel={"batch": "groups of 8"}.get(curve, curve))
-        for ticks in ("major", "minor"):  # less than a decade has no round power of ten to label
-            getattr(panel.yaxis, f"set_{ticks}_formatter")(FormatStrFormatter("%g"))
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # less than a decade has no power of ten to label
+        panel.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        panel.yaxis.set_minor_locator(NullLocator())
         panel.set_xticks(values[curve], [f"{value:,}" for value in values[curve]])
         panel.xaxis.set_minor_locator(NullLocator())
     panels[0][0].legend()
