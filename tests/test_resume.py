@@ -130,6 +130,7 @@ def exit_status(directory: Path, model: str, monkeypatch, **settings) -> int | s
     handlers = {number: signal.getsignal(number) for number in GracefulStop.SIGNALS}
     options = {**runs.TOY, "trainer.logger.init_args.save_dir": directory, "model.path": model, **settings}
     monkeypatch.setattr(sys, "argv", ["paw-lightning", "fit", *runs.arguments(options)])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born with it ignored
     with pytest.raises(SystemExit) as error:
         main()
     for number, handler in handlers.items():
