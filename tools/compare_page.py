@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import html
 
-from compare_results import ArmSummary, Results
-from compare_words import Section, notes, sections
+from compare_results import Results
+from compare_words import Section
 
 NAMED_ARMS = 4
 STYLE = """
@@ -29,7 +29,7 @@ pre { background: #f6f8fa; padding: 0.8rem; overflow-x: auto }
 """
 
 
-def page(results: Results, rows: list[ArmSummary], png: bytes) -> str:
+def page(results: Results, sections: list[Section], notes: list[str], png: bytes) -> str:
     """The whole report as one HTML page that needs nothing else."""
     arms = ", ".join(results.arms) if len(results.arms) <= NAMED_ARMS else f"{len(results.arms)} arms"
     title = html.escape(f"{results.metric}: {arms}")
@@ -42,9 +42,9 @@ def page(results: Results, rows: list[ArmSummary], png: bytes) -> str:
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>",
         "<meta name='viewport' content='width=device-width'><link rel='icon' href='data:,'>",
         f"<style>{STYLE}</style></head><body><h1>{title}</h1>",
-        *map(_section, sections(results, rows)),
+        *map(_section, sections),
         f"<img alt='every run' src='data:image/png;base64,{base64.b64encode(png).decode()}'>",
-        *(f"<p class='notes'>{html.escape(line)}</p>" for line in notes(results, rows)),
+        *(f"<p class='notes'>{html.escape(line)}</p>" for line in notes),
         *(["<h2>Failed</h2>", *failures] if failures else []),
         f"<section><h2>Arms</h2><ul>{''.join(commands)}</ul></section></body></html>",
     ]

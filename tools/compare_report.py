@@ -8,31 +8,32 @@ from pathlib import Path
 
 from compare_page import page
 from compare_plots import plot
-from compare_results import ArmSummary, Results, further_differences, summarise
-from compare_words import notes, sections
+from compare_results import Results, further_differences, summarise
+from compare_words import Section, notes, sections
 
 
-def markdown(results: Results, rows: list[ArmSummary]) -> str:
+def markdown(results: Results, parts: list[Section], lines: list[str]) -> str:
     """Tables with their verdicts, notes, failures."""
-    parts = []
-    for section in sections(results, rows):
-        header, *cells = section.table
-        lines = [header, ["---"] * len(header), *cells]
-        parts += [f"## {section.heading}" if section.heading else ""]
-        parts += ["\n".join(f"| {' | '.join(line)} |" for line in lines)]
-        parts += ["\n".join(f"- {sentence}" for sentence in section.sentences)]
-    parts += notes(results, rows)
-    parts += [f"**{f}**\n\n```\n{f.log}\n```" for f in results.failures]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    blocks = []
+    for part in parts:
+        header, *cells = part.table
+        table = [header, ["---"] * len(header), *cells]
+        blocks += [f"## {part.heading}" if part.heading else ""]
+        blocks += ["\n".join(f"| {' | '.join(line)} |" for line in table)]
+        blocks += ["\n".join(f"- {sentence}" for sentence in part.sentences)]
+    blocks += lines
+    blocks += [f"**{f}**\n\n```\n{f.log}\n```" for f in results.failures]
+    return "\n\n".join(block for block in blocks if block) + "\n"
 
 
 def write(results: Results, output: Path) -> str:
     """Write report.md, report.json, curves.png and report.html; returns the Markdown."""
     rows = summarise(results)
-    text = markdown(results, rows)
+    parts, lines = sections(results, rows), notes(results, rows)
+    text = markdown(results, parts, lines)
     plot(results, rows, output / "curves.png")
     (output / "report.md").write_text(text)
-    (output / "report.html").write_text(page(results, rows, (output / "curves.png").read_bytes()))
+    (output / "report.html").write_text(page(results, parts, lines, (output / "curves.png").read_bytes()))
     content = {
         "metric": results.metric,
         "base": results.base,
@@ -40,8 +41,8 @@ def write(results: Results, output: Path) -> str:
         "also": results.also,
         "arms": [asdict(row) for row in rows],
         "further_pairs": [asdict(difference) for difference in further_differences(results)],
-        "verdicts": [sentence for section in sections(results, rows) for sentence in section.sentences],
-        "notes": notes(results, rows),
+        "verdicts": [sentence for part in parts for sentence in part.sentences],
+        "notes": lines,
         "curves": {n: {seed: asdict(c) for seed, c in curves.items()} for n, curves in results.arms.items()},
         "failures": [asdict(failure) for failure in results.failures],
         "unfinished": [str(run) for run in results.unfinished],

@@ -8,8 +8,6 @@ import compare_statistics as statistics
 from compare_results import ArmSummary, Difference, Results, further_differences
 
 FEW_SEEDS = 10
-
-
 FURTHER = "Further differences"
 LARGEST_CHANCE = 1 - statistics.CONFIDENCE
 """Above it a difference is no result."""

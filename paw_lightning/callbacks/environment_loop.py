@@ -317,8 +317,10 @@ class EnvironmentLoop(L.Callback):
         own = self.old_logprobs == "trainer"
         if not own:
             scoring.copy_sampled_logprobs(transitions)
-        asked = {"logprobs": own, "values": model.critic is not None}
-        scoring.write_policy_scores(model, transitions, self.temperature, self.scoring_tokens, **asked)
+        critic = model.critic is not None
+        scoring.write_policy_scores(
+            model, transitions, self.temperature, self.scoring_tokens, logprobs=own, values=critic
+        )
         if self.importance_cap is not None:
             scoring.write_importance(transitions, self.importance_cap)
         with self.module.reference_model() as reference:

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-# CACHE_BYTES: keys and values of what is being written, and remembered, at a time.
 # Prompt tokens to read in one forward call, and how many more of them cost as much as another call. Measured on CPU,
 # where larger reads fall out of the processor's caches; estimated for accelerators, which want few and large calls.
-CACHE_BYTES = 2**32
 READ_TOKENS, CALL_COST = {"cpu": 2_048, "accelerator": 16_384}, {"cpu": 128, "accelerator": 2_048}
+CACHE_BYTES = 2**32  # keys and values of what is being written, and remembered, at a time
 
 LayerStates = tuple[Tensor, Tensor]
 """Keys and values of one layer, each [rows, heads, tokens, head size]."""

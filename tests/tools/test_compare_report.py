@@ -243,7 +243,8 @@ def test_every_arm_is_compared_with_its_base_in_its_table() -> None:
     differences = {name: row.difference for name, row in rows.items() if row.difference is not None}
     # 0.5 - 0.4, 0.7 - 0.8, and 0.9 - 0.4 across the tables
     assert differences == pytest.approx({"grpo-paw": 0.1, "gigpo-paw": -0.1, "gigpo-echo": 0.5})
-    text = report.markdown(results, list(rows.values()))
+    listed = list(rows.values())
+    text = report.markdown(results, words.sections(results, listed), words.notes(results, listed))
     first, second = text.split("## GiGPO")
     assert "## GRPO" in first and "difference from grpo-off" in first and "gigpo" not in first
     assert "difference from its base" in second and "-0.100 [-0.100, -0.100] (gigpo-off)" in second
@@ -352,7 +353,8 @@ def test_report_warns_of_what_cannot_be_compared() -> None:
     results = results_of(grpo={1: {4: 0.1}}, paw={1: {2: 0.1}})
     results.codes = {"a", "b"}
     results.add_run("paw", 2, Path(), {"state": "interrupted"}, Path("log.txt"))
-    text = report.markdown(results, summarise(results))
+    rows = summarise(results)
+    text = report.markdown(results, words.sections(results, rows), words.notes(results, rows))
     assert "do not end at the same iteration: 2 (paw, seed 1); 4 (grpo, seed 1)" in text
     assert "code was changed between runs" in text
     assert "Not finished, and not counted: paw, seed 2 (interrupted)." in text
