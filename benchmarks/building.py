@@ -21,9 +21,9 @@ from transformers import Qwen2Config
 from paw_lightning import cli as command_line
 from paw_lightning.callbacks import EntropySelection, EnvironmentLoop, RewardBalance
 from paw_lightning.callbacks.base import environment_loop
-from paw_lightning.datamodule import RolloutDataModule
-from paw_lightning.models import load_tokenizer
-from paw_lightning.module import PaWModule
+from paw_lightning.models.loading import load_tokenizer
+from paw_lightning.training.datamodule import RolloutDataModule
+from paw_lightning.training.module import PaWModule
 from paw_lightning.types import Minibatch, Rollout
 
 QWEN_VOCABULARY = 151_936

@@ -30,9 +30,11 @@ from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from paw_lightning.envs import HouseholdEnv
-from paw_lightning.models import load_language_model, load_tokenizer
+from paw_lightning.models.loading import load_language_model, load_tokenizer
 from paw_lightning.rollouts.layouts import EpisodeLayout
-from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder, PromptTooLongError, parse_action
+from paw_lightning.text.actions import parse_action
+from paw_lightning.text.chat import ChatFormat
+from paw_lightning.text.prompts import Prompt, PromptBuilder, PromptTooLongError
 from paw_lightning.types import Transition
 
 CONFIGS = {name: measuring.ROOT / f"configs/household/{name}.yaml" for name in ("grpo", "paw")}

@@ -18,7 +18,7 @@ import torch
 from measuring import peak, reset_peak, settled
 from torch import Tensor
 
-from paw_lightning.losses import linear_logprob
+from paw_lightning.models.linear_logprob import linear_logprob
 
 
 def naive(hidden: Tensor, weight: Tensor, targets: Tensor, entropy: bool) -> tuple[Tensor, Tensor | None]:

@@ -16,10 +16,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from paw_lightning.envs.household import HouseholdEnv
-from paw_lightning.envs.household_engine import HouseholdEngine
-from paw_lightning.envs.household_files import expand, find_games, load_game
-from paw_lightning.envs.household_game import TASKS
+from paw_lightning.envs.household.engine import HouseholdEngine
+from paw_lightning.envs.household.env import HouseholdEnv
+from paw_lightning.envs.household.files import expand, find_games, load_game
+from paw_lightning.envs.household.game import TASKS
 
 
 def record(env: HouseholdEnv, games: int, steps: int) -> list[list[str]]:

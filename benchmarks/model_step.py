@@ -21,9 +21,10 @@ import torch
 from building import QWEN_VOCABULARY, random_qwen
 from torch import Tensor
 
-from paw_lightning.losses.policy import PolicyLoss
-from paw_lightning.losses.world_model import WorldModelLoss
-from paw_lightning.models import PolicyWorldModel, load_language_model
+from paw_lightning.models.loading import load_language_model
+from paw_lightning.models.policy_world_model import PolicyWorldModel
+from paw_lightning.policy.losses import PolicyLoss
+from paw_lightning.world_model.loss import WorldModelLoss
 
 SHAPES = {  # hidden, layers, vocabulary, rows
     "tiny": (96, 3, 600, 8),

@@ -29,9 +29,10 @@ from lightning.pytorch.cli import LightningCLI
 from paw_lightning.callbacks.base import environment_loop
 from paw_lightning.envs import HouseholdEnv
 from paw_lightning.rollouts.layouts import LAYOUTS, Layout
-from paw_lightning.rows import collate
-from paw_lightning.tokenization import ChatFormat, PromptBuilder
+from paw_lightning.text.chat import ChatFormat
+from paw_lightning.text.prompts import PromptBuilder
 from paw_lightning.types import Episode, Minibatch, Rollout, RolloutGroup, Transition
+from paw_lightning.update.collate import collate
 
 ARMS = {"GRPO": 0.0, "PaW": 0.75}
 HOUSE = {"receptacles": 25, "objects": 35}

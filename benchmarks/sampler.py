@@ -22,8 +22,8 @@ import measuring
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from paw_lightning.rollouts.paged import PagedSampler
-from paw_lightning.rollouts.sampler import NativeSampler
+from paw_lightning.samplers.native import NativeSampler
+from paw_lightning.samplers.paged import PagedSampler
 
 VOCABULARY, NEW_TOKENS, ROWS, PAD, TURNS = 600, 12, 64, 0, 8
 PAGES = {"page_size": 32, "num_blocks": 1_024, "max_batch_tokens": 2_048}  # by default it takes most of the memory

@@ -15,8 +15,8 @@ import random
 import time
 from collections.abc import Callable
 
-from paw_lightning.envs.shop import SEARCH, ShopEnv
-from paw_lightning.envs.shop_store import Store, generated_store, official_store
+from paw_lightning.envs.shop.env import SEARCH, ShopEnv
+from paw_lightning.envs.shop.store import Store, generated_store, official_store
 
 TURNS = 15
 

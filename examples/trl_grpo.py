@@ -21,8 +21,8 @@ from paw_lightning.api import (
     select_top_entropy,
     wm_token_weights,
 )
-from paw_lightning.models import load_language_model, load_tokenizer
-from paw_lightning.tokenization import ChatFormat
+from paw_lightning.models.loading import load_language_model, load_tokenizer
+from paw_lightning.text.chat import ChatFormat
 
 
 class PaWGRPOTrainer(GRPOTrainer):

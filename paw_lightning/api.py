@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from paw_lightning.advantages import GRPO, RLOO, GiGPO
-from paw_lightning.losses import PolicyLoss, WorldModelLoss, linear_logprob
+from paw_lightning.models.linear_logprob import linear_logprob
+from paw_lightning.policy.advantages.group import GRPO, RLOO, GiGPO
+from paw_lightning.policy.losses import PolicyLoss
 from paw_lightning.types import Episode, RolloutGroup, Transition
-from paw_lightning.weighting import (
-    action_entropy,
-    reward_adaptive_coefficient,
-    select_top_entropy,
-    wm_token_weights,
-)
+from paw_lightning.world_model.coefficient import reward_adaptive_coefficient
+from paw_lightning.world_model.loss import WorldModelLoss, wm_token_weights
+from paw_lightning.world_model.selection import action_entropy, select_top_entropy
 
 __all__ = [
     "GRPO",

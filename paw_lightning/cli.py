@@ -18,8 +18,8 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from paw_lightning import callbacks
-from paw_lightning.datamodule import RolloutDataModule
-from paw_lightning.module import PaWModule
+from paw_lightning.training.datamodule import RolloutDataModule
+from paw_lightning.training.module import PaWModule
 
 # Callbacks get keys of their own: of a list only the last item could be overridden from the command line. They run in
 # this order: what is predicted is settled before it is weighed, and weighed before it is looked at.

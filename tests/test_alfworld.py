@@ -12,9 +12,10 @@ import yaml
 from tokenizers import Regex, pre_tokenizers
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from paw_lightning.envs.household import HouseholdEnv
-from paw_lightning.models import load_language_model, load_tokenizer
-from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder, Turn
+from paw_lightning.envs.household.env import HouseholdEnv
+from paw_lightning.models.loading import load_language_model, load_tokenizer
+from paw_lightning.text.chat import ChatFormat
+from paw_lightning.text.prompts import Prompt, PromptBuilder, Turn
 from tests import runs
 from tests.conftest import ROOT, byte_tokenizer
 

@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 
-from paw_lightning.advantages import GRPO, RLOO, GiGPO
 from paw_lightning.api import group_advantages
+from paw_lightning.policy.advantages.group import GRPO, RLOO, GiGPO
 from tests.conftest import ROOT
 from tests.factories import make_group
 

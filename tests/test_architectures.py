@@ -23,12 +23,13 @@ from transformers import (
     Qwen3Config,
 )
 
-from paw_lightning import models
 from paw_lightning.callbacks.environment_loop import stop_token_ids
-from paw_lightning.module import PaWModule
-from paw_lightning.rollouts.sampler import NativeSampler
-from paw_lightning.rows import Row, build_rows, collate
-from paw_lightning.tokenization import ChatFormat
+from paw_lightning.models import heads
+from paw_lightning.samplers.native import NativeSampler
+from paw_lightning.text.chat import ChatFormat
+from paw_lightning.training.module import PaWModule
+from paw_lightning.update.collate import collate
+from paw_lightning.update.rows import Row, build_rows
 from tests import runs
 from tests.conftest import byte_tokenizer
 from tests.test_rows import FIRST, SECOND, controlled, rollout_of, transcript
@@ -213,7 +214,7 @@ def test_an_iteration_through_the_command_line(name: str, tmp_path: Path) -> Non
 def test_a_model_that_makes_its_logits_otherwise_is_refused(tmp_path: Path, monkeypatch) -> None:
     """A model whose config would hide its cap from us: sampling would see it and training not."""
     directory = save(ARCHITECTURES["gemma2"], tmp_path)
-    monkeypatch.setattr(models.LogitForm, "of", classmethod(lambda cls, config: cls()))
+    monkeypatch.setattr(heads.LogitForm, "of", classmethod(lambda cls, config: cls()))
     with pytest.raises(ValueError, match=r"scaled or capped as its config says \(model\.path\)"):
         PaWModule(directory).configure_model()
 

@@ -8,9 +8,10 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from paw_lightning.models import ASSETS
+from paw_lightning.models.loading import ASSETS
 from paw_lightning.rollouts.layouts import EpisodeLayout
-from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder, Turn
+from paw_lightning.text.chat import ChatFormat
+from paw_lightning.text.prompts import Prompt, PromptBuilder, Turn
 from tests.conftest import ROOT
 from tests.factories import make_transition
 

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from paw_lightning.callbacks import EntropySelection, RewardBalance, TargetControl
 from paw_lightning.callbacks.environment_loop import rollout_metrics
 from paw_lightning.callbacks.rollout_samples import render
-from paw_lightning.module import PaWModule
+from paw_lightning.training.module import PaWModule
 from paw_lightning.types import Rollout
 from tests import runs
 from tests.test_module import make_rollout

@@ -13,10 +13,10 @@ from peft import LoraConfig, inject_adapter_in_model
 
 from paw_lightning.callbacks import canary_checks as checks
 from paw_lightning.callbacks.canary_checks import CanaryError
-from paw_lightning.datamodule import RolloutDataModule
-from paw_lightning.lora import LoRA
-from paw_lightning.module import PaWModule
-from paw_lightning.rollouts.sampler import NativeSampler
+from paw_lightning.models.lora import LoRA
+from paw_lightning.samplers.native import NativeSampler
+from paw_lightning.training.datamodule import RolloutDataModule
+from paw_lightning.training.module import PaWModule
 from tests import runs
 from tests.factories import make_transition
 

@@ -16,13 +16,13 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from paw_lightning.callbacks import EntropySelection, EnvironmentLoop
 from paw_lightning.callbacks.base import environment_loop
 from paw_lightning.cli import check_checkpoint, main
-from paw_lightning.envs.search import SearchEnv
+from paw_lightning.envs.search.env import SearchEnv
 from paw_lightning.rollouts.collector import Collector
 from tests import runs
 from tests.toy_env import ToyEnv
 
-NO_REWARD = {"rollout__advantage": "paw_lightning.advantages.NoReward"}
-PPO = {"rollout__advantage": "paw_lightning.advantages.GAE", "model__critic": "shared"}
+NO_REWARD = {"rollout__advantage": "paw_lightning.policy.advantages.NoReward"}
+PPO = {"rollout__advantage": "paw_lightning.policy.advantages.GAE", "model__critic": "shared"}
 PPO_CHANGES = [
     {"model__critic": "separate"},
     {"model__critic_learning_rate": 0.1},
@@ -117,7 +117,7 @@ def test_alpha_zero_switches_every_world_model_setting_off(tiny_model_dir: str, 
         {"model__policy_loss__clip_high": 0.0, "model__policy_loss__clip_low": 0.0},
         {"data__normalization": "group_mean"},
         {"data__minibatches": 1},
-        {"rollout__advantage": "paw_lightning.advantages.RLOO"},
+        {"rollout__advantage": "paw_lightning.policy.advantages.RLOO"},
         {"rollout__temperature": 0.5},
         {"rollout__prompt__history_length": 0},
         {"rollout__max_observation_tokens": 5},
@@ -205,7 +205,7 @@ def baseline(tiny_model_dir: str, tmp_path_factory) -> dict:
         ({"reward_balance__max_return": 0.5}, "gave a return of 1.0, above its largest, 0.5"),
         ({"rollout__prompt__template": "{observation"}, "rollout.prompt.template is not a format string"),
         ({"rollout__max_observation_tokens": 0}, "rollout.max_observation_tokens is 0"),
-        ({"rollout__advantage": "paw_lightning.advantages.GAE"}, "GAE and model.critic is 'none'"),
+        ({"rollout__advantage": "paw_lightning.policy.advantages.GAE"}, "GAE and model.critic is 'none'"),
         ({"model__critic": "shared"}, "model.critic is 'shared' and rollout.advantage is GRPO"),
         ({"model__critic_learning_rate": 0.1}, "model.critic_learning_rate is 0.1 and model.critic is 'none'"),
         ({"model__critic": "shared", "model__critic_learning_rate": 0}, "model.critic_learning_rate is 0.0"),
@@ -387,7 +387,7 @@ def test_the_last_checkpoint_may_be_none_yet(tiny_model_dir: str, tmp_path: Path
         {"entropy_selection__alpha": 0},
         {"reward_balance__coefficient": "constant"},
         {"reward_balance__max_return": 1},
-        {"rollout__advantage": "paw_lightning.advantages.NoReward"},
+        {"rollout__advantage": "paw_lightning.policy.advantages.NoReward"},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -511,7 +511,7 @@ def test_unpaired_surrogates_pass_the_whole_run(tiny_model_dir: str, tmp_path: P
 def test_the_native_samplers_memory_can_be_set(tiny_model_dir: str, tmp_path: Path) -> None:
     """And a bound that splits every batch changes nothing that is played."""
     bounded = {
-        "rollout__sampler": "paw_lightning.rollouts.sampler.NativeSampler",
+        "rollout__sampler": "paw_lightning.samplers.native.NativeSampler",
         "rollout__sampler__max_batch_tokens": 100,
         "rollout__layout": "episode",
     }

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from paw_lightning.rollouts.collector import Collector
-from paw_lightning.rollouts.sampler import Generation
-from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder
+from paw_lightning.samplers.base import Generation, Sampler
+from paw_lightning.text.chat import ChatFormat
+from paw_lightning.text.prompts import Prompt, PromptBuilder
 from tests.conftest import byte_tokenizer
 from tests.toy_env import ToyEnv
 
@@ -18,7 +19,7 @@ TOKENIZER = byte_tokenizer()
 END = TOKENIZER.eos_token_id
 
 
-class ScriptedSampler:
+class ScriptedSampler(Sampler):
     """Writes as many letters as its uniform says; records what it was asked."""
 
     def __init__(self) -> None:

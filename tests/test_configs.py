@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from paw_lightning.advantages import GAE, GRPO, RLOO, GiGPO, NoReward
 from paw_lightning.cli import PaWCLI, run
+from paw_lightning.policy.advantages.gae import GAE
+from paw_lightning.policy.advantages.group import GRPO, RLOO, GiGPO
+from paw_lightning.policy.advantages.no_reward import NoReward
 from tests import runs
 from tests.conftest import ROOT
 

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from paw_lightning.advantages import NoReward
 from paw_lightning.callbacks import EntropySelection, RewardBalance, TargetControl
 from paw_lightning.envs import TextEnv
-from paw_lightning.module import PaWModule
+from paw_lightning.policy.advantages.no_reward import NoReward
+from paw_lightning.training.module import PaWModule
 from paw_lightning.types import Rollout
 from tests import runs
 from tests.conftest import ROOT

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paw_lightning.datamodule import RolloutDataModule, split_evenly, without_targets
-from paw_lightning.rows import Row, policy_rows
+from paw_lightning.training.datamodule import RolloutDataModule, split_evenly, without_targets
+from paw_lightning.update.rows import Row, policy_rows
 from tests.test_module import make_rollout, transition
 
 

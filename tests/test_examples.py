@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
-from paw_lightning.models import load_tokenizer
+from paw_lightning.models.loading import load_tokenizer
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "examples"))

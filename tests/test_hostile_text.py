@@ -11,11 +11,12 @@ from tokenizers import normalizers
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from paw_lightning.envs import TextEnv
-from paw_lightning.models import load_tokenizer
+from paw_lightning.models.loading import load_tokenizer
 from paw_lightning.rollouts.collector import Collector
-from paw_lightning.rows import Segment, build_rows
-from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder
+from paw_lightning.text.chat import ChatFormat
+from paw_lightning.text.prompts import Prompt, PromptBuilder
 from paw_lightning.types import Rollout, RolloutGroup
+from paw_lightning.update.rows import Segment, build_rows
 from tests.conftest import byte_tokenizer
 from tests.test_collector import ScriptedSampler
 

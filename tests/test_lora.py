@@ -9,8 +9,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from paw_lightning.lora import LoRA, adapters_off
-from paw_lightning.module import PaWModule
+from paw_lightning.models.lora import LoRA, adapters_off
+from paw_lightning.training.module import PaWModule
 from tests import runs
 from tests.test_resume import assert_same_curves, assert_same_end
 

@@ -38,7 +38,7 @@ SAMPLERS = {
     "native": {},
     # By default it takes most of the memory, in every process.
     "paged": {
-        "rollout__sampler": "paw_lightning.rollouts.paged.PagedSampler",
+        "rollout__sampler": "paw_lightning.samplers.paged.PagedSampler",
         "rollout__sampler__page_size": 16,
         "rollout__sampler__num_blocks": 256,
         "rollout__sampler__max_batch_tokens": 512,

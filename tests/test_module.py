@@ -9,12 +9,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from paw_lightning.datamodule import RolloutDataModule, restrict, split_evenly
-from paw_lightning.losses import PolicyLoss, WorldModelLoss
-from paw_lightning.module import PaWModule
+from paw_lightning.policy.losses import PolicyLoss
 from paw_lightning.rollouts.scoring import write_policy_scores
-from paw_lightning.rows import Row, Segment, collate
+from paw_lightning.training.datamodule import RolloutDataModule, restrict, split_evenly
+from paw_lightning.training.module import PaWModule
 from paw_lightning.types import Episode, Rollout, RolloutGroup, Terms, Transition
+from paw_lightning.update.collate import collate
+from paw_lightning.update.rows import Row, Segment
+from paw_lightning.world_model.loss import WorldModelLoss
 
 
 def transition(prompt: int, action: list[int], observation: list[int], advantage: float, **fields) -> Transition:

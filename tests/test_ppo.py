@@ -10,12 +10,12 @@ import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from transformers import AutoModelForCausalLM
 
-from paw_lightning import models
 from paw_lightning.callbacks import GracefulStop, RolloutSamples
-from paw_lightning.datamodule import RolloutDataModule
-from paw_lightning.module import PaWModule
-from paw_lightning.rows import collate
+from paw_lightning.models import heads, loading
+from paw_lightning.training.datamodule import RolloutDataModule
+from paw_lightning.training.module import PaWModule
 from paw_lightning.types import Minibatch, Rollout
+from paw_lightning.update.collate import collate
 from tests import runs
 from tests.test_cli import PPO
 from tests.test_module import make_rollout, module, restore_trainer_property, step_gradients  # noqa: F401 - fixtures
@@ -38,7 +38,7 @@ def ppo_rollout() -> Rollout:
 def ppo_module(request, module: PaWModule) -> PaWModule:  # noqa: F811 - the fixture
     """With a critic that has already learnt something, so that its gradient reaches its backbone."""
     module.critic = request.param
-    module.model.critic = models.build_critic(module.language_model, request.param)
+    module.model.critic = heads.build_critic(module.language_model, request.param)
     head = getattr(module.model.critic, "value_head", module.model.critic)
     torch.nn.init.normal_(head.projection.weight, generator=torch.Generator().manual_seed(2))
     return module
@@ -52,7 +52,7 @@ def test_ppo_trains_policy_and_critic(critic: str, tiny_model_dir: str, tmp_path
         assert len(curves[tag]) == 2, tag
     assert curves["train/explained_variance"][1] == 0.0, "a critic that says 0 explains nothing"
     trained = cli.model.model.critic.state_dict()
-    fresh = models.build_critic(models.load_language_model(tiny_model_dir), critic).state_dict()
+    fresh = heads.build_critic(loading.load_language_model(tiny_model_dir), critic).state_dict()
     assert [name for name in fresh if torch.equal(fresh[name], trained[name])] == []
 
 
@@ -205,7 +205,7 @@ def test_a_step_of_one_loss_leaves_the_others_own_parameters(
 
     monkeypatch.setattr(GracefulStop, "on_train_batch_end", note)
     settings = {
-        "rollout__advantage": "paw_lightning.advantages.GAE",
+        "rollout__advantage": "paw_lightning.policy.advantages.GAE",
         "model__critic": "separate",
         "model__world_model_head": "separate",
         "data__world_model_interval": 1,

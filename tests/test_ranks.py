@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import export_policy
 
 DDP = "lightning.pytorch.strategies.DDPStrategy"
-FSDP2, FSDP1 = "paw_lightning.strategies.FSDP2", "paw_lightning.strategies.FSDP1"
+FSDP2, FSDP1 = "paw_lightning.training.strategies.FSDP2", "paw_lightning.training.strategies.FSDP1"
 SETTINGS = {
     "data__groups": 3,  # two of them on the second rank
     "rollout__environment__uneven": "true",  # episodes of one, two and three turns

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from paw_lightning.callbacks import GracefulStop, PolicyExport
 from paw_lightning.cli import main
-from paw_lightning.identity import check_identity
+from paw_lightning.models.identity import check_identity
 from tests import runs
 
 CLOCKS = re.compile("time/")

@@ -9,9 +9,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from paw_lightning.models import PolicyWorldModel, load_language_model
-from paw_lightning.rows import Branch, Row, Segment, branch_view, build_rows, collate
+from paw_lightning.models.loading import load_language_model
+from paw_lightning.models.policy_world_model import PolicyWorldModel
 from paw_lightning.types import Episode, Rollout, RolloutGroup, Transition
+from paw_lightning.update.collate import branch_view, collate
+from paw_lightning.update.rows import Branch, Row, Segment, build_rows
 from tests.test_module import transition
 
 

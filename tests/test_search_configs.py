@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from paw_lightning.callbacks import EnvironmentLoop
-from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder, Turn
+from paw_lightning.text.chat import ChatFormat
+from paw_lightning.text.prompts import Prompt, PromptBuilder, Turn
 from tests import fake_search_server, runs
 from tests.conftest import ROOT, byte_tokenizer
 

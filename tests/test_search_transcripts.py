@@ -6,9 +6,10 @@ import random
 import sys
 from itertools import islice
 
-from paw_lightning.envs.search_facts import fact_base
-from paw_lightning.models import ASSETS, load_tokenizer
-from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder, Turn
+from paw_lightning.envs.search.facts import fact_base
+from paw_lightning.models.loading import ASSETS, load_tokenizer
+from paw_lightning.text.chat import ChatFormat
+from paw_lightning.text.prompts import Prompt, PromptBuilder, Turn
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))  # tools are scripts: each finds its neighbours in its own folder

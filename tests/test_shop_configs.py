@@ -11,7 +11,8 @@ import yaml
 from transformers import PreTrainedTokenizerFast
 
 from paw_lightning.envs import ShopEnv
-from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder, Turn
+from paw_lightning.text.chat import ChatFormat
+from paw_lightning.text.prompts import Prompt, PromptBuilder, Turn
 from tests import runs
 from tests.conftest import ROOT, byte_tokenizer
 

@@ -7,14 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AddedToken
 
-from paw_lightning.tokenization import (
-    ChatFormat,
-    Prompt,
-    PromptBuilder,
-    PromptTooLongError,
-    Turn,
-    parse_action,
-)
+from paw_lightning.text.actions import parse_action
+from paw_lightning.text.chat import ChatFormat
+from paw_lightning.text.prompts import Prompt, PromptBuilder, PromptTooLongError, Turn
 from tests.conftest import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()

@@ -7,17 +7,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paw_lightning.weighting import (
+from paw_lightning.world_model.coefficient import linear_coefficient, reward_adaptive_coefficient
+from paw_lightning.world_model.loss import wm_token_weights
+from paw_lightning.world_model.selection import (
     action_entropy,
     first_occurrences,
-    linear_coefficient,
-    reward_adaptive_coefficient,
     select_lowest_probability,
     select_random,
     select_top_entropy,
-    shuffled_places,
-    wm_token_weights,
 )
+from paw_lightning.world_model.targets import shuffled_places
 
 
 def test_action_entropy():

@@ -12,14 +12,14 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from paw_lightning.callbacks import WorldModelHealth
-from paw_lightning.datamodule import RolloutDataModule, split_evenly
-from paw_lightning.losses import WorldModelLoss
-from paw_lightning.models import load_tokenizer
-from paw_lightning.module import PaWModule
-from paw_lightning.rollouts.diagnostics import compare_gradients, leaks, nuisance_mask, nuisance_shares
+from paw_lightning.callbacks.diagnostics import compare_gradients, leaks, nuisance_mask, nuisance_shares
+from paw_lightning.models.loading import load_tokenizer
 from paw_lightning.rollouts.prediction import predict_observations
-from paw_lightning.rows import collate
-from paw_lightning.tokenization import ChatFormat
+from paw_lightning.text.chat import ChatFormat
+from paw_lightning.training.datamodule import RolloutDataModule, split_evenly
+from paw_lightning.training.module import PaWModule
+from paw_lightning.update.collate import collate
+from paw_lightning.world_model.loss import WorldModelLoss
 from tests import runs
 from tests.conftest import ROOT, byte_tokenizer
 from tests.factories import make_transition

@@ -20,10 +20,11 @@ from make_base_policy import ASSETS
 
 from paw_lightning import cli
 from paw_lightning.callbacks.environment_loop import stop_token_ids
-from paw_lightning.models import load_language_model, load_tokenizer
+from paw_lightning.models.loading import load_language_model, load_tokenizer
 from paw_lightning.rollouts.collector import Collector
-from paw_lightning.rollouts.sampler import NativeSampler
-from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder
+from paw_lightning.samplers.native import NativeSampler
+from paw_lightning.text.chat import ChatFormat
+from paw_lightning.text.prompts import Prompt, PromptBuilder
 
 EPISODES = 200
 UPDATES = 10
@@ -66,7 +67,7 @@ def update_without_reward(directory: str, world: World, targets: str, folder: Pa
             "fit",
             f"--config={world.config}",
             f"--model.path={directory}",
-            "--rollout.advantage=paw_lightning.advantages.NoReward",
+            "--rollout.advantage=paw_lightning.policy.advantages.NoReward",
             "--rollout.inadmissible_action_penalty=0",  # a penalty is a reward too
             f"--target_control.targets={targets}",
             "--model.policy_loss.kl_coefficient=0",  # it would pull the policy back and hide a rise

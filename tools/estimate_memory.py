@@ -25,10 +25,10 @@ import yaml
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from paw_lightning.lora import LoRA, add_adapters
-from paw_lightning.losses.linear_logprob import CHUNK_BYTES
-from paw_lightning.models import resolve_model_path, without_dropout
-from paw_lightning.rollouts.sampler import CACHE_BYTES, token_bytes
+from paw_lightning.models.linear_logprob import CHUNK_BYTES
+from paw_lightning.models.loading import resolve_model_path, without_dropout
+from paw_lightning.models.lora import LoRA, add_adapters
+from paw_lightning.samplers.kv_cache import CACHE_BYTES, token_bytes
 
 GIB = 2**30
 STATES = {"AdamW": 2, "Adam": 2, "SGD": 0, "RMSprop": 1, "Adagrad": 1, "Muon": 1}

@@ -17,8 +17,8 @@ import yaml
 from lightning.fabric.utilities.load import _load_distributed_checkpoint
 
 from paw_lightning.callbacks.policy_export import export_policy
-from paw_lightning.lora import LoRA
-from paw_lightning.module import PaWModule
+from paw_lightning.models.lora import LoRA
+from paw_lightning.training.module import PaWModule
 
 
 def load_weights(checkpoint: Path) -> dict[str, torch.Tensor]:

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from paw_lightning.envs.household import HouseholdEnv
-from paw_lightning.envs.household_expert import ExplorerExpert
-from paw_lightning.envs.household_game import TASKS
+from paw_lightning.envs.household.env import HouseholdEnv
+from paw_lightning.envs.household.expert import ExplorerExpert
+from paw_lightning.envs.household.game import TASKS
 
 WORLD = Path(__file__).resolve().parent.parent / "configs" / "household" / "paw.yaml"
 FIRST_HOUSE = 10_000_000

@@ -29,12 +29,13 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
-from paw_lightning.envs.household import HouseholdEnv
-from paw_lightning.envs.household_expert import ExplorerExpert
-from paw_lightning.losses.linear_logprob import linear_logprob
+from paw_lightning.envs.household.env import HouseholdEnv
+from paw_lightning.envs.household.expert import ExplorerExpert
+from paw_lightning.models.linear_logprob import linear_logprob
 from paw_lightning.rollouts.collector import Collector
-from paw_lightning.rollouts.sampler import NativeSampler
-from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder, Turn
+from paw_lightning.samplers.native import NativeSampler
+from paw_lightning.text.chat import ChatFormat
+from paw_lightning.text.prompts import Prompt, PromptBuilder, Turn
 
 ROOT = Path(__file__).resolve().parent.parent
 WORLD = ROOT / "configs" / "alfworld" / "small.yaml"

@@ -26,8 +26,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from paw_lightning.losses.linear_logprob import linear_logprob
-from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder
+from paw_lightning.models.linear_logprob import linear_logprob
+from paw_lightning.text.chat import ChatFormat
+from paw_lightning.text.prompts import Prompt, PromptBuilder
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / "paw_lightning" / "assets"

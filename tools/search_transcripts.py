@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from household_transcripts import Transcript
 
-from paw_lightning.envs.search import NAME, SearchEnv
+from paw_lightning.envs.search.env import NAME, SearchEnv
 
 WORLD = Path(__file__).resolve().parent.parent / "configs" / "search" / "base.yaml"
 FIRST_BASE = 10_000

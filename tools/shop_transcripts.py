@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from household_transcripts import Transcript
 
-from paw_lightning.envs.shop import SEARCH, ShopEnv
-from paw_lightning.envs.shop_expert import ShopExpert
+from paw_lightning.envs.shop.env import SEARCH, ShopEnv
+from paw_lightning.envs.shop.expert import ShopExpert
 
 WORLD = Path(__file__).resolve().parent.parent / "configs" / "shop" / "base.yaml"
 FIRST_SHOP = 10_000

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from paw_lightning import ranks
 from paw_lightning.callbacks import canary_checks as checks
 from paw_lightning.callbacks.base import RolloutCallback, environment_loop
-from paw_lightning.module import PaWModule
-from paw_lightning.rollouts.sampler import Sampler
+from paw_lightning.samplers.base import Sampler
+from paw_lightning.training.module import PaWModule
 from paw_lightning.types import Minibatch, Rollout, Transition
 
 

@@ -13,10 +13,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from paw_lightning import ranks
-from paw_lightning.module import PaWModule
-from paw_lightning.rollouts.sampler import Generation, Sampler
+from paw_lightning.samplers.base import Generation, Sampler
 from paw_lightning.seeding import uniforms
-from paw_lightning.tokenization import valid_text
+from paw_lightning.text.chat import valid_text
+from paw_lightning.training.module import PaWModule
 from paw_lightning.types import Minibatch, Transition
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.05}

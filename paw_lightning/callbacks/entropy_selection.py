@@ -8,11 +8,11 @@ from typing import Literal
 import lightning as L
 from torch import Tensor
 
-from paw_lightning.advantages import NoReward
 from paw_lightning.callbacks.base import RolloutCallback, environment_loop
+from paw_lightning.policy.advantages.no_reward import NoReward
 from paw_lightning.seeding import generator
 from paw_lightning.types import Rollout, Transition
-from paw_lightning.weighting import (
+from paw_lightning.world_model.selection import (
     action_entropy,
     check_alpha,
     first_occurrences,

@@ -16,32 +16,31 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from transformers import PreTrainedModel
 
 from paw_lightning import ranks
-from paw_lightning.advantages import GAE, GRPO, explained_variance
 from paw_lightning.callbacks.base import rollout_callbacks
 from paw_lightning.callbacks.rollout_curves import outcome_metrics, rollout_metrics, sampler_gap
 from paw_lightning.callbacks.setup_checks import check_arguments, check_setup
-from paw_lightning.datamodule import RolloutDataModule, Split
 from paw_lightning.envs.base import TextEnv
-from paw_lightning.module import PaWModule
+from paw_lightning.policy.advantages.gae import GAE, explained_variance
+from paw_lightning.policy.advantages.group import GRPO
 from paw_lightning.rollouts import scoring
 from paw_lightning.rollouts.collector import Collector, PlayedGroups, timed
 from paw_lightning.rollouts.dynamic_sampling import UsefulGroups, play_useful, without_variance
-from paw_lightning.rollouts.external import ExternalSampler
+from paw_lightning.rollouts.episodes import describe
 from paw_lightning.rollouts.layouts import LayoutName
-from paw_lightning.rollouts.paged import PagedSampler
-from paw_lightning.rollouts.players import describe
-from paw_lightning.rollouts.sampler import NativeSampler, Sampler
-from paw_lightning.rollouts.vllm import VLLMSampler
-from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder
+from paw_lightning.samplers.base import Sampler
+from paw_lightning.samplers.native import NativeSampler
+from paw_lightning.samplers.paged import PagedSampler
+from paw_lightning.samplers.vllm import VLLMSampler
+from paw_lightning.text.chat import ChatFormat
+from paw_lightning.text.prompts import Prompt, PromptBuilder
+from paw_lightning.training.datamodule import RolloutDataModule, Split
+from paw_lightning.training.module import PaWModule
 from paw_lightning.types import Episode, Rollout, RolloutGroup, Transition
 
 Advantage = Callable[[RolloutGroup], list[float]]
-SamplerFactory = (
-    Callable[[PreTrainedModel, list[int], int], NativeSampler]
-    | Callable[[PreTrainedModel, list[int], int], ExternalSampler]
-)
+SamplerFactory = Callable[[PreTrainedModel, list[int], int], Sampler]
 """Called with the language model, the tokens that end an action, and the padding token."""
-SAMPLERS: dict[str, Callable[[PreTrainedModel, list[int], int], Sampler]] = {
+SAMPLERS: dict[str, SamplerFactory] = {
     "native": NativeSampler,
     "paged": PagedSampler,
     "vllm": VLLMSampler,
@@ -261,15 +260,12 @@ class EnvironmentLoop(L.Callback):
     def _refresh_weights(self) -> None:
         """Give whoever plays the weights as they are now; every rank has to call it, outside of any forward."""
         self.module.replica.refresh(self.trainer.strategy)
-        sampler = self._sampler()
-        if isinstance(sampler, ExternalSampler):
-            ranks.together(sampler.update_weights)
+        ranks.together(self._sampler().update_weights)
 
     def _release(self) -> None:
         """Free what only playing needs."""
         self.module.replica.release()
-        if isinstance(self.sampler, ExternalSampler):
-            self.sampler.release()
+        self._sampler().release()
 
     def _sampler(self) -> Sampler:
         if self.sampler is None:

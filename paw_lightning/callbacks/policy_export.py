@@ -7,8 +7,8 @@ from typing import Literal
 
 import lightning as L
 
-from paw_lightning.lora import merged, save_adapter
-from paw_lightning.module import PaWModule
+from paw_lightning.models.lora import merged, save_adapter
+from paw_lightning.training.module import PaWModule
 
 
 class PolicyExport(L.Callback):

@@ -9,14 +9,19 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from paw_lightning import ranks
-from paw_lightning.advantages import NoReward
 from paw_lightning.callbacks.base import RolloutCallback, environment_loop
 from paw_lightning.callbacks.entropy_selection import EntropySelection
-from paw_lightning.datamodule import RolloutDataModule
-from paw_lightning.losses.world_model import READERS, Kind, WorldModelLoss, matching_scale
-from paw_lightning.module import PaWModule
+from paw_lightning.policy.advantages.no_reward import NoReward
+from paw_lightning.training.datamodule import RolloutDataModule
+from paw_lightning.training.module import PaWModule
 from paw_lightning.types import Rollout, RolloutGroup
-from paw_lightning.weighting import checked_max_return, linear_coefficient, reward_adaptive_coefficient
+from paw_lightning.world_model.coefficient import (
+    checked_max_return,
+    linear_coefficient,
+    matching_scale,
+    reward_adaptive_coefficient,
+)
+from paw_lightning.world_model.loss import READERS, Kind, WorldModelLoss
 
 
 class RewardBalance(RolloutCallback):

@@ -6,7 +6,7 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from paw_lightning.callbacks.base import RolloutCallback
-from paw_lightning.tokenization import valid_text
+from paw_lightning.text.chat import valid_text
 from paw_lightning.types import Episode, Rollout, RolloutGroup
 
 

@@ -8,8 +8,10 @@ import lightning as L
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint, OnExceptionCheckpoint, Timer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from paw_lightning.advantages import GAE, NoReward
-from paw_lightning.tokenization import ChatFormat, PromptBuilder
+from paw_lightning.policy.advantages.gae import GAE
+from paw_lightning.policy.advantages.no_reward import NoReward
+from paw_lightning.text.chat import ChatFormat
+from paw_lightning.text.prompts import PromptBuilder
 
 if TYPE_CHECKING:
     from paw_lightning.callbacks.environment_loop import EnvironmentLoop
@@ -65,7 +67,7 @@ def _check_critic(loop: EnvironmentLoop, critic: str) -> None:
     if critic != "none" and not isinstance(loop.advantage, GAE):
         raise ValueError(
             f"model.critic is {critic!r} and rollout.advantage is {name}, which reads no values; wanted "
-            "model.critic: none, or paw_lightning.advantages.GAE"
+            "model.critic: none, or paw_lightning.policy.advantages.GAE"
         )
 
 

@@ -12,12 +12,13 @@ from torch import Tensor
 from paw_lightning.callbacks import canary_checks as checks
 from paw_lightning.callbacks.base import RolloutCallback, environment_loop
 from paw_lightning.callbacks.canaries import passive
-from paw_lightning.datamodule import RolloutDataModule
-from paw_lightning.module import PaWModule
-from paw_lightning.rows import Branch, Row, Segment, collate
 from paw_lightning.seeding import generator
+from paw_lightning.training.datamodule import RolloutDataModule
+from paw_lightning.training.module import PaWModule
 from paw_lightning.types import Rollout, Transition
-from paw_lightning.weighting import shuffled_places
+from paw_lightning.update.collate import collate
+from paw_lightning.update.rows import Branch, Row, Segment
+from paw_lightning.world_model.targets import shuffled_places
 
 
 class TargetControl(RolloutCallback):

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from paw_lightning import ranks
 from paw_lightning.callbacks.base import RolloutCallback, environment_loop
-from paw_lightning.module import PaWModule
-from paw_lightning.rollouts.diagnostics import (
+from paw_lightning.callbacks.diagnostics import (
     Gradients,
     add_gradients,
     compare_gradients,
@@ -23,7 +22,8 @@ from paw_lightning.rollouts.diagnostics import (
     nuisance_shares,
 )
 from paw_lightning.rollouts.prediction import Prediction, predict_observations
-from paw_lightning.tokenization import ChatFormat
+from paw_lightning.text.chat import ChatFormat
+from paw_lightning.training.module import PaWModule
 from paw_lightning.types import Episode, Minibatch, Rollout, Transition
 
 
@@ -40,7 +40,7 @@ class WorldModelHealth(RolloutCallback):
     wm/gradient_cosine          between policy and world-model gradient; below 0 they pull apart (no point where one
                                 of them is 0)
     wm/gradient_norm_ratio      |world-model gradient| / |policy gradient|
-    wm/role_leak_rate           share of actions that run on, see :func:`~paw_lightning.rollouts.diagnostics.leaks`
+    wm/role_leak_rate           share of actions that run on, see :func:`~paw_lightning.callbacks.diagnostics.leaks`
     wm_nuisance/tokens          share of the targets that the environment labels as unpredictable (`nuisance_spans`)
     wm_nuisance/clipped_mae ... share of the gradient they take under each kind of loss (the paper's Fig. 2c)
     wm/coefficient_by_group     histogram of lambda_g

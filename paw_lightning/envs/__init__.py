@@ -1,10 +1,10 @@
 """Text environments: plain Python, no torch. Adapters of optional packages are in modules of their own."""
 
 from paw_lightning.envs.base import TextEnv
-from paw_lightning.envs.household import HouseholdEnv
+from paw_lightning.envs.household.env import HouseholdEnv
 from paw_lightning.envs.mixture import MixtureEnv
-from paw_lightning.envs.search import SearchEnv
-from paw_lightning.envs.shop import ShopEnv
-from paw_lightning.envs.worker import WorkerEnv
+from paw_lightning.envs.search.env import SearchEnv
+from paw_lightning.envs.shop.env import ShopEnv
+from paw_lightning.envs.worker.env import WorkerEnv
 
 __all__ = ["HouseholdEnv", "MixtureEnv", "SearchEnv", "ShopEnv", "TextEnv", "WorkerEnv"]

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from paw_lightning.envs.base import FAILURES, TextEnv
-from paw_lightning.rollouts.layouts import LAYOUTS, Context, LayoutName
-from paw_lightning.rollouts.players import (
+from paw_lightning.rollouts.episodes import (
     EpisodeError,
     Player,
     Seat,
@@ -24,9 +23,11 @@ from paw_lightning.rollouts.players import (
     take_seats,
     was_admissible,
 )
-from paw_lightning.rollouts.sampler import Generation, Sampler, SessionSampler
+from paw_lightning.rollouts.layouts import LAYOUTS, Context, LayoutName
+from paw_lightning.samplers.base import Generation, Sampler
 from paw_lightning.seeding import stable_seed, uniforms
-from paw_lightning.tokenization import ParsedAction, PromptBuilder, PromptTooLongError, parse_action
+from paw_lightning.text.actions import ParsedAction, parse_action
+from paw_lightning.text.prompts import PromptBuilder, PromptTooLongError
 from paw_lightning.types import Episode, RolloutGroup, Transition
 
 logger = logging.getLogger(__name__)
@@ -116,9 +117,7 @@ class Collector:
         nothing to keep, and its group is lost.
         """
         groups, seats = take_seats(task_seeds, group_size, earlier or {})
-        sampler = self.sampler
-        if self.layout == "episode" and isinstance(sampler, SessionSampler):
-            sampler = sampler.session()
+        sampler = self.sampler.session() if LAYOUTS[self.layout].grows else self.sampler
         play = _Play(groups, sampler, temperature, seed, {}, defaultdict(float))
         while active := [seat for seat in seats if not seat.done and seat.group not in play.failed]:
             with timed(play.seconds, "environment"):

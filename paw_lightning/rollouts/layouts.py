@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
-from paw_lightning.tokenization import PromptBuilder, PromptTooLongError, Turn
+from paw_lightning.text.prompts import PromptBuilder, PromptTooLongError, Turn
 from paw_lightning.types import Transition
 
 LayoutName = Literal["step", "episode"]
@@ -25,6 +25,9 @@ class Context:
 class Layout(Protocol):
     """The token side of one episode."""
 
+    grows: ClassVar[bool]
+    """Every decision context begins with the one before it: a sampler may go on where it ended."""
+
     def context(self, observation: str, admissible: list[str]) -> Context:
         """What the policy reads at the next turn. Raises PromptTooLongError when that is too long."""
 
@@ -37,6 +40,8 @@ class Layout(Protocol):
 
 class StepLayout:
     """One sequence per transition, each decision context rendered anew from the last turns: the paper's layout."""
+
+    grows = False
 
     def __init__(self, prompts: PromptBuilder, task: str, initial: str, max_observation_tokens: int) -> None:
         self.prompts, self.task, self.initial = prompts, task, initial
@@ -63,6 +68,8 @@ class EpisodeLayout:
     The turn text (``rollout.prompt.turn_template``) is encoded in three pieces, so that the observation's tokens are
     its own.
     """
+
+    grows = True
 
     def __init__(self, prompts: PromptBuilder, task: str, initial: str, max_observation_tokens: int) -> None:
         self.prompts, self.task = prompts, task

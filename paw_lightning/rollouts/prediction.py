@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from paw_lightning.models import PolicyWorldModel
+from paw_lightning.models.policy_world_model import PolicyWorldModel
 from paw_lightning.rollouts.scoring import batches
-from paw_lightning.rows import Row, observation_rows, rectangle
 from paw_lightning.types import Transition
+from paw_lightning.update.collate import rectangle
+from paw_lightning.update.rows import Row, observation_rows
 
 
 @dataclass(frozen=True)

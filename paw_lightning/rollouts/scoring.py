@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from paw_lightning.models import PolicyWorldModel
-from paw_lightning.rows import Row, policy_rows, rectangle
+from paw_lightning.models.policy_world_model import PolicyWorldModel
 from paw_lightning.types import Transition
+from paw_lightning.update.collate import rectangle
+from paw_lightning.update.rows import Row, policy_rows
 
 
 def copy_sampled_logprobs(transitions: Sequence[Transition]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from paw_lightning.envs import HouseholdEnv, TextEnv
-from paw_lightning.envs.household import FAILURE
+from paw_lightning.envs.household.env import FAILURE
 
 
 def transcript(env: HouseholdEnv, seed: int = 0, steps: int = 30, **options: Any) -> list[Any]:

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from paw_lightning.envs.household_engine import NOTHING_HAPPENS, HouseholdEngine, listing
-from paw_lightning.envs.household_game import Goal, HouseholdGame
+from paw_lightning.envs.household.engine import NOTHING_HAPPENS, HouseholdEngine, listing
+from paw_lightning.envs.household.game import Goal, HouseholdGame
 
 PLACES = {
     "desk 1": "study",

@@ -8,9 +8,9 @@ from collections import Counter
 
 import pytest
 
-from paw_lightning.envs.household import HouseholdEnv
-from paw_lightning.envs.household_expert import ExplorerExpert, parse_task
-from paw_lightning.envs.household_game import TASKS, Goal
+from paw_lightning.envs.household.env import HouseholdEnv
+from paw_lightning.envs.household.expert import ExplorerExpert, parse_task
+from paw_lightning.envs.household.game import TASKS, Goal
 
 
 def play(env: HouseholdEnv, commands: list[str]) -> bool:

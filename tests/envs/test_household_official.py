@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from paw_lightning.envs import HouseholdEnv
-from paw_lightning.envs.household_expert import parse_task
-from paw_lightning.envs.household_files import load_game
+from paw_lightning.envs.household.expert import parse_task
+from paw_lightning.envs.household.files import load_game
 from tests.conftest import golden_records
 
 

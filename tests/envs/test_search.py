@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from paw_lightning.envs import SearchEnv, TextEnv
-from paw_lightning.envs.search_protocol import INVALID_COMMAND, INVALID_TAGS
-from paw_lightning.envs.search_retrievers import OverlapRetriever
+from paw_lightning.envs.search.protocol import INVALID_COMMAND, INVALID_TAGS
+from paw_lightning.envs.search.retrievers import OverlapRetriever
 
 
 def test_it_speaks_the_protocol() -> None:

@@ -3,8 +3,8 @@
 import pytest
 
 from paw_lightning.envs import SearchEnv
-from paw_lightning.envs.search_facts import fact_base
-from paw_lightning.envs.search_questions import normalise
+from paw_lightning.envs.search.facts import fact_base
+from paw_lightning.envs.search.questions import normalise
 
 
 def test_sizes() -> None:

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paw_lightning.envs.search_protocol import FORMS, NOTHING_FOUND, Call, neutralise, observe, read_call, read_tags
-from paw_lightning.tokenization import ChatFormat, ParsedAction, Prompt, PromptBuilder, parse_action
+from paw_lightning.envs.search.protocol import FORMS, NOTHING_FOUND, Call, neutralise, observe, read_call, read_tags
+from paw_lightning.text.actions import ParsedAction, parse_action
+from paw_lightning.text.chat import ChatFormat
+from paw_lightning.text.prompts import Prompt, PromptBuilder
 from tests.conftest import byte_tokenizer
 
 ZORLA = '"Zorla"\nThe capital of Zorla is Mivra.'

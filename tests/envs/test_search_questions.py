@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from paw_lightning.envs.search_questions import Question, exact_match, load_questions, normalise, read_row
+from paw_lightning.envs.search.questions import Question, exact_match, load_questions, normalise, read_row
 
 FLASHRAG = {"id": "dev_0", "question": "who wrote it?", "golden_answers": ["Ann Lee", "A. Lee"], "metadata": {}}
 SEARCH_R1 = {

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from paw_lightning.envs import SearchEnv
-from paw_lightning.envs.search_facts import fact_base
-from paw_lightning.envs.search_retrievers import BM25Retriever, OverlapRetriever
+from paw_lightning.envs.search.facts import fact_base
+from paw_lightning.envs.search.retrievers import BM25Retriever, OverlapRetriever
 
 DOCUMENTS = ["Red\na red fox and a red hen", "Blue\na blue fox", "Green\na green hen on a red roof", "Grey\na wolf"]
 
@@ -47,7 +47,7 @@ def test_bm25_finds_and_keeps_its_index(corpus: Path, tmp_path: Path) -> None:
         assert retriever.search("red", 3) == [DOCUMENTS[0], DOCUMENTS[2]]
         assert retriever.search("red fox", 1) == [DOCUMENTS[0]]
         assert retriever.search("the", 3) == retriever.search("zebra", 3) == []
-    from paw_lightning.envs import search_retrievers
+    from paw_lightning.envs.search.env import retrievers as search_retrievers
 
     search_retrievers._open_index.cache_clear()
     assert kept.search("red", 3) == [DOCUMENTS[0], DOCUMENTS[2]], "opened from the folder"

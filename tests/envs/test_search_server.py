@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from paw_lightning.envs import SearchEnv
-from paw_lightning.envs.search_retrievers import RetrievalError
-from paw_lightning.envs.search_server import SearchServer
+from paw_lightning.envs.search.retrievers import RetrievalError
+from paw_lightning.envs.search.server import SearchServer
 from paw_lightning.rollouts.collector import Collector
-from paw_lightning.rollouts.sampler import Generation
-from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder
+from paw_lightning.samplers.base import Generation, Sampler
+from paw_lightning.text.chat import ChatFormat
+from paw_lightning.text.prompts import Prompt, PromptBuilder
 from tests.conftest import byte_tokenizer
 from tests.fake_search_server import DOCUMENTS, FakeServer, Reply, body, drip, hang, hang_up, running, status, well
 
@@ -112,7 +113,7 @@ def test_a_server_that_is_gone_gets_one_try_until_it_is_back(server: FakeServer)
 
 def test_waits_double(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("paw_lightning.envs.search_server.time.sleep", waits.append)
+    monkeypatch.setattr("paw_lightning.envs.search.server.time.sleep", waits.append)
     server.script = [status(500)] * 3
     client(server, retries=3, backoff=0.5).search("q", 3)
     assert waits == [0.5, 1.0, 2.0]
@@ -132,7 +133,7 @@ def test_bad_configuration_names_the_key(arguments: dict[str, Any], message: str
         SearchServer(**({"url": "http://localhost:1"} | arguments))
 
 
-class SearchingSampler:
+class SearchingSampler(Sampler):
     """Always searches; records nothing."""
 
     def generate(self, prompts, *, temperature, max_new_tokens, uniforms):

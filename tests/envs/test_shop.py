@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from paw_lightning.envs import ShopEnv, TextEnv
-from paw_lightning.envs.shop import SEARCH
-from paw_lightning.envs.shop_expert import ShopExpert
+from paw_lightning.envs.shop.env import SEARCH
+from paw_lightning.envs.shop.expert import ShopExpert
 
 SMALL: dict[str, Any] = {"products": 60, "brief": True}
 

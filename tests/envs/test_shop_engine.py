@@ -2,10 +2,10 @@
 
 import pytest
 
-from paw_lightning.envs.shop_catalogue import Product, draw_price, parse_pricing
-from paw_lightning.envs.shop_engine import ShopEngine
-from paw_lightning.envs.shop_goals import Goal, make_goals
-from paw_lightning.envs.shop_pages import write_lines, write_quoted, write_rich, write_text
+from paw_lightning.envs.shop.catalogue import Product, draw_price, parse_pricing
+from paw_lightning.envs.shop.engine import ShopEngine
+from paw_lightning.envs.shop.goals import Goal, make_goals
+from paw_lightning.envs.shop.pages import write_lines, write_quoted, write_rich, write_text
 
 
 def product(asin: str, **changes) -> Product:

@@ -5,10 +5,10 @@ from collections import Counter
 
 import pytest
 
-from paw_lightning.envs.shop import ShopEnv
-from paw_lightning.envs.shop_expert import ShopExpert, parse_wish
-from paw_lightning.envs.shop_generator import DEPARTMENTS, FIRST, LAST, generate_products
-from paw_lightning.envs.shop_reward import normalize_color
+from paw_lightning.envs.shop.env import ShopEnv
+from paw_lightning.envs.shop.expert import ShopExpert, parse_wish
+from paw_lightning.envs.shop.generator import DEPARTMENTS, FIRST, LAST, generate_products
+from paw_lightning.envs.shop.reward import normalize_color
 
 BRIEF = {"products": 200, "brief": True, "page_size": 3}
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from paw_lightning.envs import ShopEnv
-from paw_lightning.envs.shop_catalogue import Product
-from paw_lightning.envs.shop_engine import ShopEngine
-from paw_lightning.envs.shop_pages import write_text
-from paw_lightning.envs.shop_store import Store
+from paw_lightning.envs.shop.catalogue import Product
+from paw_lightning.envs.shop.engine import ShopEngine
+from paw_lightning.envs.shop.pages import write_text
+from paw_lightning.envs.shop.store import Store
 from tests.conftest import golden_records
 
 Episode = dict[str, Any]

@@ -4,9 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from paw_lightning.envs.shop_catalogue import Product
-from paw_lightning.envs.shop_goals import NO_LIMIT, Goal
-from paw_lightning.envs.shop_reward import normalize_color, same_words, score, title_nouns, token_set_ratio, type_score
+from paw_lightning.envs.shop.catalogue import Product
+from paw_lightning.envs.shop.goals import NO_LIMIT, Goal
+from paw_lightning.envs.shop.reward import (
+    normalize_color,
+    same_words,
+    score,
+    title_nouns,
+    token_set_ratio,
+    type_score,
+)
 
 MUG = Product(
     asin="1",

@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from paw_lightning.envs import shop_search
-from paw_lightning.envs.shop_search import BM25, LargeBM25, porter, same, stored_length, words
+from paw_lightning.envs.shop import search as shop_search
+from paw_lightning.envs.shop.search import BM25, LargeBM25, porter, same, stored_length, words
 
 
 def test_words_are_lucenes() -> None:

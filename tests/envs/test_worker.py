@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from paw_lightning.envs import HouseholdEnv, TextEnv, WorkerEnv
-from paw_lightning.envs.worker import WorkerError
+from paw_lightning.envs.worker.env import WorkerError
 from paw_lightning.rollouts.collector import Collector, PlayedGroups
-from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder
+from paw_lightning.text.chat import ChatFormat
+from paw_lightning.text.prompts import Prompt, PromptBuilder
 from tests import runs
 from tests.test_collector import END, TOKENIZER, ScriptedSampler
 from tests.toy_env import ToyEnv

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from paw_lightning.losses import linear_logprob
+from paw_lightning.models.linear_logprob import linear_logprob
 
 VOCABULARY, WIDTH = 11, 5
 CHUNK_OF_THREE = 3 * 4 * VOCABULARY

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from paw_lightning.losses import PolicyLoss, ValueLoss, clipped_surrogate, kl_estimate, value_loss
+from paw_lightning.policy.losses import PolicyLoss, ValueLoss, clipped_surrogate, kl_estimate, value_loss
 
 LN2 = math.log(2)
 

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from paw_lightning.losses import WorldModelLoss, linear_logprob, matching_scale
-from paw_lightning.weighting import wm_token_weights
+from paw_lightning.models.linear_logprob import linear_logprob
+from paw_lightning.world_model.coefficient import matching_scale
+from paw_lightning.world_model.loss import WorldModelLoss, wm_token_weights
 
 KINDS = [
     WorldModelLoss(),

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from paw_lightning.rollouts.sampler import NativeSampler
+from paw_lightning.samplers.native import NativeSampler
 
 
 class FakeVLLM:

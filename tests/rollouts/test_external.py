@@ -7,14 +7,14 @@ from pathlib import Path
 
 import lightning as L
 
-from paw_lightning.rollouts.external import ExternalSampler
-from paw_lightning.rollouts.sampler import NativeSampler
+from paw_lightning.samplers.base import Sampler
+from paw_lightning.samplers.native import NativeSampler
 from tests import runs
 
 EVENTS: list[str] = []
 
 
-class Noting(ExternalSampler):
+class Noting(Sampler):
     """The native sampler, with a note of every call."""
 
     def __init__(self, model, stop_token_ids, pad_token_id) -> None:

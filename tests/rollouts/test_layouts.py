@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from paw_lightning.rollouts.collector import Collector
-from paw_lightning.rows import build_rows
-from paw_lightning.tokenization import ChatFormat, Prompt, PromptBuilder
+from paw_lightning.text.chat import ChatFormat
+from paw_lightning.text.prompts import Prompt, PromptBuilder
 from paw_lightning.types import Rollout, RolloutGroup
+from paw_lightning.update.rows import build_rows
 from tests.conftest import byte_tokenizer
 from tests.test_collector import END, TOKENIZER, ScriptedSampler
 from tests.toy_env import ToyEnv

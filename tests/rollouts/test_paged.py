@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from paw_lightning.rollouts.paged import PagedSampler
+from paw_lightning.samplers.paged import PagedSampler
 from tests import runs
 
 PROMPTS = [list(range(10, 40)), list(range(10, 33)), list(range(10, 40))]

@@ -18,8 +18,10 @@ from transformers import (
     Qwen3Config,
 )
 
-from paw_lightning.rollouts import sampler as module
-from paw_lightning.rollouts.sampler import NativeSampler, buckets, draw, shared_prefix_length
+from paw_lightning.samplers import kv_cache as module
+from paw_lightning.samplers.decoding import draw
+from paw_lightning.samplers.kv_cache import buckets, shared_prefix_length
+from paw_lightning.samplers.native import NativeSampler
 
 VOCABULARY, WINDOW, NEW_TOKENS = 61, 64, 6
 SIZES = {

@@ -7,7 +7,8 @@ import random
 import pytest
 import torch
 
-from paw_lightning.rollouts.sampler import NativeSampler, SessionSampler
+from paw_lightning.samplers.native import NativeSampler
+from paw_lightning.samplers.session import Session
 from tests.rollouts.test_sampler import (
     CONFIGS,
     NEW_TOKENS,
@@ -132,7 +133,7 @@ def test_unrelated_prompts_are_read_from_their_start(model) -> None:
 
 
 def test_a_native_sampler_offers_sessions(model) -> None:
-    assert isinstance(native(model), SessionSampler)
+    assert isinstance(native(model).session(), Session)
     assert native(model).session().generate([], temperature=1.0, max_new_tokens=3, uniforms=torch.zeros(0, 3)) == []
 
 

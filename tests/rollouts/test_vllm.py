@@ -10,8 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from paw_lightning.rollouts.scoring import write_importance
-from paw_lightning.rollouts.vllm import VLLMSampler
-from paw_lightning.rows import collate, policy_rows
+from paw_lightning.samplers.vllm import VLLMSampler
+from paw_lightning.update.collate import collate
+from paw_lightning.update.rows import policy_rows
 from tests import runs
 from tests.factories import make_transition
 from tests.rollouts.fake_vllm import FakeVLLM, serving
@@ -84,7 +85,7 @@ def test_a_run_with_rollouts_from_a_server(lora: int, tiny_model_dir: str, tmp_p
         cli = runs.fit(
             tmp_path,
             tiny_model_dir,
-            rollout__sampler="paw_lightning.rollouts.vllm.VLLMSampler",
+            rollout__sampler="paw_lightning.samplers.vllm.VLLMSampler",
             rollout__sampler__urls=f"[{url}]",
             rollout__sampler__weights=tmp_path / "weights",
             rollout__old_logprobs="trainer",
@@ -116,7 +117,7 @@ def test_a_server_whose_arithmetic_differs(tiny_model_dir: str, tmp_path: Path) 
             cli = runs.fit(
                 tmp_path / str(cap),
                 tiny_model_dir,
-                rollout__sampler="paw_lightning.rollouts.vllm.VLLMSampler",
+                rollout__sampler="paw_lightning.samplers.vllm.VLLMSampler",
                 rollout__sampler__urls=f"[{url}]",
                 rollout__sampler__weights=tmp_path / "weights",
                 rollout__old_logprobs="trainer",

@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from paw_lightning.lora import LoRA
-from paw_lightning.module import PaWModule
+from paw_lightning.models.lora import LoRA
+from paw_lightning.training.module import PaWModule
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))

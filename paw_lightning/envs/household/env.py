@@ -1,0 +1,208 @@
+"""The household environment: ALFWorld's games and generated houses behind the text environment protocol."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+from paw_lightning.envs.base import TextEnv
+from paw_lightning.envs.household.engine import PASSIVE, HouseholdEngine, listing
+from paw_lightning.envs.household.expert import plan
+from paw_lightning.envs.household.files import SPLIT_FOLDERS, expand, find_games, load_game
+from paw_lightning.envs.household.game import TASKS, HouseholdGame
+from paw_lightning.envs.household.generator import MIN_OBJECTS, MIN_RECEPTACLES, generate_game
+
+NUISANCES = ("none", "random_ids", "stochastic")
+FAILURE_PROBABILITY = 0.2
+"""How often a command that would change the house fails under ``nuisance: stochastic``."""
+FAILURE = "You fumble, and nothing changes."
+DEFAULT_RECEPTACLES = 6
+DEFAULT_OBJECTS = 8
+
+
+class HouseholdEnv(TextEnv):
+    """Household tasks in text: official ALFWorld games, or seeded houses with the same rules and words.
+
+    The games come from one official file (``game_file``), from a folder of them (``data_path``), or, with neither,
+    from the generator. The winning step pays ``success_reward`` and ends the episode; every other step pays 0.
+
+    Args:
+        split: "train", "val" or "test"; with ``data_path`` the folders train, valid_seen and valid_unseen.
+        game_file: path of one ``game.tw-pddl``; every seed and split plays it.
+        data_path: the folder that contains ``json_2.1.1``, that folder itself, or the split's folder in it. ``~`` and
+            environment variables are expanded; empty means generated houses.
+        tasks: which of the six task types occur; generated houses draw from it, so a name given twice weighs double.
+        receptacles: number of receptacles of a generated house.
+        objects: number of objects of a generated house, the lamp of a "look" task included.
+        nuisance: "random_ids" ends every observation with a tag that nobody can predict; "stochastic" lets commands
+            that would change the house fail with probability 0.2. ``options["episode_seed"]`` of reset drives both.
+        success_reward: reward of the winning step, and ``info["max_reward"]``.
+        brief_intro: reduce the first observation to the list of receptacles (the goal is in ``info["task"]``).
+        num_tasks: use only the first so many tasks of the split; None: all games, or a new house for every seed.
+
+    Raises:
+        ValueError: a value that cannot work; the message names its key.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        *,
+        game_file: str | None = None,
+        data_path: str | None = None,
+        tasks: Sequence[str] = TASKS,
+        receptacles: int = DEFAULT_RECEPTACLES,
+        objects: int = DEFAULT_OBJECTS,
+        nuisance: str = "none",
+        success_reward: float = 1.0,
+        brief_intro: bool = False,
+        num_tasks: int | None = None,
+    ) -> None:
+        _check_choices(split, tasks, nuisance)
+        if success_reward <= 0:
+            raise ValueError(f"success_reward={success_reward}: must be positive")
+        self.split = split
+        self.tasks = tuple(tasks)
+        self.receptacles = receptacles
+        self.objects = objects
+        self.nuisance = nuisance
+        self.success_reward = float(success_reward)
+        self.brief_intro = brief_intro
+        self._files = self._official_games(game_file, data_path)
+        if not self._files:
+            _check_sizes(self.tasks, receptacles, objects)
+        elif (receptacles, objects) != (DEFAULT_RECEPTACLES, DEFAULT_OBJECTS):
+            raise ValueError(
+                f"receptacles={receptacles}, objects={objects} shape generated houses, official games bring their own: "
+                "remove them, or remove data_path and game_file"
+            )
+        self.num_tasks: int | None = _task_count(num_tasks, len(self._files))
+        self._task_rng = random.Random(f"{split} task order")
+        self._engine: HouseholdEngine | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """Start task ``seed`` modulo ``num_tasks``; without a seed, one that the environment draws."""
+        if seed is None:
+            seed = self._task_rng.randrange(self.num_tasks or 2**31)
+        number = seed % self.num_tasks if self.num_tasks else seed
+        self._episode_rng = random.Random(f"{self.split} {number} {(options or {}).get('episode_seed', 0)}")
+        if self._files:
+            self._group_key = "/".join(Path(self._files[number]).parts[-4:-1])
+        else:
+            self._group_key = f"{self.split}/{number}"
+        self._engine = HouseholdEngine(self._game(number))
+        if not self.brief_intro:
+            return self._present(self._engine.intro())
+        return self._present(f"You see {listing(f'a {name}' for name in self._engine.game.receptacles)}.")
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Play one command; whatever the house does not react to is answered by "Nothing happens.".
+
+        Raises:
+            RuntimeError: no episode is running.
+        """
+        engine = self._started()
+        if engine.won:
+            raise RuntimeError("the episode is over: call reset() before step()")
+        command = action.strip()
+        failed = self._fails(engine, command)
+        text, info = self._present(FAILURE if failed else engine.step(command))
+        if failed:
+            info["nuisance_spans"] = [(0, len(text))]
+        return text, self.success_reward * engine.won, engine.won, False, info
+
+    def peek(self, action: str) -> str:
+        """The observation that ``action`` would get now, from a copy of the house and of its dice."""
+        twin = copy(self)
+        twin._engine = self._started().copy()
+        twin._episode_rng = copy(self._episode_rng)
+        return twin.step(action)[0]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def expert_plan(self) -> list[str]:
+        """Commands that solve the task from the current state, by an expert who knows where everything is.
+
+        Under ``nuisance: stochastic`` it wins only if none of its commands fails.
+        """
+        return plan(self._started())
+
+    @property
+    def walkthrough(self) -> list[str] | None:
+        """The solution stored in the current official game, from its start; None for generated houses."""
+        stored = self._started().game.walkthrough
+        return None if stored is None else list(stored)
+
+    def _official_games(self, game_file: str | None, data_path: str | None) -> tuple[str, ...]:
+        if game_file and data_path:
+            raise ValueError(f"game_file={game_file!r} and data_path={data_path!r} exclude each other: give one")
+        if not game_file:
+            return find_games(expand(data_path), self.split, self.tasks) if data_path else ()
+        path = expand(game_file)
+        task = load_game(path).goal.task
+        if task not in self.tasks:
+            raise ValueError(f"game_file={path!r} is a {task!r} game, but tasks={list(self.tasks)}")
+        return (path,)
+
+    def _game(self, number: int) -> HouseholdGame:
+        if self._files:
+            return load_game(self._files[number])
+        # A text seed is hashed by `random` itself, alike in every process; the split keeps the streams apart.
+        rng = random.Random(f"{self.split} house {number}")
+        return generate_game(rng, self.tasks, self.receptacles, self.objects)
+
+    def _started(self) -> HouseholdEngine:
+        if self._engine is None:
+            raise RuntimeError("no episode has been started: call reset() first")
+        return self._engine
+
+    def _fails(self, engine: HouseholdEngine, command: str) -> bool:
+        if self.nuisance != "stochastic" or engine.commands.get(command, ("look",))[0] in PASSIVE:
+            return False
+        return self._episode_rng.random() < FAILURE_PROBABILITY
+
+    def _present(self, text: str) -> tuple[str, dict[str, Any]]:
+        """The observation as the player gets it, and its info."""
+        engine = self._started()
+        spans = []
+        if self.nuisance == "random_ids":
+            start = len(text) + len(" (tag ")
+            text = f"{text} (tag {self._episode_rng.getrandbits(16):04x})"
+            spans = [(start, start + 4)]
+        info = {
+            "admissible_commands": list(engine.admissible),
+            "won": engine.won,
+            "task": engine.game.task,
+            "max_reward": self.success_reward,
+            "group_key": self._group_key,
+            "nuisance_spans": spans,
+        }
+        return text, info
+
+
+def _check_choices(split: str, tasks: Sequence[str], nuisance: str) -> None:
+    if split not in SPLIT_FOLDERS:
+        raise ValueError(f"split={split!r}: expected one of {list(SPLIT_FOLDERS)}")
+    if isinstance(tasks, str) or not tasks or not set(tasks) <= set(TASKS):
+        raise ValueError(f"tasks={tasks!r}: expected a non-empty list out of {list(TASKS)}")
+    if nuisance not in NUISANCES:
+        raise ValueError(f"nuisance={nuisance!r}: expected one of {list(NUISANCES)}")
+
+
+def _check_sizes(tasks: Sequence[str], receptacles: int, objects: int) -> None:
+    if receptacles < MIN_RECEPTACLES:
+        raise ValueError(f"receptacles={receptacles}: every task needs at least {MIN_RECEPTACLES}")
+    for task in tasks:
+        if objects < MIN_OBJECTS[task]:
+            raise ValueError(f"objects={objects}: a {task!r} task needs at least {MIN_OBJECTS[task]}")
+
+
+def _task_count(asked: int | None, games: int) -> int | None:
+    if asked is not None and (asked < 1 or (games and asked > games)):
+        limit = f"between 1 and {games}, the number of games" if games else "at least 1"
+        raise ValueError(f"num_tasks={asked}: expected {limit}")
+    return asked or games or None

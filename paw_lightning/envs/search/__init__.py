@@ -1,0 +1,5 @@
+"""Questions that are answered by searching."""
+
+from paw_lightning.envs.search.env import SearchEnv
+
+__all__ = ["SearchEnv"]

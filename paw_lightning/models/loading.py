@@ -1,0 +1,81 @@
+"""Language models and tokenizers from a directory, a hub name, or the policies shipped with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+ASSETS = Path(__file__).parent.parent / "assets"
+
+
+def resolve_model_path(path: str) -> str:
+    """Return the directory of a policy shipped with the package, or `path` itself (a directory or a hub name)."""
+    bundled = ASSETS / path
+    return str(bundled) if path and bundled.is_dir() else str(Path(path).expanduser()) if path else path
+
+
+def load_tokenizer(path: str) -> Any:
+    """Load the tokenizer of a model directory or hub name.
+
+    Raises ValueError naming ``model.path`` when there is none.
+    """
+    directory = resolve_model_path(path)
+    try:
+        # AutoTokenizer gives every Qwen2 model Qwen's own word boundaries, whatever its tokenizer.json says.
+        declared = get_tokenizer_config(directory).get("tokenizer_class")
+        generic = declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
+        tokenizer = (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(directory)
+    except (OSError, ValueError) as error:
+        raise _no_model(path, "tokenizer", error) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_language_model(
+    path: str,
+    *,
+    weights: Literal["pretrained", "random"] = "pretrained",
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    activation_checkpointing: bool = False,
+    attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None,
+) -> PreTrainedModel:
+    """Load a causal language model, or build its architecture with random weights.
+
+    It is returned in training mode: ``from_pretrained`` leaves models in evaluation mode and Lightning keeps them so.
+    """
+    directory, torch_dtype = resolve_model_path(path), getattr(torch, dtype)
+    try:
+        config = without_dropout(AutoConfig.from_pretrained(directory))
+        settings = {"dtype": torch_dtype, "attn_implementation": attention}
+        if weights == "random":
+            model = AutoModelForCausalLM.from_config(config, **settings)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(directory, config=config, **settings)
+    except ImportError as error:
+        raise ValueError(f"model.attention is {attention!r}; wanted one that can run here: {error}") from error
+    except (OSError, ValueError) as error:
+        raise _no_model(path, "causal language model", error) from error
+    if activation_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model.train()
+
+
+def without_dropout(config: Any) -> Any:
+    """Set every dropout rate to 0: the policy that trains has to be the one that sampled."""
+    for name, value in vars(config).items():
+        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
+            setattr(config, name, 0.0)
+    return config
+
+
+def _no_model(path: str, what: str, error: Exception) -> ValueError:
+    bundled = sorted(p.name for p in ASSETS.iterdir() if p.is_dir()) if ASSETS.is_dir() else []
+    return ValueError(
+        f"no {what} at model.path={path!r}; wanted a Hugging Face model directory or hub name, or one of the bundled "
+        f"policies {bundled}: {error}"
+    )

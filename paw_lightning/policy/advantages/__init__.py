@@ -1,0 +1,7 @@
+"""What each action is worth: one class for each algorithm."""
+
+from paw_lightning.policy.advantages.gae import GAE
+from paw_lightning.policy.advantages.group import GRPO, RLOO, GiGPO
+from paw_lightning.policy.advantages.no_reward import NoReward
+
+__all__ = ["GAE", "GRPO", "RLOO", "GiGPO", "NoReward"]

@@ -1,0 +1,1 @@
+"""Who writes the actions: the model itself, continuous batching, or a server."""

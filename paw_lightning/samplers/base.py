@@ -1,0 +1,70 @@
+"""What a sampler is: prompts in, actions out, with defaults that do nothing for all else."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One sampled action."""
+
+    token_ids: list[int]
+    """As sampled, the stop token included when one was drawn."""
+    logprobs: list[float]
+    """log q of each token under the distribution it was drawn from (temperature applied), in nats."""
+    entropies: list[float]
+    """Entropy of that distribution at each token, in nats; empty where the sampler does not know (scoring fills in)."""
+    stopped: bool
+    """Ended with a stop token (False: ran into max_new_tokens)."""
+
+
+class Sampler(ABC):
+    """Turns prompts into actions. `rollout.sampler` can name a class of yours: only `generate` has to be written.
+
+    It is built with (language model, token ids that end an action, padding token id), and its own settings by name.
+    """
+
+    @abstractmethod
+    def generate(
+        self, prompts: list[list[int]], *, temperature: float, max_new_tokens: int, uniforms: Tensor
+    ) -> list[Generation]:
+        """One action for each prompt, in the same order.
+
+        Args:
+            prompts: whole token ids of each decision context.
+            temperature: of the softmax; 0 is greedy.
+            max_new_tokens: longest action.
+            uniforms: float [B, max_new_tokens] in [0, 1): what randomness should come from, as far as it can.
+        """
+
+    def update_weights(self) -> None:  # noqa: B027 - most read the live model
+        """The model's weights have changed; called on every rank before each rollout and evaluation."""
+
+    def release(self) -> None:  # noqa: B027 - most have nothing to give back
+        """A rollout or an evaluation is over: give back memory of the trainer's device that only sampling needs."""
+
+    def session(self) -> Sampler:
+        """A sampler for one rollout of growing transcripts; one that remembers what it has read saves time.
+
+        The weights do not change while it is in use. A prompt may begin with an earlier prompt and its action, or
+        not; a transcript may also never come back.
+        """
+        return self
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards every submodule is back in the mode it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,44 @@
+"""The native sampler: actions from the very model that is trained, no copy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from paw_lightning.samplers.base import Generation, Sampler, evaluating
+from paw_lightning.samplers.decoding import Decoder
+from paw_lightning.samplers.session import Session
+
+
+class NativeSampler(Decoder, Sampler):
+    """Samples from `model` itself; a prompt that several rows share, or its beginning, is read once.
+
+    `max_batch_tokens` bounds the rows x tokens in the cache at a time, what is being read apart; None: what 4 GiB hold.
+    """
+
+    @torch.no_grad()
+    def generate(
+        self, prompts: list[list[int]], *, temperature: float, max_new_tokens: int, uniforms: Tensor
+    ) -> list[Generation]:
+        """Draw token i of row b as F^-1(uniforms[b, i]), F the cumulative distribution of softmax(logits / T).
+
+        `uniforms`, float [B, max_new_tokens] in [0, 1), is the only randomness: rounding aside, no row sees another.
+        T = 0 is greedy, and log-probs and entropies are then those of T = 1. Raises ValueError for an empty or too
+        long prompt or a bad setting, FloatingPointError for logits that are not finite.
+        """
+        if not prompts:
+            return []
+        self.check(prompts, temperature, max_new_tokens, uniforms)
+        uniforms = uniforms.to(self.model.device)
+        generations: dict[int, Generation] = {}
+        with evaluating(self.model):
+            for rows in self.decode_batches(prompts, range(len(prompts)), max_new_tokens, self.max_batch_tokens):
+                batch = [prompts[row] for row in rows]
+                cache = self.prefill(batch, max_new_tokens)
+                actions = self.decode(batch, cache, temperature, uniforms[rows])
+                generations.update(zip(rows, actions, strict=True))
+        return [generations[row] for row in range(len(prompts))]
+
+    def session(self) -> Sampler:
+        """A sampler for one rollout of growing transcripts, which remembers what it has read."""
+        return Session(self)

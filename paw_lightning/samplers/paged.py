@@ -1,0 +1,97 @@
+"""Prompts -> actions with transformers' continuous batching: paged keys and values, for accelerators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.generation.configuration_utils import ContinuousBatchingConfig
+
+from paw_lightning.samplers.base import Generation, Sampler, evaluating
+
+
+class PagedSampler(Sampler):
+    """Samples from `model` itself; finished rows make room for waiting ones at every token.
+
+    It draws with its own generator, seeded from the first uniform number of a rollout: two runs agree only as far as
+    its scheduler's timing does. It gives no entropies (scoring fills them in). On CPUs it is several times slower than
+    the native sampler.
+
+    Args:
+        page_size: tokens of one page of the cache.
+        num_blocks: pages; null takes what memory allows.
+        max_batch_tokens: tokens of one forward call; null takes what memory allows.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        stop_token_ids: Sequence[int],
+        pad_token_id: int,
+        page_size: int = 256,
+        num_blocks: int | None = None,
+        max_batch_tokens: int | None = None,
+    ) -> None:
+        self.model: Any = model
+        self.stop_token_ids, self.pad_token_id = list(stop_token_ids), pad_token_id
+        self.memory: dict[str, Any] = {
+            "page_size": page_size,
+            "num_blocks": num_blocks,
+            "max_batch_tokens": max_batch_tokens,
+        }
+
+    def update_weights(self) -> None:
+        """Forget all pages: they hold keys and values of the old weights, and would be reused without a word."""
+        self.release()
+
+    def release(self) -> None:
+        """Free the pages: by default they are most of the memory, which the update needs."""
+        self.model.destroy_cached_continuous_batching_manager()
+
+    def generate(
+        self, prompts: list[list[int]], *, temperature: float, max_new_tokens: int, uniforms: Tensor
+    ) -> list[Generation]:
+        """One action per prompt; log-probs are those of the distribution that was drawn from."""
+        if not prompts:
+            return []
+        batching = ContinuousBatchingConfig(**self.memory, return_logprobs=True, seed=seed_of(uniforms[0]))
+        with evaluating(self.model):
+            results: dict[str, Any] = self.model.generate_batch(
+                prompts,
+                generation_config=self._settings(temperature, max_new_tokens),
+                continuous_batching_config=batching,
+                persistent_manager=True,
+            )
+        ordered = [results[name] for name in sorted(results, key=lambda name: int(name.rpartition("_")[2]))]
+        failed = [result.error for result in ordered if result.error is not None]
+        if failed or len(ordered) != len(prompts):
+            raise RuntimeError(
+                f"continuous batching answered {len(ordered)} of {len(prompts)} prompts, errors {failed[:1]}; use "
+                "rollout.sampler: native, or lower its num_blocks and max_batch_tokens"
+            )
+        return [self._generation(result) for result in ordered]
+
+    def _settings(self, temperature: float, max_new_tokens: int) -> GenerationConfig:
+        """Every sampling setting by name: what is left out comes from the model's generation_config."""
+        return GenerationConfig(
+            do_sample=temperature > 0,
+            temperature=temperature or 1.0,
+            top_k=0,
+            top_p=1.0,
+            min_p=None,
+            repetition_penalty=1.0,
+            eos_token_id=self.stop_token_ids or -1,
+            pad_token_id=self.pad_token_id,
+            max_new_tokens=max_new_tokens,
+        )
+
+    def _generation(self, result: Any) -> Generation:
+        tokens = list(result.generated_tokens)
+        return Generation(tokens, list(result.logprobs), [], stopped=bool(tokens) and tokens[-1] in self.stop_token_ids)
+
+
+def seed_of(uniforms: Tensor) -> int:
+    """A 31-bit seed from the random numbers of one action."""
+    return int(uniforms[0].item() * 2**24) * 128 + int(uniforms[-1].item() * 128)

@@ -1,0 +1,1 @@
+"""From an environment's text to token ids and back."""

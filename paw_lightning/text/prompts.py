@@ -1,0 +1,168 @@
+"""Decision contexts: what the policy reads before it acts, as text and as token ids."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from paw_lightning.text.actions import ActionFormat
+from paw_lightning.text.chat import ChatFormat
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """How a decision context is written (config key ``rollout.prompt``).
+
+    Templates are ``str.format`` strings over ``task``, ``initial_observation``, ``observation``, ``history``,
+    ``admissible_commands`` and ``step`` (1 at the first turn); ``history_turn`` is over ``task``, ``observation`` (what
+    was seen before the action), ``action`` and ``step``.
+    """
+
+    template: str = "{initial_observation}\n{history}{observation}\nTask: {task}"
+    first_template: str = "{observation}\nTask: {task}"
+    """Used at the first turn, where there is no history."""
+    turn_template: str = "{observation}\nTask: {task}"
+    """Text of each later turn in the episode layout, over ``task``, ``observation`` (once), ``admissible_commands`` and
+    ``step``; the transcript itself is the history, so `template` and the history's keys are of the step layout."""
+    history_turn: str = "{observation}\n> {action}\n"
+    history_length: int = 2
+    """Past turns that are shown, as in the paper (2 for ALFWorld and WebShop)."""
+    action_format: ActionFormat = "plain"
+    """plain: the whole answer is the action; tags: ``<think>...</think><action>...</action>``; search:
+    ``<search>...</search>`` or ``<answer>...</answer>``; the latter two as in the paper."""
+    max_tokens: int = 2048
+    """Longest decision context. Step layout: the oldest history is dropped first to meet it. Where dropping does not
+    help, as in the episode layout, the episode ends as cut off (the whole group is lost if that is its first turn)."""
+
+    def __post_init__(self) -> None:
+        known = {"task", "initial_observation", "observation", "history", "admissible_commands", "step"}
+        _check_fields("template", self.template, known)
+        _check_fields("first_template", self.first_template, known)
+        _check_fields("history_turn", self.history_turn, {"task", "observation", "action", "step"})
+        _check_fields("turn_template", self.turn_template, {"task", "observation", "admissible_commands", "step"})
+        fields = [part[1:] for part in string.Formatter().parse(self.turn_template) if part[1] == "observation"]
+        if fields != [("observation", "", None)]:
+            raise ValueError(
+                f"rollout.prompt.turn_template is {self.turn_template!r}; wanted a plain {{observation}} in it exactly "
+                "once"
+            )
+        if self.history_length < 0:
+            raise ValueError(f"rollout.prompt.history_length is {self.history_length}; wanted 0 or more")
+        if self.max_tokens < 1:
+            raise ValueError(f"rollout.prompt.max_tokens is {self.max_tokens}; wanted 1 or more")
+
+
+def _check_fields(name: str, template: str, known: set[str]) -> None:
+    try:
+        unknown = {part for _, part, _, _ in string.Formatter().parse(template) if part is not None} - known
+    except ValueError as error:
+        raise ValueError(f"rollout.prompt.{name} is not a format string: {error}") from error
+    if unknown:
+        raise ValueError(f"rollout.prompt.{name} uses unknown fields {sorted(unknown)}; wanted some of {sorted(known)}")
+
+
+def _halves(template: str) -> list[str]:
+    """Cut a format string at its ``{observation}`` fields, so that what stands around them is encoded apart."""
+    halves = [""]
+    for literal, name, spec, conversion in string.Formatter().parse(template):
+        halves[-1] += literal.replace("{", "{{").replace("}", "}}")
+        if name == "observation":
+            halves.append("")
+        elif name is not None:
+            halves[-1] += "{" + name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "") + "}"
+    return halves
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One past turn as the prompt shows it."""
+
+    observation: str
+    action: str
+
+
+class PromptTooLongError(ValueError):
+    """The prompt does not fit even without history."""
+
+
+class PromptBuilder:
+    """Writes decision contexts as token ids."""
+
+    def __init__(self, prompt: Prompt, chat: ChatFormat) -> None:
+        self.prompt = prompt
+        self.chat = chat
+        self.before_observation, self.after_observation = _halves(prompt.turn_template)
+
+    def build(
+        self, task: str, observation: str, turns: Sequence[Turn], initial: str, admissible: list[str]
+    ) -> list[int]:
+        """Return the ids of :meth:`fit`."""
+        return self.fit(task, observation, turns, initial, admissible)[0]
+
+    def fit(
+        self, task: str, observation: str, turns: Sequence[Turn], initial: str, admissible: list[str]
+    ) -> tuple[list[int], int]:
+        """Return the prompt's ids, and how many of the turns to be shown were dropped, oldest first, to make it fit.
+
+        Raises PromptTooLongError when it is too long without any history.
+        """
+        length, limit = self.prompt.history_length, self.prompt.max_tokens
+        shown = list(turns[-length:]) if length else []
+
+        def written(dropped: int) -> list[int] | None:
+            text = self._render(task, observation, shown[dropped:], len(turns), initial, admissible)
+            if self.chat.fewest_tokens(text) > limit:
+                return None
+            ids = [*self.chat.before_ids, *self.chat.encode_text(text), *self.chat.after_ids]
+            return ids if len(ids) <= limit else None
+
+        if (ids := written(0)) is not None:
+            return ids, 0
+        ids, enough, too_few = written(len(shown)), len(shown), 0
+        if ids is None:
+            raise PromptTooLongError(
+                f"the prompt without any history has more than {limit} tokens, the most that rollout.prompt.max_tokens "
+                "allows"
+            )
+        while enough - too_few > 1:  # by halves: a long history is not tokenised once for every turn of it
+            middle = (enough + too_few) // 2
+            if (attempt := written(middle)) is not None:
+                ids, enough = attempt, middle
+            else:
+                too_few = middle
+        return ids, enough
+
+    def turn(self, task: str, admissible: list[str], step: int) -> tuple[list[int], list[int]]:
+        """Ids of what stands before and after the observation in a later turn's text (episode layout)."""
+        fields = {"task": task, "admissible_commands": _listed(admissible), "step": step}
+        before, after = self.before_observation.format(**fields), self.after_observation.format(**fields)
+        return self.chat.encode_text(before), self.chat.encode_text(after)
+
+    def _render(
+        self,
+        task: str,
+        observation: str,
+        shown: Sequence[Turn],
+        played: int,
+        initial: str,
+        admissible: list[str],
+    ) -> str:
+        first = played + 1 - len(shown)
+        history = "".join(
+            self.prompt.history_turn.format(task=task, observation=turn.observation, action=turn.action, step=first + i)
+            for i, turn in enumerate(shown)
+        )
+        template = self.prompt.template if played else self.prompt.first_template
+        return template.format(
+            task=task,
+            initial_observation=initial,
+            observation=observation,
+            history=history,
+            admissible_commands=_listed(admissible),
+            step=played + 1,
+        )
+
+
+def _listed(admissible: list[str]) -> str:
+    return "\n".join(f"'{command}'" for command in admissible if command != "help")

@@ -1,0 +1,161 @@
+"""Strategies that shard the model over ranks, and the whole model that every rank plays with."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy, StrategyRegistry
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+from torch.distributed.tensor import DTensor
+
+from paw_lightning.models.policy_world_model import PolicyWorldModel
+
+TIMEOUT = 1800.0
+"""Seconds that a rank waits for the others: the slowest rank's rollout has to end within them."""
+
+
+class FSDP2(ModelParallelStrategy):
+    """Fully sharded data parallelism over all ranks, one unit per decoder layer (``paw_fsdp2``).
+
+    Args:
+        single_file: gather checkpoints into one file instead of one per rank; one of adapters alone always is.
+        timeout: seconds a rank waits for the others.
+    """
+
+    def __init__(self, single_file: bool = False, timeout: float = TIMEOUT) -> None:
+        super().__init__(
+            tensor_parallel_size=1, save_distributed_checkpoint=not single_file, timeout=timedelta(seconds=timeout)
+        )
+
+    def setup_environment(self) -> None:
+        """Lightning's "auto" would make the number of nodes the number of shards."""
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+        if self._trains_adapters:
+            self._save_distributed_checkpoint = False
+
+    @property
+    def _trains_adapters(self) -> bool:
+        return bool(self.lightning_module.lora.rank)  # type: ignore[union-attr,operator]
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Gather no frozen weight: a checkpoint of adapters does not hold it."""
+        if not self._trains_adapters:
+            return super().lightning_module_state_dict()
+        assert self.model is not None
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+        return get_model_state_dict(self.model, options=options)
+
+
+class FSDP1(FSDPStrategy):
+    """The older flat-parameter FSDP, one unit per decoder layer (``paw_fsdp``); unlike Lightning's it runs on CPUs.
+
+    Args:
+        timeout: seconds a rank waits for the others.
+    """
+
+    def __init__(self, timeout: float = TIMEOUT) -> None:
+        # One file would segfault on CPUs, where "full" state is gathered into memory that is already freed.
+        super().__init__(state_dict_type="sharded", timeout=timedelta(seconds=timeout))
+
+    def _setup_model(self, model: nn.Module) -> nn.Module:
+        layers = {type(layer) for layer in decoder_layers(model.model)}  # type: ignore[arg-type]
+        # Lightning's own precision plugin refuses to clip the norm of sharded gradients.
+        self.precision_plugin.clip_grad_by_norm = self._clip  # type: ignore[method-assign]
+        return FullyShardedDataParallel(
+            model,
+            auto_wrap_policy=ModuleWrapPolicy(layers),
+            mixed_precision=self.mixed_precision_config,
+            sharding_strategy=self.sharding_strategy,
+            device_id=self.root_device,
+            use_orig_params=True,
+        )
+
+    def _clip(self, optimizer: torch.optim.Optimizer, clip_val: float | int) -> None:
+        clip_gradients(self, [p for group in optimizer.param_groups for p in group["params"]], clip_val)
+
+
+StrategyRegistry.register("paw_fsdp2", FSDP2, description="FSDP2 over all ranks, one unit per decoder layer")
+StrategyRegistry.register("paw_fsdp", FSDP1, description="FSDP1 over all ranks, one unit per decoder layer")
+
+
+def decoder_layers(model: PolicyWorldModel) -> list[nn.Module]:
+    """The repeated blocks of the language model: the modules whose weights are gathered together."""
+    classes = set(model.language_model._no_split_modules or [])
+    layers = [module for module in model.modules() if type(module).__name__ in classes]
+    if not layers:
+        raise ValueError(
+            f"{type(model.language_model).__name__} does not name its decoder layers; wanted a model with "
+            "_no_split_modules, or trainer.strategy ddp (model.path)"
+        )
+    return layers
+
+
+def shard(model: PolicyWorldModel, mesh: DeviceMesh) -> None:
+    """Shard in place, each decoder layer by itself and the rest together (FSDP2)."""
+    for layer in decoder_layers(model):
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+def is_sharded(strategy: Strategy) -> bool:
+    """No rank holds the whole model."""
+    return isinstance(strategy, FSDPStrategy | ModelParallelStrategy)
+
+
+def gradient_norm(strategy: Strategy, parameters: Iterable[nn.Parameter]) -> Tensor:
+    """2-norm of the whole gradient, of which a rank may hold a part."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([g.to_local() if isinstance(g, DTensor) else g for g in gradients])
+    if not is_sharded(strategy):
+        return norm
+    square = norm.to(strategy.root_device) ** 2
+    return strategy.reduce(square, reduce_op="sum").sqrt()
+
+
+def clip_gradients(strategy: Strategy, parameters: list[nn.Parameter], largest: float) -> None:
+    """Scale these parameters' gradient to a 2-norm of at most `largest`; every rank has to call it."""
+    if isinstance(strategy, FSDPStrategy):  # plain tensors that do not know they are parts
+        torch.nn.utils.clip_grads_with_norm_(parameters, float(largest), gradient_norm(strategy, parameters))
+    else:
+        torch.nn.utils.clip_grad_norm_(parameters, float(largest))
+
+
+class Replica:
+    """The whole model on every rank, for playing and scoring.
+
+    A sharded model cannot play: ranks call it a different number of times, and every call would wait for all ranks.
+    Its weights are gathered once per rollout and freed for the update. Where the model is not sharded, `model` is the
+    trained one itself and nothing is copied.
+    """
+
+    def __init__(self, trained: PolicyWorldModel, sharded: bool) -> None:
+        self.model = trained
+        self.sharded = sharded
+        if sharded:  # a copy of the structure, whose weights are placeholders
+            empty: Any = {id(p): nn.Parameter(p.new_empty(0), p.requires_grad) for p in trained.parameters()}
+            self.model = copy.deepcopy(trained, empty)
+
+    def refresh(self, strategy: Strategy) -> None:
+        """Gather the weights as they are now; every rank has to call it, outside of any forward."""
+        if not self.sharded:
+            return
+        assert strategy.model is not None
+        options = StateDictOptions(full_state_dict=True, cpu_offload=False)
+        state: dict[str, Any] = dict(get_model_state_dict(strategy.model, options=options))
+        for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]:
+            tensor.data = state.get(f"model.{name}", tensor.data).detach().to(strategy.root_device)
+
+    def release(self) -> None:
+        """Free the gathered weights."""
+        if self.sharded:
+            for parameter in self.model.parameters():
+                parameter.data = parameter.data.new_empty(0)

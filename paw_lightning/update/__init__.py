@@ -1,0 +1,1 @@
+"""From finished episodes to the mini-batches of an update."""

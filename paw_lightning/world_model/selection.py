@@ -1,0 +1,96 @@
+"""Which transitions teach the world model: the share of highest action entropy (eq. 4), and its controls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from fractions import Fraction
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def action_entropy(
+    token_entropies: Sequence[float], logprobs: Sequence[float], form: Literal["full", "sampled"] = "full"
+) -> float:
+    """H(a | h): the mean over an action's tokens of their entropy, nats (eq. 4).
+
+    The printed formula and its text disagree, so both are offered (choice: `full`):
+    `full` is the mean of H(pi(. | h, a_<i)) over the vocabulary; `sampled` is the mean of -q_i log q_i with
+    q_i the probability of the token that was sampled, and is never above 1/e.
+
+    Args:
+        token_entropies: entropy of the distribution at each action token, nats; read by `full`.
+        logprobs: log q_i of each action token, nats; read by `sampled`.
+
+    Returns:
+        0 for an action without tokens.
+    """
+    if form == "full":
+        terms = list(token_entropies)
+    elif form == "sampled":
+        terms = [-math.exp(logprob) * logprob for logprob in logprobs]
+    else:
+        raise ValueError(f"entropy_selection.entropy is {form!r}; wanted 'full' or 'sampled'")
+    return math.fsum(terms) / len(terms) if terms else 0.0
+
+
+def select_top_entropy(entropies: Sequence[float] | Tensor, alpha: float) -> Tensor:
+    """S_alpha: the ceil(alpha N) transitions of highest action entropy, as bool [N] (eq. 4).
+
+    choice: the paper does not say how ties fall; the earlier transition wins.
+
+    Args:
+        entropies: H(a | h) of the whole update pool, nats.
+        alpha: share to keep, in [0, 1].
+
+    Raises:
+        ValueError: alpha outside [0, 1], or an entropy that is not finite.
+    """
+    return _keep_highest(_finite(entropies), _kept(alpha, len(entropies)))
+
+
+def select_lowest_probability(logprobs: Sequence[float] | Tensor, alpha: float) -> Tensor:
+    """The ceil(alpha N) transitions whose sampled action has the lowest mean log-prob, as bool [N]."""
+    return _keep_highest(-_finite(logprobs), _kept(alpha, len(logprobs)))
+
+
+def select_random(count: int, alpha: float, generator: torch.Generator) -> Tensor:
+    """ceil(alpha N) of N = `count` transitions drawn without replacement, as bool [N]: a control for eq. 4."""
+    return _keep_highest(torch.rand(count, generator=generator), _kept(alpha, count))
+
+
+def first_occurrences(keys: Sequence[Hashable]) -> Tensor:
+    """The transitions that repeat no earlier one, as bool [N]; equal keys are what makes two the same."""
+    first: dict[Hashable, int] = {}
+    return torch.tensor([first.setdefault(key, i) == i for i, key in enumerate(keys)], dtype=torch.bool)
+
+
+def check_alpha(alpha: float) -> None:
+    """Raise ValueError for a share outside [0, 1]."""
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"entropy_selection.alpha is {alpha}; wanted a share in [0, 1]")
+
+
+def _kept(alpha: float, count: int) -> int:
+    check_alpha(alpha)
+    return math.ceil(Fraction(str(alpha)) * count)  # the decimal as written: 0.7 * 10 is 7.000000000000001 in binary
+
+
+def _finite(scores: Sequence[float] | Tensor) -> Tensor:
+    scores = torch.as_tensor(scores, dtype=torch.float64)
+    if not scores.isfinite().all():
+        first = int((~scores.isfinite()).nonzero()[0])
+        raise ValueError(
+            f"entropy_selection: transition {first} scores {scores[first].item()}; wanted a finite number. "
+            "The policy's logits are broken: look at the learning rate and the precision"
+        )
+    return scores
+
+
+def _keep_highest(scores: Tensor, count: int) -> Tensor:
+    order = scores.argsort(descending=True, stable=True)
+    mask = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+    mask[order[:count]] = True
+    return mask
