@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "paw_lightning"
 FLOORS = [
-    {"types", "seeding", "ranks"},
+    {"types", "seeding", "ranks", "errors"},
     {"envs", "world_model", "policy"},
     {"text"},
     {"models"},
