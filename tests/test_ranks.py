@@ -53,7 +53,7 @@ def test_shares_are_neighbours_that_join_to_the_whole(count: int, size: int, mon
     parts = []
     for rank in range(size):
         monkeypatch.setattr(ranks, "world", lambda rank=rank: (rank, size))
-        parts.append(list(range(count))[ranks.share(count)])
+        parts.append(list(range(count))[ranks.rank_slice(count)])
     assert [i for part in parts for i in part] == list(range(count))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
