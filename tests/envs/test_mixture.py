@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from paw_lightning.envs import HouseholdEnv, MixtureEnv
 from paw_lightning.envs.mixture import assign, shares
-from tests import runs
+from tests.helpers import runs
 
-TOY = {"class_path": "tests.toy_env.ToyEnv"}
+TOY = {"class_path": "tests.helpers.toy_env.ToyEnv"}
 HOUSE = {"class_path": "paw_lightning.envs.HouseholdEnv", "init_args": {"num_tasks": 3, "success_reward": 5.0}}
 WORKER = {"class_path": "paw_lightning.envs.WorkerEnv", "init_args": {"environment": HOUSE}}
 
