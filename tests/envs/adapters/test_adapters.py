@@ -53,7 +53,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     made: list[TextEnv] = []
 
     def build(name: str, split: str = "train", **init_args: Any) -> TextEnv:
-        made.append(build_environment({"class_path": f"paw_lightning.envs.{name}", "init_args": init_args}, split))
+        made.append(build_environment({"class_path": f"paw_lightning.envs.adapters.{name}", "init_args": init_args}, split))
         return made[-1]
 
     yield build
@@ -80,7 +80,7 @@ def check_config(name: str, folder: Path, **settings: Any) -> dict[str, dict[int
 
 def in_worker(name: str, init_args: dict[str, Any]) -> dict[str, Any]:
     """The setting that replaces what runs in a config's worker."""
-    spec = {"class_path": f"paw_lightning.envs.{name}", "init_args": init_args}
+    spec = {"class_path": f"paw_lightning.envs.adapters.{name}", "init_args": init_args}
     return {"rollout__environment__init_args__environment": spec}
 
 
