@@ -76,9 +76,9 @@ def test_a_mixture_of_workers_begins_in_the_right_one() -> None:
 @pytest.mark.parametrize(
     ("environments", "cause"),
     [
-        ({}, "environments is empty"),
-        ({"toy": TOY | {"weight": 0}}, "weight 0.0; wanted a plain name, a positive weight"),
-        ({"a/b": TOY}, "wanted a plain name"),
+        ({}, "environments is {}; wanted"),
+        ({"toy": TOY | {"weight": 0}}, "environments.toy.weight is 0.0; wanted a positive number"),
+        ({"a/b": TOY}, "wanted plain names"),
         ({"toy": TOY | {"size": 1}}, "and perhaps weight"),
     ],
 )

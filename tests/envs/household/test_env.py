@@ -174,18 +174,21 @@ def test_nothing_global_is_touched(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"split": "dev"}, r"split='dev'.*train.*val.*test"),
-        ({"tasks": ["pick", "bake"]}, r"tasks=\['pick', 'bake'\].*pick_two"),
-        ({"tasks": "pick"}, r"tasks='pick'.*list"),
-        ({"tasks": []}, r"tasks=\[\].*non-empty"),
-        ({"nuisance": "fog"}, r"nuisance='fog'.*random_ids"),
-        ({"receptacles": 1}, r"receptacles=1.*at least 2"),
-        ({"objects": 1, "tasks": ["pick", "pick_two"]}, r"objects=1.*'pick_two'.*at least 2"),
-        ({"success_reward": 0.0}, r"success_reward=0\.0.*positive"),
-        ({"num_tasks": 0}, r"num_tasks=0.*at least 1"),
-        ({"data_path": "/nonexistent/data"}, r"data_path='/nonexistent/data'.*json_2\.1\.1/train.*change data_path"),
-        ({"game_file": "/nonexistent/game"}, r"game_file='/nonexistent/game'.*not a readable"),
-        ({"game_file": "a", "data_path": "b"}, r"game_file='a' and data_path='b'.*give one"),
+        ({"split": "dev"}, r"split is 'dev'.*train.*val.*test"),
+        ({"tasks": ["pick", "bake"]}, r"tasks is \['pick', 'bake'\]; wanted.*pick_two"),
+        ({"tasks": "pick"}, r"tasks is 'pick'; wanted.*list"),
+        ({"tasks": []}, r"tasks is \[\]; wanted.*non-empty"),
+        ({"nuisance": "fog"}, r"nuisance is 'fog'; wanted.*random_ids"),
+        ({"receptacles": 1}, r"receptacles is 1; wanted at least 2"),
+        ({"objects": 1, "tasks": ["pick", "pick_two"]}, r"objects is 1; wanted at least 2.*'pick_two'"),
+        ({"success_reward": 0.0}, r"success_reward is 0\.0; wanted a positive"),
+        ({"num_tasks": 0}, r"num_tasks is 0; wanted at least 1"),
+        (
+            {"data_path": "/nonexistent/data"},
+            r"data_path is '/nonexistent/data'; wanted .*json_2\.1\.1/train; empty",
+        ),
+        ({"game_file": "/nonexistent/game"}, r"game_file is '/nonexistent/game'; wanted a readable"),
+        ({"game_file": "a", "data_path": "b"}, r"game_file is 'a'; wanted only one of .*data_path.* 'b'"),
     ],
 )
 def test_bad_configuration_names_the_key(arguments: dict[str, Any], message: str) -> None:

@@ -111,18 +111,18 @@ def test_official_games_refuse_what_does_not_apply(
     others = [name for name in ("pick", "look") if name != task][:1]
     for message, arguments in {
         rf"game_file=.* is a '{task}' game, but tasks=": {"game_file": path, "tasks": others},
-        "receptacles=3, objects=8 shape generated houses": {"game_file": path, "receptacles": 3},
-        "num_tasks=2: expected between 1 and 1": {"game_file": path, "num_tasks": 2},
+        "receptacles is 3; wanted no setting of it or of objects": {"game_file": path, "receptacles": 3},
+        "num_tasks is 2; wanted between 1 and 1": {"game_file": path, "num_tasks": 2},
         "is the valid_seen folder, but split='train' plays train": {"data_path": str(official / "valid_seen")},
     }.items():
         with pytest.raises(ValueError, match=message):
             HouseholdEnv(**arguments)
     (tmp_path / "train").mkdir()
-    with pytest.raises(ValueError, match=r"no games for split='test'.*valid_unseen.*change data_path or split"):
+    with pytest.raises(ValueError, match=r"a folder with games for the split 'test'.*valid_unseen.*empty means"):
         HouseholdEnv("test", data_path=str(tmp_path))
-    with pytest.raises(ValueError, match=r"no game\.tw-pddl of tasks=\['pick'\].*change tasks or data_path"):
+    with pytest.raises(ValueError, match=r"tasks is \['pick'\]; wanted tasks that occur"):
         HouseholdEnv(data_path=str(tmp_path), tasks=["pick"])
     broken = tmp_path / "game.tw-pddl"
     broken.write_text("{}")
-    with pytest.raises(ValueError, match="not a readable ALFWorld"):
+    with pytest.raises(ValueError, match="wanted a readable ALFWorld"):
         HouseholdEnv(game_file=str(broken))

@@ -69,11 +69,11 @@ def test_jsonl_splits(tmp_path: Path) -> None:
     write(tmp_path / "dev.jsonl", VERL_AGENT)
     assert load_questions(str(tmp_path), "train") == (READ, READ)
     assert load_questions(str(tmp_path), "val") == (READ,)
-    with pytest.raises(ValueError, match=r"data_path=.* no file for split='test'.*test\.jsonl.*test\.parquet"):
+    with pytest.raises(ValueError, match=r"data_path is .*test\.jsonl.*test\.parquet.* no file for the split 'test'"):
         load_questions(str(tmp_path), "test")
     write(tmp_path / "val.jsonl", FLASHRAG)
     load_questions.cache_clear()
-    with pytest.raises(ValueError, match=r"several files for split='val'"):
+    with pytest.raises(ValueError, match=r"several files for the split 'val'"):
         load_questions(str(tmp_path), "val")
 
 
@@ -103,7 +103,7 @@ def test_parquet_reads_the_same(tmp_path: Path) -> None:
 )
 def test_a_bad_row_is_named(row: object, tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", FLASHRAG, row)
-    with pytest.raises(ValueError, match=r"train\.jsonl, row 2: .*golden_answers.*reward_model.*change data_path"):
+    with pytest.raises(ValueError, match=r"data_path is .*golden_answers.*reward_model.*train\.jsonl, row 2 is none"):
         load_questions(str(tmp_path), "train")
 
 
@@ -112,5 +112,5 @@ def test_broken_and_empty_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").write_text("\n")
     with pytest.raises(ValueError, match=r"train\.jsonl, row 1"):
         load_questions(str(tmp_path), "train")
-    with pytest.raises(ValueError, match=r"test\.jsonl holds no question"):
+    with pytest.raises(ValueError, match=r"data_path is .*wanted questions, but test\.jsonl holds none"):
         load_questions(str(tmp_path), "test")

@@ -10,6 +10,7 @@ import pytest
 from paw_lightning.envs import SearchEnv
 from paw_lightning.envs.search.facts import fact_base
 from paw_lightning.envs.search.retrievers import BM25Retriever, OverlapRetriever
+from paw_lightning.errors import SettingsError
 
 DOCUMENTS = ["Red\na red fox and a red hen", "Blue\na blue fox", "Green\na green hen on a red roof", "Grey\na wolf"]
 
@@ -51,7 +52,7 @@ def test_bm25_finds_and_keeps_its_index(corpus: Path, tmp_path: Path) -> None:
 
     search_retrievers._open_index.cache_clear()
     assert kept.search("red", 3) == [DOCUMENTS[0], DOCUMENTS[2]], "opened from the folder"
-    with pytest.raises(ValueError, match=r"index_path=.* was made of .*k1.*remove it"):
+    with pytest.raises(ValueError, match=r"index_path is .* was made of .*k1.*remove it"):
         BM25Retriever(str(corpus), str(tmp_path / "index"), k1=2.0).search("red", 3)
 
 
@@ -70,16 +71,16 @@ def test_bm25_answers_the_invented_questions(tmp_path: Path) -> None:
 def test_a_bad_corpus_line_is_named(line: str, corpus: Path) -> None:
     with corpus.open("a") as file:
         file.write(line + "\n")
-    with pytest.raises(ValueError, match=r"retriever\.init_args\.corpus_path=.*line 5: wanted .*contents"):
+    with pytest.raises(ValueError, match=r"retriever\.init_args\.corpus_path is .*wanted .*contents.*line 5"):
         BM25Retriever(str(corpus)).search("red", 1)
 
 
 def test_bm25_needs_its_extra_and_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"corpus_path='/nonexistent' is not a file"):
+    with pytest.raises(ValueError, match=r"corpus_path is '/nonexistent'; wanted a file"):
         BM25Retriever("/nonexistent")
-    with pytest.raises(ValueError, match=r"retriever\.init_args\.k1=-1"):
+    with pytest.raises(ValueError, match=r"retriever\.init_args\.k1 is -1; wanted"):
         BM25Retriever("/nonexistent", k1=-1)
     (tmp_path / "corpus.jsonl").write_text("")
     monkeypatch.setitem(sys.modules, "bm25s", None)
-    with pytest.raises(ImportError, match=r"rollout\.environment\.init_args\.retriever: .*paw-lightning\[search\]"):
+    with pytest.raises(SettingsError, match=r"rollout\.environment\.init_args\.retriever .*extra `search`"):
         BM25Retriever(str(tmp_path / "corpus.jsonl"))

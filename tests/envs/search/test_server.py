@@ -133,10 +133,10 @@ def test_waits_double(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"url": "file:///etc/passwd"}, r"retriever\.init_args\.url='file"),
-        ({"request_form": "soap"}, r"request_form='soap'.*search_r1 or verl_agent"),
-        ({"timeout": 0}, r"timeout=0"),
-        ({"retries": -1}, r"retries=-1"),
+        ({"url": "file:///etc/passwd"}, r"retriever\.init_args\.url is 'file"),
+        ({"request_form": "soap"}, r"request_form is 'soap'; wanted search_r1 or verl_agent"),
+        ({"timeout": 0}, r"timeout is 0; wanted"),
+        ({"retries": -1}, r"retries is -1; wanted"),
     ],
 )
 def test_bad_configuration_names_the_key(arguments: dict[str, Any], message: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 from paw_lightning.envs import ShopEnv, TextEnv
 from paw_lightning.envs.shop.env import SEARCH
 from paw_lightning.envs.shop.expert import ShopExpert
+from paw_lightning.errors import SettingsError
 
 SMALL: dict[str, Any] = {"products": 60, "brief": True}
 
@@ -256,17 +257,17 @@ def test_nothing_global_is_touched(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("message", "arguments"),
     [
-        ("split='dev'", {"split": "dev"}),
-        ("observation='html': expected one of", {"observation": "html"}),
-        ("reward='sparse': expected one of", {"reward": "sparse"}),
-        ("page_size=0", {"page_size": 0}),
-        ("success_reward=0", {"success_reward": 0}),
-        ("products=3: expected between 20", {"products": 3}),
-        ("num_tasks=0: expected between 1 and", {"num_tasks": 0, **SMALL}),
-        ("num_tasks=99999: expected between 1 and", {"num_tasks": 99999, **SMALL}),
-        ("products=50, brief=False shape a made-up shop", {"products": 50, "data_path": "x"}),
+        ("split is 'dev'; wanted one of", {"split": "dev"}),
+        ("observation is 'html'; wanted one of", {"observation": "html"}),
+        ("reward is 'sparse'; wanted one of", {"reward": "sparse"}),
+        ("page_size is 0; wanted at least 1", {"page_size": 0}),
+        ("success_reward is 0; wanted a positive", {"success_reward": 0}),
+        ("products is 3; wanted between 20", {"products": 3}),
+        ("num_tasks is 0; wanted between 1 and", {"num_tasks": 0, **SMALL}),
+        ("num_tasks is 99999; wanted between 1 and", {"num_tasks": 99999, **SMALL}),
+        ("products is 50; wanted no setting of it or of brief", {"products": 50, "data_path": "x"}),
         ("the environment variable NO_SHOP_HERE is not set", {"data_path": "$NO_SHOP_HERE"}),
-        ("expected a folder with items_shuffle_1000.json", {"data_path": "nowhere"}),
+        ("wanted a folder with items_shuffle_1000.json", {"data_path": "nowhere"}),
     ],
 )
 def test_values_that_cannot_work_are_named(message: str, arguments: dict[str, Any]) -> None:
@@ -284,7 +285,7 @@ def test_a_missing_extra_is_named(package: str, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setitem(sys.modules, package, None)  # importing it now fails
     if package == "rapidfuzz":
         pytest.importorskip("nltk", reason="NO NLTK: pip install 'paw-lightning[webshop]'")
-    with pytest.raises(ImportError, match=rf"{package}.*paw-lightning\[webshop\]"):
+    with pytest.raises(SettingsError, match=rf"official WebShop data needs {package}.*extra `webshop`"):
         ShopEnv(data_path=str(tmp_path))
     ShopEnv(**SMALL)
 

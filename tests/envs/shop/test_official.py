@@ -139,7 +139,7 @@ def test_the_data_path_may_be_a_variable_a_folder_or_a_file(
     for path in ("$SOME_SHOP", str(products_folder / "items_shuffle_1000.json")):
         assert ShopEnv("test", data_path=path).reset(seed=0) == expected
     (tmp_path / "items_shuffle_1000.json").write_text("{}")
-    with pytest.raises(ValueError, match="expected a folder with"):
+    with pytest.raises(ValueError, match="wanted a folder with"):
         ShopEnv(data_path=str(tmp_path))
     (tmp_path / "items_ins_v2_1000.json").write_text("{}")
     with pytest.raises(ValueError, match="too few for the split"):

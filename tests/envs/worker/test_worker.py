@@ -15,6 +15,7 @@ import pytest
 
 from paw_lightning.envs import HouseholdEnv, TextEnv, WorkerEnv
 from paw_lightning.envs.worker.env import WorkerError
+from paw_lightning.errors import SettingsError
 from paw_lightning.rollouts.collector import Collector, PlayedGroups
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import Prompt, PromptBuilder
@@ -216,15 +217,16 @@ def test_workers_die_with_their_parent(number: signal.Signals) -> None:
     [
         (
             "tests.helpers.wild_env.Nobody",
-            "TypeError: class_path 'tests.helpers.wild_env.Nobody' names None; wanted a subclass",
+            "init_args.environment.class_path is 'tests.helpers.wild_env.Nobody', which names None; wanted a subclass",
         ),
-        ("no_such_package.Env", "ModuleNotFoundError: No module named 'no_such_package'"),
+        ("no_such_package.Env", "wanted a class that can be imported: No module named 'no_such_package'"),
     ],
 )
 def test_an_environment_that_cannot_be_built_says_why(class_path: str, cause: str) -> None:
     env = WorkerEnv("train", environment={"class_path": class_path})
-    with pytest.raises(WorkerError, match=cause):
+    with pytest.raises(SettingsError, match=cause):
         env.reset(seed=0)
+    assert env.pid is None
 
 
 def test_settings_that_cannot_work_are_refused() -> None:
