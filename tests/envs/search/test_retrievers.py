@@ -48,7 +48,7 @@ def test_bm25_finds_and_keeps_its_index(corpus: Path, tmp_path: Path) -> None:
         assert retriever.search("red", 3) == [DOCUMENTS[0], DOCUMENTS[2]]
         assert retriever.search("red fox", 1) == [DOCUMENTS[0]]
         assert retriever.search("the", 3) == retriever.search("zebra", 3) == []
-    from paw_lightning.envs.search.env import retrievers as search_retrievers
+    from paw_lightning.envs.search import retrievers as search_retrievers
 
     search_retrievers._open_index.cache_clear()
     assert kept.search("red", 3) == [DOCUMENTS[0], DOCUMENTS[2]], "opened from the folder"
