@@ -51,8 +51,8 @@ def listing() -> Iterator[str]:
         for name, path in group:
             yield f"{name:<{width}}  {first_line(path)}"[:WIDTH]
         yield ""
-    yield "paw-lightning fit --config NAME, given several times: a later one is laid over"
-    yield "paw-lightning configs copy NAME, to edit one"
+    yield "use:   paw-lightning fit --config NAME (several times: later ones lie on top)"
+    yield "edit:  paw-lightning configs copy NAME"
 
 
 def first_line(path: Path) -> str:
