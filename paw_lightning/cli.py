@@ -85,7 +85,9 @@ class PaWCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Refuse a checkpoint that is none before Lightning reads it, and long before a model is built."""
+        """Find the files of ``--config``, and refuse a checkpoint that is none long before a model is built."""
+        if args is None or isinstance(args, list):
+            args = config_files.expand(sys.argv[1:] if args is None else args)
         super().parse_arguments(parser, args)
         if self.config.get("subcommand"):
             check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
@@ -147,7 +149,7 @@ def run(args: list[str] | None = None) -> PaWCLI:
     return PaWCLI(
         PaWModule,
         RolloutDataModule,
-        args=config_files.expand(sys.argv[1:] if args is None else args),
+        args=args,
         seed_everything_default=0,
         auto_configure_optimizers=False,
         trainer_defaults={
