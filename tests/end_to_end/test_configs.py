@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from paw_lightning import config_files
 from paw_lightning.cli import PaWCLI, run
 from paw_lightning.policy.advantages.gae import GAE
 from paw_lightning.policy.advantages.group import GRPO, RLOO, GiGPO
@@ -44,7 +45,8 @@ def resolve() -> Callable[..., dict]:
         parser = run(["fit", f"--config={CONFIGS / 'household/base.yaml'}"]).parser
 
     def parse(*names: str) -> dict:
-        config = parser.parse_args(["fit", *(f"--config={path}" for path in overlay(*names))])["fit"].as_dict()
+        args = config_files.expand([f"--config={name}" for name in names])
+        config = parser.parse_args(["fit", *args])["fit"].as_dict()
         return {key: value for key, value in config.items() if key != "config"}
 
     return parse
@@ -125,7 +127,7 @@ def test_world_model_alone_needs_neither_group_nor_largest_return(tiny_model_dir
 
 
 def test_paw_and_grpo_differ_by_paws_keys_alone() -> None:
-    paw, grpo = (yaml.safe_load((CONFIGS / "household" / f"{name}.yaml").read_text()) for name in ("paw", "grpo"))
+    paw, grpo = (config_files.merged(f"household/{name}") for name in ("paw", "grpo"))
     different = {
         f"{section}.{key}"
         for section in paw.keys() | grpo.keys()
@@ -143,15 +145,12 @@ def test_paw_and_grpo_differ_by_paws_keys_alone() -> None:
 def test_every_method_goes_with_every_world_model(method: str, wm: str, resolve: Callable[..., dict]) -> None:
     config = resolve("household/base", f"method/{method}", f"wm/{wm}")
     assert config["rollout"]["advantage"] is not None
-    assert (
-        config["entropy_selection"]["alpha"]
-        == yaml.safe_load((CONFIGS / f"wm/{wm}.yaml").read_text())["entropy_selection"]["alpha"]
-    )
+    assert config["entropy_selection"]["alpha"] == config_files.merged(f"wm/{wm}")["entropy_selection"]["alpha"]
 
 
 @pytest.mark.parametrize("later", WM)
 def test_a_later_world_model_replaces_an_earlier_one(later: str, resolve: Callable[..., dict]) -> None:
-    """Whichever it was leaves no trace: each file sets every key that any of them sets."""
+    """Whichever it was leaves no trace: each lies on wm/paw, which sets every key that any of them sets."""
     alone = resolve("household/base", f"wm/{later}")
     for earlier in WM:
         assert resolve("household/base", f"wm/{earlier}", f"wm/{later}") == alone, earlier
@@ -179,10 +178,10 @@ def test_world_model_overlay_runs(wm: str, tmp_path: Path) -> None:
     assert ("wm/effective_weight" in curves) is (wm != "off")
 
 
-def test_household_comparisons_name_files_that_are_there() -> None:
+def test_comparisons_name_files_that_are_there() -> None:
     for path in (CONFIGS / "compare").glob("*.yaml"):
         for arm in yaml.safe_load(path.read_text())["arms"].values():
-            assert all((ROOT / config).is_file() for config in arm["configs"])
+            assert all(config_files.find(config).is_file() for config in arm["configs"])
 
 
 def _keys(section: object) -> set[str]:
@@ -218,5 +217,5 @@ def test_every_config_is_tested() -> None:
     """A new folder of configs needs a test of its own: name it here."""
     adapters = {"express", "scienceworld", "textworld", "gym", "textarena", "openenv", "verl_agent", "mixture"}
     worlds = {"household", "alfworld", "search", "shop", "webshop"} | adapters  # tests/envs/adapters
-    overlays = {"method", "wm", "strategy", "configs"}
+    overlays = {"method", "wm", "strategy", "shared", "configs"}
     assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} <= {"compare"} | overlays | worlds

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
+from paw_lightning import config_files
 from paw_lightning.callbacks import EnvironmentLoop
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import Prompt, PromptBuilder, Turn
@@ -61,7 +61,7 @@ def test_paper_runs_on_data_and_a_server(tiny_model_dir: str, tmp_path: Path, mo
 
 
 def test_the_paper_s_prompt_shows_the_whole_history() -> None:
-    prompt = Prompt(**yaml.safe_load(PAPER.read_text())["rollout"]["prompt"])
+    prompt = Prompt(**config_files.merged(PAPER)["rollout"]["prompt"])
     turns = [Turn(f"found {i}", f"<search>query {i}</search>") for i in (1, 2, 3)]
     ids = PromptBuilder(prompt, ChatFormat(byte_tokenizer())).build("who?", "found 4", turns, "found 1", [])
     text = byte_tokenizer().decode(ids)
@@ -72,7 +72,7 @@ def test_the_paper_s_prompt_shows_the_whole_history() -> None:
 
 def test_the_paper_s_figures() -> None:
     """The row of the paper's table, so that nobody changes it unawares."""
-    config = yaml.safe_load(PAPER.read_text())
+    config = config_files.merged(PAPER)
     assert (config["data"]["groups"], config["data"]["group_size"]) == (256, 5)
     rollout = config["rollout"]
     assert (rollout["max_steps"], rollout["max_action_tokens"], rollout["prompt"]["max_tokens"]) == (4, 512, 4096)

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from transformers import PreTrainedTokenizerFast
 
+from paw_lightning import config_files
 from paw_lightning.envs import ShopEnv
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import Prompt, PromptBuilder, Turn
@@ -76,7 +76,7 @@ def test_missing_products_are_named(
 
 def test_the_paper_s_figures() -> None:
     """The column of the paper's table, so that nobody changes it unawares."""
-    config = yaml.safe_load(PAPER.read_text())
+    config = config_files.merged(PAPER)
     assert (config["data"]["groups"], config["data"]["group_size"]) == (16, 8)
     rollout = config["rollout"]
     assert (rollout["max_steps"], rollout["max_action_tokens"], rollout["prompt"]["max_tokens"]) == (15, 512, 4096)
@@ -89,7 +89,7 @@ def test_the_paper_s_figures() -> None:
 
 def test_the_paper_s_prompt() -> None:
     """The task, two past turns, the page, what can be done there, and what to answer with, in this order."""
-    prompt = Prompt(**yaml.safe_load(PAPER.read_text())["rollout"]["prompt"])
+    prompt = Prompt(**config_files.merged(PAPER)["rollout"]["prompt"])
     turns = [Turn(f"page {i}", f"click[{i}]") for i in (1, 2, 3)]
     actions = ["search[<your query>]", "click[buy now]"]
     ids = PromptBuilder(prompt, ChatFormat(byte_tokenizer())).build("a task", "page 4", turns, "page 1", actions)
