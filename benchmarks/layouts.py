@@ -22,7 +22,7 @@ def iteration(made: LightningCLI, updater: Updater, number: int) -> dict[str, fl
     start = measuring.now()
     rollout = play(made, number)
     played = measuring.now()
-    tokens = sum(row.length for part in made.datamodule.minibatch_rows(rollout) for row in part)
+    tokens = sum(row.length for part in made.datamodule.cutter.minibatch_rows(rollout) for row in part)
     batches = list(made.datamodule.micro_batches(rollout))
     return {
         "rollout and scoring, s": played - start,

@@ -120,10 +120,10 @@ def multiplications(batches: Sequence[Minibatch], tokens: int) -> float:
 
 def shuffled(data: Any, rollout: Rollout, parts: int) -> float:
     """The padding of the same rows if micro-batches were cut in random order."""
-    rows = [row for part in data.minibatch_rows(rollout) for row in part]
+    rows = [row for part in data.cutter.minibatch_rows(rollout) for row in part]
     random.Random(0).shuffle(rows)
     size = -(-len(rows) // parts)
-    batches = [collate(rows[i : i + size], 0, on_policy=True) for i in range(0, len(rows), size)]
+    batches = [collate(rows[i : i + size], on_policy=True) for i in range(0, len(rows), size)]
     return padding(batches, sum(row.length for row in rows))
 
 
@@ -150,7 +150,7 @@ def compare(made: LightningCLI, rollout: Rollout, repeats: int) -> dict[str, Any
     batches, tokens = {}, {}
     for name, alpha in ARMS.items():
         select(trainer, module, rollout, alpha)
-        tokens[name] = sum(row.length for part in data.minibatch_rows(rollout) for row in part)
+        tokens[name] = sum(row.length for part in data.cutter.minibatch_rows(rollout) for row in part)
         batches[name] = list(data.micro_batches(rollout))
     updater = Updater(made)
     seconds = measuring.in_turns({name: lambda _, name=name: updater.update(batches[name]) for name in ARMS}, repeats)

@@ -31,7 +31,7 @@ class TrainedPolicy(Policy, Protocol):
 
 @dataclass
 class Iteration:
-    """Who does what in an iteration. Every writer of a rollout's fields is called here, in this order, and nowhere else."""
+    """Who does what in an iteration: every writer of a rollout's fields is called in `run`, and nowhere else."""
 
     runner: Runner
     policy: TrainedPolicy

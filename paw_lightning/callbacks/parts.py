@@ -24,8 +24,8 @@ def world_model_parts(callbacks: Sequence[L.Callback]) -> tuple[EntropySelection
     balance = _only(callbacks, RewardBalance)
     if selection is not None and selection.alpha and balance is None:
         raise SettingsError(
-            "the trainer's callbacks hold an EntropySelection and no RewardBalance, so that what it selects would weigh "
-            "nothing; wanted both (or EntropySelection(alpha=0): no world model)"
+            "the trainer's callbacks hold an EntropySelection and no RewardBalance, so that what it selects would "
+            "weigh nothing; wanted both (or EntropySelection(alpha=0): no world model)"
         )
     if selection is None and (balance is not None or (control is not None and control.targets != "observation")):
         raise SettingsError(

@@ -96,7 +96,7 @@ class EpisodeLayout(Layout):
 
     def context(self, observation: str, admissible: list[str]) -> Context:
         if not self.played:
-            prompt, _ = self.prompts.fit(self.task, observation, [], observation, admissible)
+            prompt = self.prompts.build(self.task, observation, [], observation, admissible)
             self.ids = list(prompt)
             return Context(self.ids, prompt, self.prompts.chat.after_ids)
         limit = self.prompts.prompt.max_tokens
@@ -137,6 +137,6 @@ def check_prompt(layout: type[Layout], prompt: Prompt) -> None:
         value = getattr(prompt, field.name)
         if field.name in layout.unread and value != field.default:
             raise SettingsError(
-                f"rollout.prompt.{field.name} is {value!r}, which {layout.__name__} never reads; wanted it left out, or "
-                "another rollout.layout"
+                f"rollout.prompt.{field.name} is {value!r}, which {layout.__name__} never reads; wanted it left out, "
+                "or another rollout.layout"
             )

@@ -57,7 +57,7 @@ class RolloutSettings:
         cap = self.importance_cap
         if cap is not None and (not cap > 0 or self.old_logprobs != "trainer"):
             raise SettingsError(
-                f"rollout.importance_cap is {cap} and rollout.old_logprobs is {self.old_logprobs!r}; wanted a cap above "
-                "0 and `trainer`, which measures the sampler against the trainer, or a cap of null"
+                f"rollout.importance_cap is {cap} and rollout.old_logprobs is {self.old_logprobs!r}; wanted a cap "
+                "above 0 and `trainer`, which measures the sampler against the trainer, or a cap of null"
             )
         check_prompt(self.layout, self.prompt)

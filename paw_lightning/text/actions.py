@@ -51,8 +51,8 @@ class Plain(ActionFormat):
 class Tags(ActionFormat):
     """``<think>...</think><action>...</action>``, the paper's; both rules below are its base implementation's.
 
-    The action is the first ``<action>`` pair, lower-cased; well-formed when there is a ``<think>`` pair before it and no
-    Han character. Without the pair the last 30 characters are sent, so that a near miss can still act.
+    The action is the first ``<action>`` pair, lower-cased; well-formed when there is a ``<think>`` pair before it and
+    no Han character. Without the pair the last 30 characters are sent, so that a near miss can still act.
     """
 
     def parse(self, text: str) -> ParsedAction:

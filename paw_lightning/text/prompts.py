@@ -99,6 +99,12 @@ class PromptBuilder:
         self.chat = chat
         self.before_observation, self.after_observation = _halves(prompt.turn_template)
 
+    def build(
+        self, task: str, observation: str, turns: Sequence[Turn], initial: str, admissible: list[str]
+    ) -> list[int]:
+        """The prompt's token ids, with as much history as fits; see :meth:`fit`."""
+        return self.fit(task, observation, turns, initial, admissible)[0]
+
     def fit(
         self, task: str, observation: str, turns: Sequence[Turn], initial: str, admissible: list[str]
     ) -> tuple[list[int], int]:

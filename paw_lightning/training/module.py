@@ -297,7 +297,7 @@ class PaWModule(L.LightningModule):
             self.log(name, mean, sync_dist=True)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the gradient's norm before clipping; without a token to learn from on any rank, leave all weights alone."""
+        """Log the gradient's norm before clipping; where no rank had a token to learn from, leave all weights alone."""
         norm = strategies.gradient_norm(self.trainer.strategy, self.parameters())
         scales_itself = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         if not torch.isfinite(norm) and not scales_itself:  # a loss scaler finds its scale by such overflows

@@ -1,7 +1,7 @@
 """PaW's parts as callbacks: settings, and one method each that applies the formula beside it to a rollout.
 
-They use none of Lightning's hooks. An :class:`~paw_lightning.iteration.Iteration` calls them, in the one order that makes
-sense (select, replace, weigh), whatever their order in the trainer's list.
+They use none of Lightning's hooks. ``paw_lightning.iteration`` calls them, in the one order that makes sense (select,
+replace, weigh), whatever their order in the trainer's list.
 """
 
 from __future__ import annotations

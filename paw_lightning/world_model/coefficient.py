@@ -59,7 +59,7 @@ def checked_max_return(max_return: float | None, source: str) -> float:
 
 
 Measure = Callable[[Rollout], tuple[Tensor, Tensor]]
-"""Reads the targets of an update as they will be trained on: their log-probs [M], nats, and their groups' lambda [M]."""
+"""Reads an update's targets as they will be trained on: their log-probs [M], nats, and their groups' lambda [M]."""
 
 
 def matching_scale(loss: WorldModelLoss, kind: Kind, logprobs: Tensor, coefficients: Tensor) -> float:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from paw_lightning.callbacks import EntropySelection, RewardBalance, TargetControl
-from paw_lightning.callbacks.environment_loop import rollout_metrics
+from paw_lightning.callbacks.rollout_curves import rollout_metrics
 from paw_lightning.callbacks.rollout_samples import render
 from paw_lightning.training.module import PaWModule
 from paw_lightning.types import Rollout
 from tests.helpers import runs
-from tests.helpers.updates import make_rollout
+from tests.helpers.updates import make_rollout, weigh
 
 
 def selected(rollout: Rollout) -> list[bool]:
@@ -26,7 +25,7 @@ def test_selection_is_over_the_whole_update() -> None:
     rollout = make_rollout()
     for entropy, t in enumerate(rollout.transitions, start=1):
         t.token_entropies = [entropy - 0.5, entropy + 0.5]
-    EntropySelection(alpha=0.5).on_rollout_end(None, None, rollout)
+    EntropySelection(alpha=0.5).select(rollout, seed=1)
     assert selected(rollout) == [False, False, False, True, True, True]
     assert rollout.metrics["wm/selected_fraction"] == 0.5
     assert rollout.metrics["wm/entropy_threshold"] == 4.0
@@ -37,7 +36,7 @@ def test_selection_is_over_the_whole_update() -> None:
 def test_selection_keeps_the_ceiling(alpha: float, count: int) -> None:
     """ceil(0.1 * 6) = 1, ceil(0.75 * 6) = ceil(4.5) = 5."""
     rollout = make_rollout()
-    EntropySelection(alpha=alpha).on_rollout_end(None, None, rollout)
+    EntropySelection(alpha=alpha).select(rollout, seed=1)
     assert sum(selected(rollout)) == count
 
 
@@ -46,14 +45,14 @@ def test_reward_balance_is_per_group() -> None:
     rollout = make_rollout()
     for reward, group in enumerate(rollout.groups):
         group.transitions[0].reward = float(reward)
-    RewardBalance(max_return=2.0).on_rollout_end(None, None, rollout)
+    weigh(RewardBalance(max_return=2.0), rollout)
     assert [group.wm_coefficient for group in rollout.groups] == [1.0, 0.5, 0.0]
     assert rollout.metrics["wm/coefficient"] == 0.5
 
 
 def test_constant_balance() -> None:
     rollout = make_rollout()
-    RewardBalance(coefficient="constant", value=0.05).on_rollout_end(None, None, rollout)
+    weigh(RewardBalance(coefficient="constant", value=0.05), rollout)
     assert [group.wm_coefficient for group in rollout.groups] == [0.05] * 3
 
 
@@ -63,13 +62,12 @@ def test_nothing_selected_needs_no_largest_return() -> None:
         group.max_return = None
     for t in rollout.transitions:
         t.wm_selected = False
-    RewardBalance().on_rollout_end(None, None, rollout)
+    weigh(RewardBalance(), rollout)
 
 
 def controlled(rollout: Rollout, targets: str, module) -> list[list[int]]:
-    """The update's targets under a control; datamodule.seed is all it needs of a trainer."""
-    trainer = SimpleNamespace(datamodule=SimpleNamespace(seed=1, wm_horizon=1))
-    TargetControl(targets).on_rollout_end(trainer, module, rollout)
+    """The update's targets under a control."""
+    TargetControl(targets).replace(rollout, module.tokenizer, horizon=1, seed=1)
     return [t.target_ids for t in rollout.transitions]
 
 

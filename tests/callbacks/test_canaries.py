@@ -164,7 +164,7 @@ def test_adapters_without_effect(tiny_model_dir: str, tmp_path: Path, monkeypatc
 def test_an_observation_that_changes_the_action(module: PaWModule) -> None:
     """Stand-in for attention in both directions: log-probs that depend on what comes after."""
     checked = [make_transition(prompt_ids=[10, 11], action_ids=[12, 13], observation_ids=[14, 15])]
-    assert checks.check_appended_observation(module, checked, 1e-3) < 1e-5
+    assert checks.check_appended_observation(checks.Pair(module, None, 1.0), checked, 1e-3) < 1e-5
     forward = module.model.forward
 
     def looks_ahead(input_ids, *masks):
@@ -174,7 +174,7 @@ def test_an_observation_that_changes_the_action(module: PaWModule) -> None:
     module.model.forward = looks_ahead
     # Three tokens are appended: 0.03 nats.
     with pytest.raises(CanaryError, match=r"appended observation changes .* by 0\.03 nats"):
-        checks.check_appended_observation(module, checked, 1e-3)
+        checks.check_appended_observation(checks.Pair(module, None, 1.0), checked, 1e-3)
 
 
 def test_texts(module: PaWModule) -> None:

@@ -15,9 +15,11 @@ from paw_lightning.callbacks import WorldModelHealth
 from paw_lightning.callbacks.diagnostics import compare_gradients, leaks, nuisance_mask, nuisance_shares
 from paw_lightning.models.loading import load_tokenizer
 from paw_lightning.rollouts.prediction import predict_observations
+from paw_lightning.text.actions import action_format
 from paw_lightning.text.chat import ChatFormat
-from paw_lightning.training.datamodule import RolloutDataModule, split_evenly
+from paw_lightning.training.datamodule import RolloutDataModule
 from paw_lightning.training.module import PaWModule
+from paw_lightning.update.batches import split_evenly
 from paw_lightning.update.collate import collate
 from paw_lightning.world_model.loss import WorldModelLoss
 from tests.conftest import ROOT, byte_tokenizer
@@ -37,7 +39,7 @@ def module(tiny_model_dir: str) -> PaWModule:
 
 
 @pytest.mark.parametrize(
-    ("action_format", "text", "expected"),
+    ("name", "text", "expected"),
     [
         ("plain", "take mug 1", False),
         ("plain", "\n take mug 1 \n", False),
@@ -55,15 +57,15 @@ def module(tiny_model_dir: str) -> PaWModule:
         ("search", "no tags\nat all", False),
     ],
 )
-def test_an_action_that_runs_on_leaks(action_format: str, text: str, expected: bool) -> None:
-    assert leaks(make_transition(), text, set(), action_format) is expected
+def test_an_action_that_runs_on_leaks(name: str, text: str, expected: bool) -> None:
+    assert leaks(make_transition(), text, set(), action_format(name)) is expected
 
 
 def test_an_action_that_is_cut_off_or_takes_another_role_leaks() -> None:
     """Token 5 ends the action [4, 5] as it should; token 4 before it is a role marker where only 4 is one."""
-    assert leaks(make_transition(truncated=True), "look", set(), "plain")
-    assert leaks(make_transition(), "look", {4}, "plain")
-    assert not leaks(make_transition(), "look", {5}, "plain")
+    assert leaks(make_transition(truncated=True), "look", set(), action_format("plain"))
+    assert leaks(make_transition(), "look", {4}, action_format("plain"))
+    assert not leaks(make_transition(), "look", {5}, action_format("plain"))
 
 
 def test_nuisance_is_every_token_that_touches_a_span() -> None:
@@ -136,24 +138,23 @@ def test_a_transition_without_a_prompt_carries_on(module: PaWModule) -> None:
 
 def test_gradient_cosine_is_that_of_the_whole_first_step(module: PaWModule) -> None:
     """Against both losses' own backward passes over the uncut step; no gradient is left behind."""
-    [rows] = RolloutDataModule(minibatches=1).minibatch_rows(make_rollout())
+    [rows] = RolloutDataModule(minibatches=1).cutter.minibatch_rows(make_rollout())
     flat = {}
     for name in ("policy", "world_model"):
         module.zero_grad()
-        getattr(module.losses(collate(rows, 0, on_policy=False)), name).backward()
+        getattr(module.losses(collate(rows, on_policy=False)), name).backward()
         flat[name] = torch.cat([p.grad.flatten() for p in module.parameters()])
     module.zero_grad()
 
     logged: dict[str, torch.Tensor] = {}
     module.log = lambda name, value, **_: logged.update({name: value})  # type: ignore[method-assign]
-    trainer = SimpleNamespace(
-        accumulate_grad_batches=3, precision_plugin=SimpleNamespace(forward_context=nullcontext), current_epoch=0
-    )
+    trainer = SimpleNamespace(accumulate_grad_batches=3)
+    module.arithmetic = nullcontext  # type: ignore[method-assign]
     health = WorldModelHealth()
     health.looking = True
     dice = torch.get_rng_state()
     for i, piece in enumerate([*split_evenly(rows, 3, lambda row: row.length), rows]):
-        health.on_train_batch_start(trainer, module, collate(piece, 0, on_policy=False), i)
+        health.on_train_batch_start(trainer, module, collate(piece, on_policy=False), i)
     expected = torch.nn.functional.cosine_similarity(flat["policy"], flat["world_model"], 0)
     assert logged["wm/gradient_cosine"].item() == pytest.approx(expected.item(), abs=1e-5)
     ratio = flat["world_model"].norm() / flat["policy"].norm()

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from paw_lightning.callbacks import EntropySelection, EnvironmentLoop
-from paw_lightning.callbacks.base import environment_loop
+from paw_lightning.policy.advantages import GRPO
 from paw_lightning.cli import check_checkpoint, main
 from paw_lightning.envs.search.env import SearchEnv
 from paw_lightning.rollouts.collector import Collector
@@ -414,7 +414,7 @@ def test_a_bug_keeps_its_traceback(tiny_model_dir: str, tmp_path: Path, monkeypa
     def broken(*_: object) -> None:
         raise ValueError("rows differ")
 
-    monkeypatch.setattr(EnvironmentLoop, "_write_advantages", broken)
+    monkeypatch.setattr(GRPO, "write", broken)
     settings = {**runs.TOY, "trainer.logger.init_args.save_dir": tmp_path, "model.path": tiny_model_dir}
     monkeypatch.setattr(sys, "argv", ["paw-lightning", "fit", *runs.arguments(settings)])
     with pytest.raises(ValueError, match="rows differ"):
@@ -518,6 +518,7 @@ def test_the_native_samplers_memory_can_be_set(tiny_model_dir: str, tmp_path: Pa
     few = {"trainer__max_epochs": 1, "trainer__limit_val_batches": 0}
     cli = runs.fit(tmp_path / "bounded", tiny_model_dir, **bounded, **few)
     free = runs.fit(tmp_path / "free", tiny_model_dir, rollout__layout="episode", **few)
-    assert environment_loop(cli.trainer).sampler.max_batch_tokens == 100
+    [loop] = [callback for callback in cli.trainer.callbacks if isinstance(callback, EnvironmentLoop)]
+    assert loop.runner.sampler.max_batch_tokens == 100
     for name in ("rollout/return", "rollout/success_rate", "rollout/episode_length"):
         assert runs.curves(cli)[name] == runs.curves(free)[name], name

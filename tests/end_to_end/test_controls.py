@@ -12,7 +12,6 @@ import torch
 from paw_lightning.callbacks import EntropySelection, RewardBalance, TargetControl
 from paw_lightning.envs import TextEnv
 from paw_lightning.policy.advantages.no_reward import NoReward
-from paw_lightning.training.module import PaWModule
 from paw_lightning.types import Rollout
 from tests.conftest import ROOT
 from tests.helpers import runs
@@ -20,8 +19,7 @@ from tests.helpers.factories import make_episode, make_group, make_transition
 from tests.helpers.playing import TOKENIZER, collector, play
 from tests.helpers.runs import assert_same_curves, assert_same_end
 from tests.helpers.toy_env import ToyEnv
-
-TRAINER = SimpleNamespace(datamodule=SimpleNamespace(seed=1, wm_horizon=1))
+from tests.helpers.updates import weigh
 
 
 def rollout_of(*groups: list, environments: tuple[str, ...] = (), iteration: int = 0) -> Rollout:
@@ -40,7 +38,7 @@ def turn(entropy: float, logprob: float = -1.0, **fields):
 
 
 def selected(rollout: Rollout, **settings) -> list[bool]:
-    EntropySelection(**settings).on_rollout_end(TRAINER, None, rollout)
+    EntropySelection(**settings).select(rollout, seed=1)
     return [t.wm_selected for t in rollout.transitions]
 
 
@@ -73,10 +71,11 @@ def test_random_rule_is_drawn_anew_each_iteration_and_alike_when_resumed() -> No
     assert draw(0) != [False] * 20 + [True] * 20, "the highest entropies are the last"
 
 
-def test_all_keeps_everything_and_refuses_a_share() -> None:
-    assert selected(rollout_of([turn(1), turn(2)]), alpha=1, rule="all") == [True, True]
-    assert selected(rollout_of([turn(1), turn(2)]), alpha=0, rule="all") == [False, False]
-    with pytest.raises(ValueError, match=r"entropy_selection.alpha is 0.75 and rule is 'all'; wanted alpha 1"):
+def test_a_share_of_one_keeps_everything_under_any_rule() -> None:
+    for rule in ("entropy", "random", "lowest_probability"):
+        assert selected(rollout_of([turn(1), turn(2)]), alpha=1, rule=rule) == [True, True]
+        assert selected(rollout_of([turn(1), turn(2)]), alpha=0, rule=rule) == [False, False]
+    with pytest.raises(ValueError, match=r"entropy_selection.rule is 'all'; wanted one of"):
         EntropySelection(rule="all")
 
 
@@ -118,7 +117,7 @@ def test_pool_of_each_environment() -> None:
 def coefficients(rollout: Rollout, **settings) -> list[float]:
     for t in rollout.transitions:
         t.wm_selected = True
-    RewardBalance(**settings).on_rollout_end(TRAINER, None, rollout)
+    weigh(RewardBalance(**settings), rollout)
     return [group.wm_coefficient for group in rollout.groups]
 
 
@@ -135,9 +134,7 @@ def test_without_a_reward_returns_count_as_nothing() -> None:
     rollout = rollout_of([turn(1, reward=1.0)])
     rollout.transitions[0].wm_selected = True
     balance = RewardBalance(value=0.4)
-    trainer = SimpleNamespace(datamodule=SimpleNamespace(source=SimpleNamespace(advantage=NoReward())))
-    balance.on_fit_start(trainer, None)
-    balance.on_rollout_end(trainer, None, rollout)
+    weigh(balance, rollout, rewardless=NoReward().rewardless)
     assert [group.wm_coefficient for group in rollout.groups] == [0.4]
 
 
@@ -241,8 +238,7 @@ def test_a_resumed_run_selects_weighs_and_shuffles_as_the_unbroken_one(tiny_mode
 def targets(rollout: Rollout, control: str) -> list[list[int]]:
     for t in rollout.transitions:
         t.wm_selected = True
-    module = object.__new__(PaWModule)  # none of it is read
-    TargetControl(control).on_rollout_end(TRAINER, module, rollout)
+    TargetControl(control).replace(rollout, tokenizer=None, horizon=1, seed=1)  # its tokenizer is not read
     return [t.target_ids for t in rollout.transitions]
 
 
@@ -268,8 +264,7 @@ def test_a_control_replaces_all_that_a_selected_transition_reaches() -> None:
     """Two steps ahead of the second of five: its own observation and the next."""
     rollout = rollout_of([turn(i, observation_ids=[i], counterfactual_ids=[10 + i]) for i in range(5)])
     rollout.transitions[1].wm_selected = True
-    trainer = SimpleNamespace(datamodule=SimpleNamespace(seed=1, wm_horizon=2))
-    TargetControl("wrong_action").on_rollout_end(trainer, object.__new__(PaWModule), rollout)
+    TargetControl("wrong_action").replace(rollout, tokenizer=None, horizon=2, seed=1)
     assert [t.control_ids for t in rollout.transitions] == [None, [11], [12], None, None]
 
 
@@ -277,8 +272,7 @@ def test_a_control_does_not_deal_in_what_nothing_reaches() -> None:
     """Three steps ahead of the first, whose second observation is empty: the third is behind it and stays out."""
     rollout = rollout_of([turn(i, observation_ids=ids) for i, ids in enumerate([[1], [], [3]])], [turn(9)])
     rollout.transitions[0].wm_selected = True
-    trainer = SimpleNamespace(datamodule=SimpleNamespace(seed=1, wm_horizon=3))
-    TargetControl("shuffled").on_rollout_end(trainer, object.__new__(PaWModule), rollout)
+    TargetControl("shuffled").replace(rollout, tokenizer=None, horizon=3, seed=1)
     assert [t.control_ids for t in rollout.transitions] == [[1], None, None, None]
 
 

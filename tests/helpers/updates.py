@@ -7,11 +7,13 @@ from types import SimpleNamespace
 
 import torch
 
-from paw_lightning.training.datamodule import restrict, split_evenly
 from paw_lightning.training.module import PaWModule
 from paw_lightning.types import Episode, Rollout, RolloutGroup, Terms, Transition
+from paw_lightning.update.batches import restrict, split_evenly
 from paw_lightning.update.collate import collate
 from paw_lightning.update.rows import Row
+from paw_lightning.world_model.callbacks import RewardBalance
+from paw_lightning.world_model.loss import WorldModelLoss
 
 
 def transition(prompt: int, action: list[int], observation: list[int], advantage: float, **fields) -> Transition:
@@ -55,6 +57,15 @@ def make_rollout() -> Rollout:
     return Rollout(0, groups)
 
 
+def weigh(balance: RewardBalance, rollout: Rollout, *, rewardless: bool = False) -> None:
+    """Give every group its lambda, where no other kind's weight is to be matched."""
+
+    def measure(rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor]:
+        raise AssertionError("nothing to measure")
+
+    balance.weigh(rollout, WorldModelLoss(), measure, rewardless=rewardless)
+
+
 def step_gradients(
     module: PaWModule, rows: list[Row], micro_batches: int, padding: int = 0, terms: Terms = "joint"
 ) -> tuple[float, dict]:
@@ -64,7 +75,7 @@ def step_gradients(
     module.zero_grad()
     total = 0.0
     for piece in split_evenly(rows, micro_batches, lambda row: row.length):
-        batch = restrict(collate(piece, 0, on_policy=False), terms)
+        batch = restrict(collate(piece, on_policy=False), terms)
         if padding:
             pad = torch.nn.functional.pad
             batch = replace(

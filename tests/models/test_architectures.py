@@ -23,8 +23,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from paw_lightning.callbacks.environment_loop import stop_token_ids
+from paw_lightning.rollouts.runner import stop_token_ids
 from paw_lightning.models import heads
+from paw_lightning.models.policy_world_model import read
 from paw_lightning.samplers.native import NativeSampler
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.training.module import PaWModule
@@ -82,7 +83,7 @@ def test_heads_read_the_models_own_logprobs(directory: str) -> None:
     mask[:, 4:] = True
     out = module.model(tokens, mask, mask, 0.7)
     logits = module.language_model(tokens).logits[:, :-1].float()
-    for read, temperature in ((out.action_logprobs, 0.7), (out.observation_logprobs, 1.0)):
+    for logprob, temperature in ((out.action_logprobs, 0.7), (out.observation_logprobs, 1.0)):
         logprobs = torch.log_softmax(logits / temperature, -1)
         expected = logprobs.gather(-1, tokens[:, 1:, None])[..., 0][mask[:, 1:]]
         torch.testing.assert_close(read, expected, atol=2e-5, rtol=1e-4)
@@ -131,12 +132,12 @@ def test_a_branch_is_read_as_if_nothing_followed(directory: str, attention: Lite
     module = PaWModule(directory, attention=attention)
     module.configure_model()
     with torch.no_grad():
-        true = collate(build_rows(rollout_of(transcript(*FIRST), transcript(*SECOND))), 0, on_policy=False)
+        true = collate(build_rows(rollout_of(transcript(*FIRST), transcript(*SECOND))), on_policy=False)
         rows = build_rows(rollout_of(controlled(transcript(*FIRST)), transcript(*SECOND)))
-        out = module.read(module.model, collate(rows, 0, on_policy=False))
+        out = read(module.model, collate(rows, on_policy=False))
         naive = torch.cat([logprobs for row in rows for logprobs in naive_targets(module.language_model, row)])
         torch.testing.assert_close(out.observation_logprobs, naive, rtol=1e-4, atol=2e-5)
-        actions = module.read(module.model, true).action_logprobs
+        actions = read(module.model, true).action_logprobs
         torch.testing.assert_close(out.action_logprobs, actions, rtol=1e-4, atol=2e-5)
 
 
@@ -149,7 +150,7 @@ def test_branches_beyond_the_window_are_read(tmp_path: Path) -> None:
     module = PaWModule(save(config, tmp_path))
     module.configure_model()
     with torch.no_grad():
-        out = module.read(module.model, collate(rows, 0, on_policy=False))
+        out = read(module.model, collate(rows, on_policy=False))
         naive = torch.cat([logprobs for row in rows for logprobs in naive_targets(module.language_model, row)])
     torch.testing.assert_close(out.observation_logprobs, naive, rtol=1e-4, atol=2e-5)
 
@@ -163,7 +164,7 @@ def test_a_critics_values_do_not_know_of_branches(critic: Literal["shared", "sep
     torch.nn.init.normal_(heads.projection.weight)
 
     def values(*episodes: list) -> torch.Tensor:
-        return module.read(module.model, collate(build_rows(rollout_of(*episodes)), 0, on_policy=False)).values
+        return read(module.model, collate(build_rows(rollout_of(*episodes)), on_policy=False)).values
 
     with torch.no_grad():
         plain = values(transcript(*FIRST), transcript(*SECOND))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from paw_lightning.rollouts.layouts import LAYOUTS
 from paw_lightning.rollouts.collector import Collector
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import Prompt, PromptBuilder
@@ -64,7 +65,7 @@ def play(
         max_action_tokens=6,
         max_observation_tokens=max_observation_tokens,
         stop_token_ids=[END],
-        layout=layout,
+        layout=LAYOUTS[layout],
         episode_retries=retries,
     )
     played = collector.play([7], 2, temperature=1.0, seed=("run", 0))

@@ -102,10 +102,10 @@ def test_importance_is_truncated_and_scales_the_advantage() -> None:
     t = make_transition(old_logprobs=torch.tensor([-1.0, -2.0]), advantage=4.0)
     t.sampled_logprobs = [-1.0 - math.log(2), -2.0 + math.log(2)]
     write_importance([t], cap=1.5)
-    batch = collate(policy_rows([t]), 0, on_policy=False)
+    batch = collate(policy_rows([t]), on_policy=False)
     torch.testing.assert_close(batch.advantages, torch.tensor([6.0, 2.0]))
     t.token_advantages = torch.tensor([1.0, 2.0])  # PPO's
-    batch = collate(policy_rows([t]), 0, on_policy=False)
+    batch = collate(policy_rows([t]), on_policy=False)
     torch.testing.assert_close(batch.advantages, torch.tensor([1.5, 1.0]))
 
 

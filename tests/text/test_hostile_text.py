@@ -12,6 +12,7 @@ from transformers import AddedToken, PreTrainedTokenizerFast
 
 from paw_lightning.envs import TextEnv
 from paw_lightning.models.loading import load_tokenizer
+from paw_lightning.rollouts.layouts import LAYOUTS
 from paw_lightning.rollouts.collector import Collector
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import Prompt, PromptBuilder
@@ -135,7 +136,7 @@ def play(
         max_action_tokens=6,
         max_observation_tokens=max_observation_tokens,
         stop_token_ids=[end],
-        layout=layout,
+        layout=LAYOUTS[layout],
     )
     played = collector.play([0], 2, temperature=1.0, seed=("run",))
     assert not played.failures, played.failures

@@ -8,55 +8,39 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paw_lightning.training.datamodule import RolloutDataModule, split_evenly, without_targets
+from paw_lightning.rollouts.tasks import TaskOrder
+from paw_lightning.update.batches import UpdateCutter, split_evenly, without_targets
 from paw_lightning.update.rows import Row, policy_rows
 from tests.helpers.updates import make_rollout, transition
 
 
-class Source:
-    """A source that only knows how many tasks there are."""
-
-    def __init__(self, count: int | None) -> None:
-        self.count = count
-
-    def num_tasks(self, split: str) -> int | None:
-        return self.count
-
-
-def data(count: int | None, **settings) -> RolloutDataModule:
-    module = RolloutDataModule(**settings)
-    module.source = Source(count)
-    return module
-
-
 def test_endless_tasks_are_never_repeated() -> None:
-    module = data(None, groups=3)
-    assert [module.train_tasks(i) for i in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    tasks = TaskOrder(groups=3)
+    assert [tasks.train(i, None) for i in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
 
 
 def test_finite_tasks_come_in_shuffled_passes() -> None:
     """5 tasks, 2 at a time: iterations 0..4 are two passes, each holding every task once."""
-    module = data(5, groups=2)
-    tasks = [task for i in range(5) for task in module.train_tasks(i)]
+    order = TaskOrder(groups=2)
+    tasks = [task for i in range(5) for task in order.train(i, 5)]
     assert sorted(tasks[:5]) == sorted(tasks[5:]) == [0, 1, 2, 3, 4]
     assert tasks[:5] != tasks[5:] or tasks[:5] != sorted(tasks[:5])
-    assert module.train_tasks(3) == data(5, groups=2).train_tasks(3), "a resumed run goes on in the same order"
-    assert tasks != [task for i in range(5) for task in data(5, groups=2, seed=1).train_tasks(i)]
+    assert order.train(3, 5) == TaskOrder(groups=2).train(3, 5), "a resumed run goes on in the same order"
+    assert tasks != [task for i in range(5) for task in TaskOrder(groups=2, seed=1).train(i, 5)]
 
 
 def test_every_iteration_owns_the_tasks_of_its_extra_rounds() -> None:
     """3 groups and 2 extra rounds: blocks of 9, of which each round takes 3, whether the others were played or not."""
-    module = data(None, groups=3, dynamic_sampling=2)
-    assert [module.train_tasks(0, r) for r in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
-    assert module.train_tasks(1) == [9, 10, 11]
-    finite = data(20, groups=3, dynamic_sampling=2)
-    tasks = [task for i in range(2) for r in range(3) for task in finite.train_tasks(i, r)]
+    order = TaskOrder(groups=3, dynamic_sampling=2)
+    assert [order.train(0, None, r) for r in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert order.train(1, None) == [9, 10, 11]
+    tasks = [task for i in range(2) for r in range(3) for task in order.train(i, 20, r)]
     assert len(set(tasks)) == 18, "18 of one pass of 20"
 
 
 def test_world_model_takes_its_turn_after_every_fourth_policy_step() -> None:
     """I = 4, 3 steps per iteration: of steps 0..14 in iterations 0..4, exactly 4, 9 and 14 are the world model's."""
-    module = data(None, minibatches=3, world_model_interval=4)
+    module = UpdateCutter(minibatches=3, world_model_interval=4)
     turns = [terms for i in range(5) for terms, _ in module.steps(replace(make_rollout(), iteration=i))]
     assert [i for i, terms in enumerate(turns) if terms == "world_model"] == [4, 9, 14]
     assert turns.count("policy") == 12
@@ -65,7 +49,7 @@ def test_world_model_takes_its_turn_after_every_fourth_policy_step() -> None:
 def test_each_loss_divides_the_whole_rollout_among_its_steps() -> None:
     """Iteration 1 of the above is P W P: the policy's two halves hold every action, the world model's part all."""
     rollout = replace(make_rollout(), iteration=1)
-    steps = data(None, minibatches=3, world_model_interval=4).steps(rollout)
+    steps = UpdateCutter(minibatches=3, world_model_interval=4).steps(rollout)
     policy_steps = [row for terms, rows in steps if terms == "policy" for row in rows]
     policy = [segment.ids[0] for row in policy_steps for segment in row.having("action")]
     assert sorted(policy) == sorted(t.action_ids[0] for t in rollout.transitions)
@@ -78,20 +62,20 @@ def test_each_loss_divides_the_whole_rollout_among_its_steps() -> None:
 
 def test_a_turn_without_anything_to_predict_learns_nothing() -> None:
     """Steps 0 to 2 of I = 2: the third is the world model's, and has rows but no target."""
-    steps = data(None, minibatches=3, world_model_interval=2).steps(without_targets(make_rollout()))
+    steps = UpdateCutter(minibatches=3, world_model_interval=2).steps(without_targets(make_rollout()))
     assert [terms for terms, _ in steps] == ["policy", "policy", "world_model"]
     assert steps[2][1] and not any(row.having("target") for row in steps[2][1])
 
 
 def test_evaluation_plays_each_task_once() -> None:
-    assert data(None, validation_tasks=4).evaluation_seeds("val") == [0, 1, 2, 3]
-    assert data(3, test_tasks=10).evaluation_seeds("test") == [0, 1, 2]
-    assert len(data(None, validation_tasks=10, evaluation_batch=4).val_dataloader()) == 3
+    assert TaskOrder(evaluation_tasks={"val": 4}).evaluation("val", None) == [0, 1, 2, 3]
+    assert TaskOrder(evaluation_tasks={"test": 10}).evaluation("test", 3) == [0, 1, 2]
+    assert len(UpdateCutter(validation_tasks=10, evaluation_batch=4).val_dataloader()) == 3
 
 
 def test_minibatches_partition_the_update() -> None:
     rollout = make_rollout()
-    parts = data(None, minibatches=2).minibatch_rows(rollout)
+    parts = UpdateCutter(minibatches=2).minibatch_rows(rollout)
     ids = sorted(id(segment.transition) for rows in parts for row in rows for segment in row.having("action"))
     assert ids == sorted(id(t) for t in rollout.transitions)
 
@@ -106,7 +90,7 @@ def test_a_control_leaves_the_policy_steps_alone(control: bool) -> None:
                 t.prompt_ids, t.turn_ids = [], [5]
 
     def actions() -> list[list[tuple[int, float]]]:
-        parts = data(None, minibatches=2).minibatch_rows(rollout)
+        parts = UpdateCutter(minibatches=2).minibatch_rows(rollout)
         return [[(s.ids[0], s.weight) for row in rows for s in row.having("action")] for rows in parts]
 
     true = actions()
@@ -118,7 +102,7 @@ def test_a_control_leaves_the_policy_steps_alone(control: bool) -> None:
 def test_lost_rows_leave_steps_that_learn_nothing() -> None:
     """Six rows for seven steps: one each, and one token of context for the last."""
     with pytest.warns(UserWarning, match=r"6 rows for 7 optimizer steps: 1 of them.*data\.minibatches"):
-        parts = data(None, minibatches=7).minibatch_rows(make_rollout())
+        parts = UpdateCutter(minibatches=7).minibatch_rows(make_rollout())
     assert [len(rows) for rows in parts] == [1] * 7
     assert [len(rows[0].having("action")) for rows in parts] == [1] * 6 + [0]
     assert parts[-1][0].length == 1

@@ -10,9 +10,10 @@ import torch
 
 from paw_lightning.policy.losses import PolicyLoss
 from paw_lightning.rollouts.scoring import write_policy_scores
-from paw_lightning.training.datamodule import RolloutDataModule, restrict
+from paw_lightning.training.datamodule import RolloutDataModule
 from paw_lightning.training.module import PaWModule
 from paw_lightning.types import Rollout
+from paw_lightning.update.batches import restrict
 from paw_lightning.update.collate import collate
 from paw_lightning.update.rows import Row, Segment
 from paw_lightning.world_model.loss import WorldModelLoss
@@ -23,7 +24,7 @@ def test_loss_is_equation_11(module: PaWModule) -> None:
     """L = token mean of the surrogate + mean over the 3 groups of lambda_g * mean over S_g of the clipped MAE."""
     rollout = make_rollout()
     data = RolloutDataModule(minibatches=1)
-    [rows] = data.minibatch_rows(rollout)
+    [rows] = data.cutter.minibatch_rows(rollout)
     loss, gradients = step_gradients(module, rows, 1)
 
     module.zero_grad()
@@ -61,7 +62,7 @@ def test_weights_by_hand() -> None:
     World model, lambda_g / (G |S_g| |o|): group 0 has 3 selected of 4, 2 and 1 tokens: 0.5/(3*3*4) = 1/72, 1/36, 1/18;
     group 1 has one selected of 3 tokens: 1/(3*1*3) = 1/9; the rest 0.
     """
-    [rows] = RolloutDataModule(minibatches=1).minibatch_rows(make_rollout())
+    [rows] = RolloutDataModule(minibatches=1).cutter.minibatch_rows(make_rollout())
     assert {segment.weight for segment in having(rows, "action")} == {1 / 16}
     by_target = {segment.ids[0]: segment.weight for segment in having(rows, "target")}
     expected = {70: 1 / 72, 74: 1 / 36, 76: 1 / 18, 77: 1 / 9}
@@ -71,14 +72,14 @@ def test_weights_by_hand() -> None:
 @pytest.mark.parametrize("normalization", ["token_mean", "sequence_mean", "group_mean"])
 def test_policy_weights_sum_to_one_in_every_step(normalization: str) -> None:
     data = RolloutDataModule(minibatches=2, normalization=normalization)
-    for rows in data.minibatch_rows(make_rollout()):
+    for rows in data.cutter.minibatch_rows(make_rollout()):
         assert mass(rows, "action") == pytest.approx(1)
 
 
 def test_world_model_weights_of_all_steps_average_to_the_update(module: PaWModule) -> None:
     """Two steps carry twice the weight each, so that their mean is eq. 11 of the whole update."""
-    whole = RolloutDataModule(minibatches=1).minibatch_rows(make_rollout())[0]
-    halves = RolloutDataModule(minibatches=2).minibatch_rows(make_rollout())
+    whole = RolloutDataModule(minibatches=1).cutter.minibatch_rows(make_rollout())[0]
+    halves = RolloutDataModule(minibatches=2).cutter.minibatch_rows(make_rollout())
     total = mass(whole, "target")
     mean = sum(mass(rows, "target") for rows in halves) / 2
     # (0.5 + 1 + 0) / 3 groups
@@ -89,7 +90,7 @@ def test_world_model_weights_of_all_steps_average_to_the_update(module: PaWModul
 @pytest.mark.parametrize("micro_batches", [2, 3, 6, 8])
 def test_loss_does_not_depend_on_micro_batches(module: PaWModule, micro_batches: int) -> None:
     """8 is more than the 6 rows: two micro-batches carry weight 0."""
-    [rows] = RolloutDataModule(minibatches=1).minibatch_rows(make_rollout())
+    [rows] = RolloutDataModule(minibatches=1).cutter.minibatch_rows(make_rollout())
     whole, whole_gradients = step_gradients(module, rows, 1)
     cut, cut_gradients = step_gradients(module, rows, micro_batches)
     assert cut == pytest.approx(whole, abs=1e-6)
@@ -130,7 +131,7 @@ def test_both_layouts_give_the_same_loss_and_gradient(module: PaWModule, setting
         for t in rollout.transitions if controls else []:
             t.control_ids = [i + 20 for i in t.observation_ids]
     data = RolloutDataModule(minibatches=1, **settings)
-    [grown], [stepped] = data.minibatch_rows(episode), data.minibatch_rows(step)
+    [grown], [stepped] = data.cutter.minibatch_rows(episode), data.cutter.minibatch_rows(step)
     assert len(stepped) == 6 and len(grown) == 3
     loss, gradients = step_gradients(module, grown, 2)
     expected, expected_gradients = step_gradients(module, stepped, 2)
@@ -168,7 +169,7 @@ def test_everything_about_the_policy_is_scored_in_one_pass(tiny_model_dir: str) 
 
 
 def test_loss_does_not_depend_on_padding(module: PaWModule) -> None:
-    [rows] = RolloutDataModule(minibatches=1).minibatch_rows(make_rollout())
+    [rows] = RolloutDataModule(minibatches=1).cutter.minibatch_rows(make_rollout())
     plain, gradients = step_gradients(module, rows, 1)
     padded, padded_gradients = step_gradients(module, rows, 1, padding=17)
     assert padded == pytest.approx(plain, abs=1e-6)
@@ -178,11 +179,11 @@ def test_loss_does_not_depend_on_padding(module: PaWModule) -> None:
 
 def test_action_logprobs_ignore_the_appended_observation(module: PaWModule) -> None:
     rollout = make_rollout()
-    with_observation = RolloutDataModule(minibatches=1).minibatch_rows(rollout)[0]
-    batch = collate(with_observation, 0, on_policy=False)
+    with_observation = RolloutDataModule(minibatches=1).cutter.minibatch_rows(rollout)[0]
+    batch = collate(with_observation, on_policy=False)
     for t in rollout.transitions:
         t.wm_selected = False
-    bare = collate(RolloutDataModule(minibatches=1).minibatch_rows(rollout)[0], 0, on_policy=False)
+    bare = collate(RolloutDataModule(minibatches=1).cutter.minibatch_rows(rollout)[0], on_policy=False)
     assert bare.input_ids.shape[1] < batch.input_ids.shape[1], "the observation was appended"
     with torch.no_grad():
         first = module.model(batch.input_ids, batch.action_mask, batch.observation_mask, 1.0)
@@ -196,11 +197,11 @@ def test_nothing_selected_is_bitwise_the_base_algorithm(module: PaWModule) -> No
     rollout = make_rollout()
     for t in rollout.transitions:
         t.wm_selected = False
-    [rows] = RolloutDataModule(minibatches=1).minibatch_rows(rollout)
+    [rows] = RolloutDataModule(minibatches=1).cutter.minibatch_rows(rollout)
     loss, gradients = step_gradients(module, rows, 1)
 
     module.zero_grad()
-    batch = collate(sorted(rows, key=lambda row: row.length), 0, on_policy=False)
+    batch = collate(sorted(rows, key=lambda row: row.length), on_policy=False)
     empty = torch.zeros_like(batch.action_mask)
     out = module.model(batch.input_ids, batch.action_mask, empty, 1.0)
     tokens = PolicyLoss()(out.action_logprobs, out.action_entropies, batch.old_logprobs, batch.advantages)
@@ -216,16 +217,16 @@ def test_first_minibatch_has_ratio_one(module: PaWModule) -> None:
     rollout = make_rollout()
     for t in rollout.transitions:
         t.wm_selected = False
-    [rows] = RolloutDataModule(minibatches=1).minibatch_rows(rollout)
+    [rows] = RolloutDataModule(minibatches=1).cutter.minibatch_rows(rollout)
     module._trainer = SimpleNamespace(accumulate_grad_batches=1)  # type: ignore[assignment]
     module.__class__.trainer = property(lambda self: self._trainer)  # type: ignore[assignment]
-    batch = collate(rows, 0, on_policy=True)
+    batch = collate(rows, on_policy=True)
     # advantages x tokens: 3*1 - 2*0.5 + 4*0.25 + 2*2 - 3*1 + 2*0.5 = 5, over 16 tokens
     assert module.training_step(batch, 0).item() == pytest.approx(-5 / 16, abs=1e-6)
 
 
 def test_each_loss_part_can_be_exchanged_alone(module: PaWModule) -> None:
-    [rows] = RolloutDataModule(minibatches=1).minibatch_rows(make_rollout())
+    [rows] = RolloutDataModule(minibatches=1).cutter.minibatch_rows(make_rollout())
     paw, _ = step_gradients(module, rows, 1)
     module.world_model_loss = WorldModelLoss(kind="cross_entropy")
     cross_entropy, _ = step_gradients(module, rows, 1)
@@ -239,10 +240,10 @@ def test_turns_carry_one_loss_each(module: PaWModule) -> None:
     backward passes of each loss.
     """
     data = RolloutDataModule(minibatches=5, world_model_interval=4)
-    steps = data.steps(make_rollout())
+    steps = data.cutter.steps(make_rollout())
     assert [terms for terms, _ in steps] == ["policy"] * 4 + ["world_model"]
     for terms, rows in steps:
-        batch = restrict(collate(rows, 0, on_policy=False), terms)
+        batch = restrict(collate(rows, on_policy=False), terms)
         other = "policy" if terms == "world_model" else "world_model"
         losses = module.losses(batch)
         assert getattr(losses, other).item() == 0.0
@@ -259,10 +260,10 @@ def test_turns_carry_one_loss_each(module: PaWModule) -> None:
 
 def test_the_world_models_own_step_is_equation_11(module: PaWModule) -> None:
     """Its loss is the joint step's second term."""
-    [rows] = RolloutDataModule(minibatches=1).minibatch_rows(make_rollout())
-    joint = module.losses(collate(rows, 0, on_policy=False)).world_model.item()
-    terms, own = RolloutDataModule(minibatches=5, world_model_interval=4).steps(make_rollout())[4]
-    alone = module.losses(restrict(collate(own, 0, on_policy=False), terms)).world_model.item()
+    [rows] = RolloutDataModule(minibatches=1).cutter.minibatch_rows(make_rollout())
+    joint = module.losses(collate(rows, on_policy=False)).world_model.item()
+    terms, own = RolloutDataModule(minibatches=5, world_model_interval=4).cutter.steps(make_rollout())[4]
+    alone = module.losses(restrict(collate(own, on_policy=False), terms)).world_model.item()
     assert alone == pytest.approx(joint, abs=1e-6)
 
 
@@ -270,13 +271,13 @@ def test_separate_world_model_head_leaves_the_policy_head_alone(tiny_model_dir: 
     module = PaWModule(tiny_model_dir, world_model_head="separate")
     module.configure_model()
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
-    [rows] = RolloutDataModule(minibatches=1).minibatch_rows(make_rollout())
+    [rows] = RolloutDataModule(minibatches=1).cutter.minibatch_rows(make_rollout())
     _, gradients = step_gradients(module, rows, 1)
     assert gradients["model.world_model_head.projection"].abs().sum() > 0
 
 
 def test_temperature_of_the_sampler_is_that_of_the_loss(module: PaWModule) -> None:
-    batch = collate(RolloutDataModule(minibatches=1).minibatch_rows(make_rollout())[0], 0, on_policy=False)
+    batch = collate(RolloutDataModule(minibatches=1).cutter.minibatch_rows(make_rollout())[0], on_policy=False)
     out = module.model(batch.input_ids, batch.action_mask, batch.observation_mask, 0.5)
     logits = module.language_model(batch.input_ids).logits
     expected = torch.log_softmax(logits / 0.5, -1)[:, :-1].gather(-1, batch.input_ids[:, 1:, None]).squeeze(-1)

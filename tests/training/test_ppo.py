@@ -113,7 +113,7 @@ def test_a_penalty_for_inadmissible_actions_stays_out_of_the_whitening(
 
 @pytest.mark.parametrize("micro_batches", [3, 8])
 def test_loss_does_not_depend_on_micro_batches_or_padding(ppo_module: PaWModule, micro_batches: int) -> None:
-    [rows] = RolloutDataModule(minibatches=1).minibatch_rows(ppo_rollout())
+    [rows] = RolloutDataModule(minibatches=1).cutter.minibatch_rows(ppo_rollout())
     whole, whole_gradients = step_gradients(ppo_module, rows, 1)
     cut, cut_gradients = step_gradients(ppo_module, rows, micro_batches, padding=5)
     assert cut == pytest.approx(whole, abs=1e-5)
@@ -124,8 +124,8 @@ def test_loss_does_not_depend_on_micro_batches_or_padding(ppo_module: PaWModule,
 
 def test_value_loss_is_the_token_mean(ppo_module: PaWModule) -> None:
     """16 action tokens: the loss beside the policy's is the mean of the 16 clipped squares, halved."""
-    [rows] = RolloutDataModule(minibatches=1).minibatch_rows(ppo_rollout())
-    batch = collate(rows, 0, on_policy=False)
+    [rows] = RolloutDataModule(minibatches=1).cutter.minibatch_rows(ppo_rollout())
+    batch = collate(rows, on_policy=False)
     losses = ppo_module.losses(batch)
     values, old, targets = losses.out.values, batch.old_values, batch.value_targets
     held = old + (values - old).clamp(-0.5, 0.5)
@@ -139,8 +139,8 @@ def test_value_loss_is_the_token_mean(ppo_module: PaWModule) -> None:
 
 def test_first_minibatch_has_ratio_one(ppo_module: PaWModule) -> None:
     """The surrogate is minus the mean of the tokens' own advantages, whatever the sampler recorded."""
-    [rows] = RolloutDataModule(minibatches=1).minibatch_rows(ppo_rollout())
-    losses = ppo_module.losses(collate(rows, 0, on_policy=True))
+    [rows] = RolloutDataModule(minibatches=1).cutter.minibatch_rows(ppo_rollout())
+    losses = ppo_module.losses(collate(rows, on_policy=True))
     assert torch.equal(losses.old_logprobs, losses.out.action_logprobs)
     advantages = torch.cat([s.transition.token_advantages for row in rows for s in row.having("action")])
     assert losses.policy.item() == pytest.approx(-advantages.mean().item(), abs=1e-6)
@@ -165,8 +165,8 @@ def test_values_do_not_look_ahead(ppo_module: PaWModule) -> None:
 def test_a_fresh_critic_says_zero_and_leaves_the_backbone_alone(tiny_model_dir: str) -> None:
     fresh = PaWModule(tiny_model_dir, critic="shared")
     fresh.configure_model()
-    [rows] = RolloutDataModule(minibatches=1).minibatch_rows(ppo_rollout())
-    losses = fresh.losses(collate(rows, 0, on_policy=False))
+    [rows] = RolloutDataModule(minibatches=1).cutter.minibatch_rows(ppo_rollout())
+    losses = fresh.losses(collate(rows, on_policy=False))
     assert losses.out.values.tolist() == [0.0] * 16
     losses.value.backward()
     assert all(not p.grad.any() for p in fresh.language_model.parameters() if p.grad is not None)

@@ -33,7 +33,7 @@ def test_collate_masks_name_the_right_tokens() -> None:
         ),
         Row([Segment([10, 11]), Segment([61], "action", short, 0.1)], wm_coefficient=0.9),
     ]
-    batch = collate(rows, 0, on_policy=False)
+    batch = collate(rows, on_policy=False)
     assert batch.input_ids.tolist() == [[10, 11, 12, 60, 2, 1, 50, 70, 71, 72], [10, 11, 61, 0, 0, 0, 0, 0, 0, 0]]
     assert batch.input_ids[batch.action_mask].tolist() == [60, 2, 61]
     assert batch.input_ids[batch.observation_mask].tolist() == [70, 71, 72]
@@ -175,7 +175,7 @@ def test_positions_of_branches_stay_within_their_row() -> None:
 def test_an_attention_that_cannot_branch_is_named(tiny_model_dir: str) -> None:
     model = PolicyWorldModel(load_language_model(tiny_model_dir))
     model.language_model.config._attn_implementation = "flash_attention_2"
-    batch = collate(build_rows(rollout_of(controlled(transcript(*FIRST)))), 0, on_policy=False)
+    batch = collate(build_rows(rollout_of(controlled(transcript(*FIRST)))), on_policy=False)
     with pytest.raises(
         ValueError, match=r"flash_attention_2, full_attention.*wanted model\.attention: sdpa.*target_control\.targets"
     ):
@@ -184,5 +184,5 @@ def test_an_attention_that_cannot_branch_is_named(tiny_model_dir: str) -> None:
 
 def test_a_micro_batch_without_actions_can_be_collated() -> None:
     [row] = build_rows(rollout_of(transcript(*FIRST)))
-    batch = collate([row.weightless()], 0, on_policy=False)
+    batch = collate([row.weightless()], on_policy=False)
     assert len(batch.old_logprobs) == len(batch.advantages) == len(batch.wm_weights) == 0
