@@ -20,7 +20,7 @@ from typing import Any
 
 WATCH_INTERVAL_MS = 2000
 GRACE_SECONDS = 5.0
-"""How much later than the parent's own limit the kernel ends a call that nobody can interrupt."""
+"""Seconds after the parent's own limit at which the kernel ends a call that cannot be interrupted."""
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def end_group() -> None:
 
 
 def die_with_parent(channel: socket.socket, parent: int) -> None:
-    """End with the parent, however it went."""
+    """End this process as soon as its parent has ended, for whatever reason."""
     poller = select.poll()
     poller.register(channel, 0)  # hanging up is always reported
     while not poller.poll(WATCH_INTERVAL_MS) and os.getppid() == parent:
