@@ -14,8 +14,10 @@ import select
 import signal
 import socket
 import sys
+import sysconfig
 import threading
 import traceback
+from pathlib import Path
 from typing import Any
 
 WATCH_INTERVAL_MS = 2000
@@ -85,11 +87,21 @@ def serve(channel: socket.socket, settings: dict[str, Any]) -> None:
         try:
             answer = json.dumps([number, call(method, positional, named), None], default=plain)
         except FAILURES as error:
-            answer = json.dumps([number, None, f"{type(error).__name__}: {error}"])
+            answer = json.dumps([number, None, f"{type(error).__name__}: {error}{raised_at(error)}"])
         signal.setitimer(signal.ITIMER_REAL, 0)
         channel.sendall(answer.encode() + b"\n")
     if env is not None:
         env.close()
+
+
+def raised_at(error: BaseException) -> str:
+    """Return the last line of the environment's own code that led to an error, as " (file.py:28)".
+
+    Empty where only this package or a library is to blame.
+    """
+    others = (str(Path(__file__).parents[2]), *(sysconfig.get_paths()[name] for name in ("stdlib", "purelib")))
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(others)]
+    return f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
 
 
 def plain(value: Any) -> Any:
