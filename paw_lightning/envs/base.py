@@ -6,11 +6,12 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 FAILURES = (Exception, SystemExit)
-"""What foreign code may raise: argparse-like code ends the process for a bad argument. Ctrl-C is the user's."""
+"""What the code of an environment may raise, SystemExit included, as code with a command line inside does; Ctrl-C
+(KeyboardInterrupt) is never caught."""
 
 
 class TextEnv(ABC):
-    """A task world that speaks text.
+    """A world with tasks that is played in text.
 
     The class is built as ``Env(split, **init_args)``; ``split`` is "train", "val" or "test" and must change which
     tasks a seed stands for. Conventional ``info`` keys, all optional unless said otherwise:
@@ -56,7 +57,7 @@ class TextEnv(ABC):
         """Play one action; return observation, reward, terminated, truncated, info."""
 
     def peek(self, action: str) -> str:
-        """The observation that ``action`` would be answered with now, leaving the state, dice included, as it is.
+        """The observation that ``action`` would get now; the state, random numbers included, does not change.
 
         Optional: only the control ``target_control.targets: wrong_action`` asks for it.
         """

@@ -12,7 +12,7 @@ from paw_lightning.envs.loading import ENVIRONMENT, EnvironmentSpec, build_envir
 
 
 class MixtureEnv(TextEnv):
-    """Plays each task in one of several environments; a task's seed alone says in which.
+    """Plays each task in one of several environments, chosen by the task's seed alone.
 
     Of any n consecutive seeds each environment gets its share of n to within one task for each environment before it,
     and sees its own tasks 0, 1, 2, ... in order. ``info["environment"]`` is the environment's name, under which
@@ -42,7 +42,7 @@ class MixtureEnv(TextEnv):
         self._current: TextEnv | None = None
 
     def begin_reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
-        """Begin it in the task's environment."""
+        """Begin the reset in the environment that plays the task."""
         if seed is not None:
             _, env, number = self._choose(seed)
             env.begin_reset(seed=number, options=options)
@@ -54,11 +54,11 @@ class MixtureEnv(TextEnv):
         return observation, info | {"environment": name, "group_key": f"{name}/{info.get('group_key', number)}"}
 
     def begin_step(self, action: str) -> None:
-        """Begin it in the task's environment."""
+        """Begin the step in the environment that is being played."""
         self._playing().begin_step(action)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Play one action in the task's environment."""
+        """Play one action in the environment that is being played."""
         return self._playing().step(action)
 
     def peek(self, action: str) -> str:
@@ -86,7 +86,7 @@ class MixtureEnv(TextEnv):
 
 
 def shares(weights: dict[str, float]) -> list[tuple[str, Fraction]]:
-    """Each name with its part of what the names before it leave over; the last one's is 1."""
+    """Each name with its share of the weight that the names before it leave over; the last share is 1."""
     left = sum(map(Fraction, weights.values()))
     result = []
     for name, weight in weights.items():
@@ -96,7 +96,7 @@ def shares(weights: dict[str, float]) -> list[tuple[str, Fraction]]:
 
 
 def assign(seed: int, parts: list[tuple[str, Fraction]]) -> tuple[str, int]:
-    """The name that seed belongs to, and how many smaller seeds do.
+    """The name of the environment that plays a seed, and how many smaller seeds the same environment plays.
 
     With share s, the seeds at which floor(s (i + 1)) steps up from floor(s i) are the name's; the others, renumbered,
     are dealt to the names after it in the same way.

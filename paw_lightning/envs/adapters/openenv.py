@@ -12,8 +12,8 @@ from paw_lightning.envs.loading import import_extra, wrong_argument
 class OpenEnvEnv(TextEnv):
     """A client of one OpenEnv server; each environment holds a session of its own.
 
-    The server is another machine's business: nothing here installs or starts it. Steps overlap, as the server's answer
-    is waited for only when it is needed.
+    Nothing here installs or starts the server. Steps of several environments overlap, as an answer is waited for only
+    when it is needed.
 
     Args:
         split: is sent with the seed at each reset, for servers that know of it.
@@ -54,7 +54,7 @@ class OpenEnvEnv(TextEnv):
         self._send({"type": "reset", "data": {"seed": seed, "split": self._split}})
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        """Start an episode; a server that knows no seed starts whichever it likes."""
+        """Start an episode; a server that ignores seeds chooses the task itself."""
         if self._begun is None:
             self.begin_reset(seed=seed)
         observation, _, _ = self._receive()

@@ -51,7 +51,7 @@ class ScienceWorldEnv(TextEnv):
         return observation, self._info() | start
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Play one action. The simulator is asked itself: the package's own step lists every command each time."""
+        """Play one action on the simulator itself, since the package's own step lists every command each time."""
         observation = self._env.server.step(action)
         raw = float(self._env.server.getScore())
         reward, self._score = max(raw, 0.0) - self._score, max(raw, 0.0)

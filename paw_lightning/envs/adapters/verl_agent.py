@@ -9,7 +9,7 @@ from paw_lightning.envs.base import TextEnv
 
 
 class ManagedEnv(TextEnv):
-    """Plays a manager of a batch of one: ``reset(kwargs)`` and ``step(texts)`` over lists, with a projection inside.
+    """Plays an environment manager with a batch of one: its ``reset(kwargs)`` and ``step(texts)`` work on lists.
 
     Such a manager returns ``({"text": [...], "anchor": [...]}, infos)`` from reset and ``(observations, rewards, dones,
     infos)`` from step, and reads the action out of the policy's text by itself. Its "text" is a whole prompt with the

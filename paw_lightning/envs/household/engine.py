@@ -44,7 +44,7 @@ def listing(items: Iterable[str]) -> str:
 
 
 class HouseholdEngine:
-    """One playthrough of a game: a command in, the reference engine's very sentence out.
+    """One episode of a game: takes commands, and answers with the same sentences as the reference engine.
 
     ``admissible`` (sorted) and ``won`` describe the state after the last command.
     """

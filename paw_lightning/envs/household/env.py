@@ -39,7 +39,7 @@ class HouseholdEnv(TextEnv):
         receptacles: number of receptacles of a generated house.
         objects: number of objects of a generated house, the lamp of a "look" task included.
         nuisance: "random_ids" ends every observation with a tag that nobody can predict; "stochastic" lets commands
-            that would change the house fail with probability 0.2. ``options["episode_seed"]`` of reset drives both.
+            that would change the house fail with probability 0.2. ``options["episode_seed"]`` of reset seeds both.
         success_reward: reward of the winning step, and ``info["max_reward"]``.
         brief_intro: reduce the first observation to the list of receptacles (the goal is in ``info["task"]``).
         num_tasks: use only the first so many tasks of the split; None: all games, or a new house for every seed.
@@ -115,14 +115,14 @@ class HouseholdEnv(TextEnv):
         return text, self.success_reward * engine.won, engine.won, False, info
 
     def peek(self, action: str) -> str:
-        """The observation that ``action`` would get now, from a copy of the house and of its dice."""
+        """The observation that ``action`` would get now, from a copy of the house and of its random state."""
         twin = copy(self)
         twin._engine = self._started().copy()
         twin._episode_rng = copy(self._episode_rng)
         return twin.step(action)[0]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: a house holds no resources."""
 
     def expert_plan(self) -> list[str]:
         """Commands that solve the task from the current state, by an expert who knows where everything is.

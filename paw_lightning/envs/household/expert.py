@@ -111,7 +111,7 @@ def _ways(admissible: Collection[str]) -> list[str]:
 
 
 def plan(engine: HouseholdEngine) -> list[str]:
-    """Commands that win from the engine's state, by an expert who sees through doors; the engine stays as it is.
+    """Commands that win from the engine's state, by an expert who knows where everything is; the engine is unchanged.
 
     Raises:
         RuntimeError: nothing worked, e.g. the player of an official game holds an object that fits nowhere.

@@ -24,7 +24,7 @@ from paw_lightning.envs.search.retrievers import OverlapRetriever, Retriever
 
 DEFAULT_LANDS = 100
 NAME = re.compile(r"[A-Z][a-z]+ [A-Z][a-z]+")
-"""How invented names look."""
+"""What an invented name looks like."""
 
 
 class SearchEnv(TextEnv):
@@ -32,8 +32,8 @@ class SearchEnv(TextEnv):
 
     An action is ``<search>query</search>`` or ``<answer>text</answer>``, or plain ``search query`` or ``answer text``;
     anything else is told so, and costs a turn. An answer ends the episode and pays ``success_reward`` if it is an
-    exact match of a gold answer, else 0. The last turn's observation is empty: an answer has none, and what the last
-    turn's search would find nobody could use (as in verl-agent, so it is not even searched).
+    exact match of a gold answer, else 0. The last turn's observation is empty: nothing follows an answer, and what a
+    search in the last turn would find could not be used any more, so it is not made (as in verl-agent).
 
     Args:
         split: "train", "val" or "test".
@@ -162,7 +162,7 @@ def _fact_retriever(lands: int, fact_seed: int) -> OverlapRetriever:
 
 @lru_cache(maxsize=32)
 def _fact_questions(lands: int, fact_seed: int, split: str, hops: tuple[int, ...]) -> tuple[Question, ...]:
-    """Questions of all the asked kinds in a fixed mixed order."""
+    """The split's questions with these numbers of hops, shuffled in an order that never changes."""
     asked = fact_base(lands, fact_seed).questions[split]
     questions = [question for count in hops for question in asked[count]]
     random.Random(f"facts {fact_seed} {split} order").shuffle(questions)

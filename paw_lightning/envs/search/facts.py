@@ -18,7 +18,7 @@ NAME_WORDS = 64
 """First words of a name, and second words."""
 NAMES_PER_LAND = 1 + len(LAND) + sum(map(len, DETAILS.values()))
 MIN_LANDS, MAX_LANDS = 3, NAME_WORDS**2 // NAMES_PER_LAND
-"""One for each split; as many as there are names for."""
+"""At least one land for each split; at most as many as there are names for."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class FactBase:
     questions: dict[str, dict[int, tuple[Question, ...]]]
     """Split -> hops -> questions: 9 one-hop and 6 two-hop questions for each land."""
     names: frozenset[str]
-    """Every invented name: which of them answers what, nobody can know before reading it."""
+    """Every invented name; which of them answers a question can only be known by reading the documents."""
 
 
 @lru_cache(maxsize=8)  # every copy of the environment shares one base

@@ -34,7 +34,7 @@ LOOKALIKE = re.compile(r"<(?=\s*/?\s*(?:think|search|information|answer)\b)", re
 
 @dataclass(frozen=True)
 class Call:
-    """What the policy asks for: a search for the content, or to be judged by it."""
+    """What an action asks for: a search for its content, or that its content be judged as the answer."""
 
     kind: Literal["search", "answer"]
     content: str
@@ -87,7 +87,7 @@ class SearchTags(ActionFormat):
 
 
 def neutralise(text: str) -> str:
-    """Retrieved text that can neither close its tag nor look like an action.
+    """Retrieved text with its tags made harmless: it can neither close the information tag nor look like an action.
 
     The rule: the ``<`` of whatever looks like one of the protocol's four tags, opening or closing, in any case and
     with any spaces in it, becomes ``&lt;``. Everything else stays as it is.

@@ -24,7 +24,7 @@ ARGUMENTS = "retriever.init_args"
 
 
 class RetrievalError(RuntimeError):
-    """A search failed for good; what the episode would have seen nobody knows."""
+    """A search failed at every try, so the episode cannot go on."""
 
 
 class Retriever(ABC):
@@ -55,7 +55,7 @@ class OverlapRetriever(Retriever):
         self.rarity = {term: math.log(len(self.documents) / len(found)) for term, found in self.postings.items()}
 
     def search(self, query: str, topk: int) -> list[str]:
-        """See the class; no error is possible."""
+        """See the class; it never raises."""
         scores: dict[int, float] = defaultdict(float)
         for term in sorted(set(_terms(query))):  # a sum has to come out the same in every process
             if rarity := self.rarity.get(term):

@@ -13,9 +13,9 @@ from paw_lightning.envs.loading import wrong_argument
 from paw_lightning.envs.search.retrievers import ARGUMENTS, RetrievalError, Retriever
 
 MAX_BYTES = 16 * 2**20
-"""An answer beyond it is no search result."""
+"""A longer answer is refused, in bytes."""
 PASSING = (408, 429)
-"""The only 4xx codes that the same request may not meet again."""
+"""The 4xx status codes after which the same request may still succeed: timeout, too many requests."""
 _GONE: set[str] = set()
 """URLs whose last search failed for good, by any copy of the environment in this process."""
 
@@ -32,7 +32,7 @@ class SearchServer(Retriever):
         url: for example ``http://127.0.0.1:8000/retrieve``.
         request_form: `search_r1` sends ``{"queries": [query], "topk", "return_scores"}``, `verl_agent` sends
             ``{"query": query, "topk", "return_scores"}``.
-        timeout: seconds that one request may take to send anything, and then to send everything.
+        timeout: seconds until a request's answer begins, and until it is complete.
         retries: further tries after a failure that may pass (no connection, timeout, server error, nonsense).
         backoff: seconds before the first of them; doubled every time.
     """
@@ -87,7 +87,7 @@ class SearchServer(Retriever):
         ) from failure
 
     def _post(self, body: bytes) -> bytes:
-        """One request; an answer that comes in drops has a limit too."""
+        """Send one request; `timeout` also limits an answer that arrives in small pieces."""
         request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})
         end = time.monotonic() + self.timeout
         with urllib.request.urlopen(request, timeout=self.timeout) as response:

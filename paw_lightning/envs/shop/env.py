@@ -109,7 +109,7 @@ class ShopEnv(TextEnv):
         return self._write(), self.success_reward * paid, engine.score is not None, False, info
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the shop is shared and stays."""
 
     def _started(self) -> ShopEngine:
         if self._engine is None:

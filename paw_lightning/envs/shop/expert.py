@@ -105,7 +105,7 @@ class ShopExpert:
 
     @property
     def desperate(self) -> bool:
-        """It would now buy anything."""
+        """Whether it would buy anything by now."""
         return self.tries > 1
 
     def _affordable(self, price: str) -> bool:

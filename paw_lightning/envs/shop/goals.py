@@ -12,7 +12,7 @@ from paw_lightning.envs.shop.catalogue import Product
 PRICE_LIMITS = [10.0 * i for i in range(1, 100)]
 NO_LIMIT = 1_000_000.0
 SHUFFLE_SEED = 233
-"""The official order of goals; the split into test and training goals hangs on it."""
+"""The official order of goals; the split into test and training goals depends on it."""
 
 
 @dataclass(frozen=True)

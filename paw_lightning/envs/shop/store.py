@@ -39,7 +39,7 @@ class Store:
         self._found = lru_cache(maxsize=10_000)(self._find)
 
     def __reduce__(self) -> tuple[Callable[..., Store], tuple[Any, ...]]:
-        """A pickled store is its address: another process opens its own, once."""
+        """Pickle how the store is opened instead of its contents: another process opens its own copy, once."""
         return self.origin
 
     def search(self, query: str) -> tuple[Product, ...]:

@@ -35,9 +35,9 @@ class WorkerError(RuntimeError):
 class WorkerEnv(TextEnv):
     """Runs an environment in a child process of its own.
 
-    The process starts with the first reset, is shared by the episodes that follow, and is killed, with all processes
-    that it started, by anything unexpected: an exception, an end, an answer that is none, or one that takes too long.
-    The call in question raises WorkerError, and the next reset begins with a fresh process. Steps of several workers
+    The process starts with the first reset and plays all episodes that follow. Where it raises an exception, ends,
+    takes too long or gives an unreadable answer, it is killed with all processes that it started, the call raises
+    WorkerError, and the next reset starts a fresh process. Steps of several workers
     overlap (:meth:`begin_step`). Workers ignore Ctrl-C, and die when this process does, however that happens.
 
     Texts and numbers cross as JSON, so in ``info`` tuples come back as lists and foreign objects as descriptions.
@@ -78,7 +78,7 @@ class WorkerEnv(TextEnv):
 
     @property
     def num_tasks(self) -> int | None:  # type: ignore[override]
-        """How many tasks the environment's split holds; asks the worker, which starts for it."""
+        """How many tasks the environment's split holds; starts the worker if none runs, to ask it."""
         worker = self._running()
         try:
             return worker.built(self.reset_timeout)
@@ -128,7 +128,7 @@ class WorkerEnv(TextEnv):
         return observation, reward, terminated, truncated, info
 
     def peek(self, action: str) -> str:
-        """Ask the environment in the worker.
+        """Return what the environment in the worker would answer, without playing the action.
 
         Raises:
             NotImplementedError: the environment cannot peek.
@@ -278,7 +278,7 @@ class _Worker:
         return WorkerError(f"{reason}; it last wrote: {words}" if words else reason)
 
     def hang_up(self) -> None:
-        """Say that nothing more will come, and wait a little for the environment to close."""
+        """Say that no request will follow, and wait up to CLOSE_SECONDS for the environment to close."""
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
             self.socket.settimeout(CLOSE_SECONDS)
@@ -287,7 +287,7 @@ class _Worker:
 
 
 def _kill_group(process: subprocess.Popen[bytes], channel: socket.socket) -> None:
-    """End a worker and everything it started (before `wait`: until then its number cannot be given to another)."""
+    """End a worker and everything it started, before `wait` frees its process number for others."""
     channel.close()
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)

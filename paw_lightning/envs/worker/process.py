@@ -14,13 +14,15 @@ import select
 import signal
 import socket
 import sys
+import sysconfig
 import threading
 import traceback
+from pathlib import Path
 from typing import Any
 
 WATCH_INTERVAL_MS = 2000
 GRACE_SECONDS = 5.0
-"""How much later than the parent's own limit the kernel ends a call that nobody can interrupt."""
+"""Seconds after the parent's own limit at which the kernel ends a call that cannot be interrupted."""
 
 
 def main() -> None:
@@ -50,7 +52,7 @@ def end_group() -> None:
 
 
 def die_with_parent(channel: socket.socket, parent: int) -> None:
-    """End with the parent, however it went."""
+    """End this process as soon as its parent has ended, for whatever reason."""
     poller = select.poll()
     poller.register(channel, 0)  # hanging up is always reported
     while not poller.poll(WATCH_INTERVAL_MS) and os.getppid() == parent:
@@ -85,11 +87,21 @@ def serve(channel: socket.socket, settings: dict[str, Any]) -> None:
         try:
             answer = json.dumps([number, call(method, positional, named), None], default=plain)
         except FAILURES as error:
-            answer = json.dumps([number, None, f"{type(error).__name__}: {error}"])
+            answer = json.dumps([number, None, f"{type(error).__name__}: {error}{raised_at(error)}"])
         signal.setitimer(signal.ITIMER_REAL, 0)
         channel.sendall(answer.encode() + b"\n")
     if env is not None:
         env.close()
+
+
+def raised_at(error: BaseException) -> str:
+    """Return the last line of the environment's own code that led to an error, as " (file.py:28)".
+
+    Empty where only this package or a library is to blame.
+    """
+    others = (str(Path(__file__).parents[2]), *(sysconfig.get_paths()[name] for name in ("stdlib", "purelib")))
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(others)]
+    return f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
 
 
 def plain(value: Any) -> Any:
