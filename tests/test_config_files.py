@@ -16,7 +16,7 @@ import yaml
 from paw_lightning import config_files
 from paw_lightning.cli import PaWCLI, run
 from paw_lightning.commands import configs
-from paw_lightning.config_text import merged_text
+from paw_lightning.commands.config_text import merged_text
 from paw_lightning.errors import SettingsError
 from tests.conftest import ROOT
 
