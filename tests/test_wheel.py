@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.timeout(900)  # each command imports torch anew
 COMMANDS = Path("paw_lightning", "commands")
 ELSEWHERE = {"compare": Path("paw_lightning", "compare", "command.py")}
 """Subcommands whose module is not called as they are."""
