@@ -17,7 +17,7 @@ help:  ## Show the targets.
 	touch $@
 
 quickstart: .venv/.installed  ## Install, then train the tiny policy with PaW (a few minutes).
-	$(BIN)/paw-lightning fit --config configs/household/paw.yaml
+	$(BIN)/paw-lightning fit --config household/paw
 
 test: .venv/.installed-dev  ## Install, then run the tests on all cores (under 8 minutes on 2).
 	$(BIN)/python -m pytest -n auto --dist worksteal

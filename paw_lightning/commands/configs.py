@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from paw_lightning import config_files
-from paw_lightning.config_text import merged_text
+from paw_lightning.commands.config_text import merged_text
 from paw_lightning.errors import SettingsError
 
 WIDTH = 80
