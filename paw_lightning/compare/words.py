@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import compare_statistics as statistics
-from compare_results import ArmSummary, Difference, Results, further_differences
+from paw_lightning.compare import statistics
+from paw_lightning.compare.results import ArmSummary, Difference, Results, further_differences
 
 FEW_SEEDS = 10
 FURTHER = "Further differences"

@@ -6,10 +6,10 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from compare_page import page
-from compare_plots import plot
-from compare_results import Results, further_differences, summarise
-from compare_words import Section, notes, sections
+from paw_lightning.compare.page import page
+from paw_lightning.compare.plots import plot
+from paw_lightning.compare.results import Results, further_differences, summarise
+from paw_lightning.compare.words import Section, notes, sections
 
 
 def markdown(results: Results, parts: list[Section], lines: list[str]) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any, TypeVar
 
-import compare_statistics as statistics
-from compare_curves import Curve, Scalars, known, metric_points, read_scalars, training_seconds
+from paw_lightning.compare import statistics
+from paw_lightning.compare.curves import Curve, Scalars, known, metric_points, read_scalars, training_seconds
 
 LOG_LINES = 12
 

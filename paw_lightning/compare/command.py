@@ -28,10 +28,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import compare_report
+from paw_lightning.compare import report as reporting
 import yaml
-from compare_results import Results
-from compare_runs import Run, execute, locked
+from paw_lightning.compare.results import Results
+from paw_lightning.compare.runs import Run, execute, locked
 
 SHOWN_CHANGES = 8
 

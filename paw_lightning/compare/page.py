@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import html
 
-from compare_results import Results
-from compare_words import Section
+from paw_lightning.compare.results import Results
+from paw_lightning.compare.words import Section
 
 NAMED_ARMS = 4
 STYLE = """
