@@ -7,6 +7,8 @@ from typing import NoReturn
 
 from paw_lightning.errors import SettingsError
 
+NO_MATPLOTLIB = "matplotlib is not installed; wanted it for the pictures: pip install 'paw-lightning[plots]'"
+
 
 class Arguments(argparse.ArgumentParser):
     """An ``argparse`` parser of a command that keeps the layout of its help text.
