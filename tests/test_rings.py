@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "paw_lightning"
 FLOORS = [
     {"types", "seeding", "ranks", "errors"},
+    {"arguments", "config_files", "event_files"},
     {"envs", "world_model", "policy"},
     {"text"},
     {"models"},
@@ -19,6 +20,7 @@ FLOORS = [
     {"training"},
     {"callbacks"},
     {"cli"},
+    {"commands", "compare"},
     {"__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import household_transcripts
 import search_transcripts
 import shop_transcripts
-import yaml
 from household_transcripts import Transcript
 
+from paw_lightning import config_files
 from paw_lightning.envs.base import TextEnv
 
 
@@ -54,8 +53,8 @@ class World:
     """A world, its configuration, and the texts and transcripts that a base policy learns from."""
 
     name: str
-    config: Path
-    """What the base policy is for."""
+    config: str
+    """Name of the configuration that the base policy is for."""
     environment: Callable[[str], TextEnv]
     """Split -> the configuration's environment."""
     episodes: Callable[[str, float], Iterator[Transcript]]
@@ -68,7 +67,7 @@ class World:
 
     def rollout(self) -> dict[str, Any]:
         """The configuration's section of that name: environment, prompt and limits."""
-        return yaml.safe_load(self.config.read_text())["rollout"]
+        return config_files.merged(self.config)["rollout"]
 
 
 HOUSEHOLD_INSIGHT = 0.3

@@ -5,16 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
-
+from paw_lightning import config_files
 from paw_lightning.envs.household.env import HouseholdEnv
 from paw_lightning.envs.household.expert import ExplorerExpert
 from paw_lightning.envs.household.game import TASKS
 
-WORLD = Path(__file__).resolve().parent.parent / "configs" / "household" / "paw.yaml"
+WORLD = "household/paw"
 FIRST_HOUSE = 10_000_000
 """Number of the first house played here: far from any that training reaches."""
 HOUSES, TURNS = {"receptacles": 6, "objects": 6}, 12
@@ -32,7 +30,7 @@ class Transcript:
 
 def world() -> dict[str, Any]:
     """The quickstart's `rollout` section: environment, prompt, and limits."""
-    return yaml.safe_load(WORLD.read_text())["rollout"]
+    return config_files.merged(WORLD)["rollout"]
 
 
 def make_environment(split: str, **changes: Any) -> HouseholdEnv:

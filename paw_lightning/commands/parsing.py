@@ -8,6 +8,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from paw_lightning import config_files
 from paw_lightning.cli import TRAINER_DEFAULTS, PaWCLI
 from paw_lightning.training.datamodule import RolloutDataModule
 from paw_lightning.training.module import PaWModule
@@ -40,7 +41,7 @@ def parse_settings(words: Sequence[str]) -> Namespace:
         parser: Any = _Parser(
             PaWModule,
             RolloutDataModule,
-            args=["fit", *words, "--ckpt_path=null"],  # a run's own config.yaml may name one
+            args=["fit", *config_files.expand(words), "--ckpt_path=null"],  # a run's own config.yaml may name one
             seed_everything_default=0,
             auto_configure_optimizers=False,
             trainer_defaults=TRAINER_DEFAULTS,

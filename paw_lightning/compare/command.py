@@ -1,6 +1,6 @@
 """Compares arms: trains each with every seed, several processes at a time, and writes one report.
 
-    paw-lightning compare household --output runs/compare/household
+    paw-lightning compare study --output runs/compare/study
 
 The file, of one's own or shipped (configs/compare/household.yaml explains its keys), names the metric, the base arm,
 the seeds and the arms. Each run is `paw-lightning fit` in a process with one thread. It writes to
@@ -24,10 +24,11 @@ import os
 import sys
 from pathlib import Path
 
+from paw_lightning import config_files
 from paw_lightning.arguments import Arguments
 from paw_lightning.compare.folder import check_folder, claim_folder, config_copies
 from paw_lightning.compare.runs import Run, execute, locked
-from paw_lightning.compare.study import Comparison, find, read_comparison
+from paw_lightning.compare.study import Comparison, read_comparison
 from paw_lightning.errors import SettingsError
 
 
@@ -53,9 +54,7 @@ def parse(args: list[str]) -> argparse.Namespace:
     options = parser.parse_args(args)
     if options.jobs < 1:
         raise SettingsError(f"--jobs is {options.jobs}; wanted at least 1")
-    file = find(options.comparison) or find(f"compare/{options.comparison}")
-    if file is None:
-        raise SettingsError(f"the comparison is {options.comparison}; wanted a YAML file, or a shipped one's name")
+    file = find_study(options.comparison)
     options.comparison, options.output = file, options.output or Path("runs", "compare", file.stem)
     if options.report_only and not (options.output / "comparison.json").exists():
         raise SettingsError(f"--output is {options.output}, which holds no comparison; train one first")
@@ -64,6 +63,14 @@ def parse(args: list[str]) -> argparse.Namespace:
             "matplotlib is not installed; wanted it for the pictures: pip install 'paw-lightning[plots]'"
         )
     return options
+
+
+def find_study(name: str) -> Path:
+    """A file of one's own, or a shipped one: `compare/study`, and `study` for short."""
+    try:
+        return config_files.find(name)
+    except SettingsError:
+        return config_files.find(f"compare/{name}")
 
 
 def all_runs(comparison: Comparison, output: Path) -> list[Run]:

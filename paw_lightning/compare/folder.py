@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
+from paw_lightning import config_files
 from paw_lightning.compare.study import Arm, Comparison
 from paw_lightning.errors import SettingsError
 
@@ -36,7 +36,7 @@ def claim_folder(output: Path, comparison: Comparison) -> None:
     for name, arm in comparison.arms.items():
         (output / name).mkdir(exist_ok=True)
         for config, copy in zip(arm.files, config_copies(output, name, arm), strict=True):
-            shutil.copyfile(config, copy)
+            copy.write_text(config_files.own_text(config.read_text()))
     (output / "comparison.json").write_text(json.dumps(comparison.resolved(), indent=1))
 
 

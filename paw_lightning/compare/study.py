@@ -10,9 +10,8 @@ from typing import Any
 
 import yaml
 
+from paw_lightning import config_files
 from paw_lightning.errors import SettingsError
-
-CONFIGS = Path(__file__).parent.parent.parent / "configs"
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Arm:
     configs: tuple[str, ...]
     """Names as the file gives them."""
     files: tuple[Path, ...]
-    """Where they were found."""
+    """What they stand for, files that lie below others included."""
     arguments: tuple[str, ...]
     base: str | None = None
     """The arm that it is compared with; None for the comparison's own. An arm that names itself is a base."""
@@ -52,7 +51,7 @@ class Comparison:
         """
         arms = {
             name: {
-                "configs": [yaml.safe_load(path.read_text()) for path in arm.files],
+                "configs": [yaml.safe_load(config_files.own_text(path.read_text())) for path in arm.files],
                 "arguments": arm.arguments,
                 **({"base": arm.base} if arm.base else {}),
             }
@@ -120,21 +119,16 @@ def _read_arm(name: str, content: Any, where: str) -> Arm:
         raise SettingsError(f"{where} has {name!r}; wanted a name of letters, digits, _ and -: it will be a folder's")
     _check_keys(content, {"configs"}, {"arguments", "base", "group"}, f"{where}.{name}")
     configs = _strings(content["configs"], f"{where}.{name}.configs", "files")
-    files = tuple(_config(config, f"{where}.{name}.configs") for config in configs)
+    files = tuple(file for config in configs for file in _layers(config, f"{where}.{name}.configs"))
     arguments = _arguments(content.get("arguments", []), f"{where}.{name}.arguments")
     return Arm(configs, files, arguments, content.get("base"), str(content.get("group", "")))
 
 
-def find(name: str) -> Path | None:
-    """The file of that name, or else the shipped configuration."""
-    shipped = CONFIGS / Path(name.removeprefix("configs/")).with_suffix(".yaml")
-    return next((path for path in (Path(name), shipped) if path.is_file()), None)
-
-
-def _config(name: str, where: str) -> Path:
-    if (file := find(name)) is None:
-        raise SettingsError(f"{where} has {name}; wanted a file (seen from {Path.cwd()}) or a shipped configuration")
-    return file
+def _layers(name: str, where: str) -> list[Path]:
+    try:
+        return config_files.layers(config_files.find(name))
+    except SettingsError as error:
+        raise SettingsError(f"{where}: {error}") from None
 
 
 def _arguments(content: Any, where: str) -> tuple[str, ...]:

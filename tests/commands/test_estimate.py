@@ -16,7 +16,6 @@ from paw_lightning.errors import SettingsError
 from paw_lightning.models.lora import LoRA
 from paw_lightning.samplers.kv_cache import token_bytes
 from paw_lightning.training.module import PaWModule
-from tests.conftest import ROOT
 from tests.runs import TOY, arguments
 
 
@@ -115,12 +114,11 @@ def test_peaks_are_sums(tiny_model_dir: str) -> None:
 def test_report_of_a_shipped_config(capsys) -> None:
     """The bundled policy's config; 8 x 8 episodes, a row each, in 4 steps of 6 micro-batches: 64 / 24 is 3 rows. In the
     step layout they are 512 turns: 22 rows."""
-    config = str(ROOT / "configs" / "household" / "paw.yaml")
-    assert estimate.command(["--config", config, "--gpu_gib", "16", "--model.lora.rank", "0"]) == 0
+    assert estimate.command(["--config", "household/paw", "--gpu_gib", "16", "--model.lora.rank", "0"]) == 0
     printed = capsys.readouterr().out
     assert "a micro-batch is 3 rows of 876 tokens" in printed
     assert "fits 16 GiB" in printed
-    estimate.command([f"--config={config}", "--rollout.layout=step"])
+    estimate.command(["--config=household/paw", "--rollout.layout=step"])
     assert "a micro-batch is 22 rows of 876 tokens" in capsys.readouterr().out
 
 
@@ -132,7 +130,7 @@ def test_sizes_come_from_the_settings_and_the_rest_from_their_defaults(tiny_mode
     assert (sizes.lengths.turns, sizes.lengths.action) == (2, 6), "given, and the toy world's limit"
     paged = "--rollout.sampler={class_path: PagedSampler, init_args: {num_blocks: 3, page_size: 4}}"
     assert read_sizes(parse_settings([*toy, paged])).sampler_tokens == 12
-    with pytest.raises(SettingsError, match="model.optimizer is LBFGS; wanted one whose memory is known: Adagrad"):
+    with pytest.raises(SettingsError, match=r"model.optimizer is LBFGS; wanted one whose memory is known: Adagrad"):
         read_sizes(parse_settings([*toy, "--model.optimizer=torch.optim.LBFGS"]))
 
 

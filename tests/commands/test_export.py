@@ -32,7 +32,7 @@ def test_it_is_what_the_run_exported(tiny_model_dir: str, tmp_path: Path, capsys
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="the checkpoint is nowhere.ckpt, which does not exist"):
+    with pytest.raises(SettingsError, match=r"the checkpoint is nowhere.ckpt, which does not exist"):
         command(["nowhere.ckpt"])
     checkpoint = tmp_path / "checkpoints" / "last.ckpt"
     checkpoint.parent.mkdir()
