@@ -42,8 +42,8 @@ def find(name: str, folder: Path = Path()) -> Path:
         return files[wanted]
     near = _nearest(wanted, list(files))
     raise SettingsError(
-        f"config is {name}, which does not exist; wanted a file or one of `paw-lightning configs`"
-        + (f", for example {', '.join(near)}" if near else "")
+        f"config is {name!r}, which does not exist; wanted a file or a name that `paw-lightning configs` lists"
+        + (f", such as {' or '.join(near)}" if near else "")
     )
 
 
@@ -130,14 +130,16 @@ def lay_over(below: Any, above: Any) -> Any:
 
     An object of another class (``class_path``) takes none of the arguments of the one below.
     """
-    if not isinstance(below, dict) or not isinstance(above, dict) or _other_class(below, above):
+    if not isinstance(below, dict) or not isinstance(above, dict):
+        return above
+    if not same_class(below.get("class_path", ""), above.get("class_path", "")):
         return above
     return below | {key: lay_over(below.get(key), value) for key, value in above.items()}
 
 
-def _other_class(below: dict[str, Any], above: dict[str, Any]) -> bool:
-    old, new = (str(each.get("class_path", "")).rpartition(".")[2] for each in (below, above))
-    return bool(old and new) and old != new
+def same_class(old: str, new: str) -> bool:
+    """Whether two class paths, short ones or none, may mean the same class."""
+    return not old or not new or old.rpartition(".")[2] == new.rpartition(".")[2]
 
 
 def expand(args: Sequence[str]) -> list[str]:

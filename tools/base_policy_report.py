@@ -65,7 +65,7 @@ def update_without_reward(directory: str, world: World, targets: str, folder: Pa
     made = cli.run(
         [
             "fit",
-            *config_files.expand(["--config", world.config]),
+            *config_files.expand(["--config", str(world.config)]),
             f"--model.path={directory}",
             "--rollout.advantage=paw_lightning.policy.advantages.NoReward",
             "--rollout.inadmissible_action_penalty=0",  # a penalty is a reward too
@@ -104,7 +104,7 @@ def write_card(directory: Path, world: World, results: dict[str, dict[float, dic
         {base[1.0]["admissible_rate"]:.1%} are such that the world reacts to them."""
     check = f"""
         The last rows are the check that its weakness is real: {UPDATES} iterations of
-        `configs/{world.config}.yaml` without any reward, only the world-model loss, on the true next
+        `configs/{world.name}/{world.config.name}` without any reward, only the world-model loss, on the true next
         observations and on observations shuffled across the update. `python tools/base_policy_report.py {command}`
         measures all of this and writes this file."""
     text = f"""---

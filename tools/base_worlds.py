@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import household_transcripts
@@ -11,7 +12,6 @@ import search_transcripts
 import shop_transcripts
 from household_transcripts import Transcript
 
-from paw_lightning import config_files
 from paw_lightning.envs.base import TextEnv
 
 
@@ -53,8 +53,10 @@ class World:
     """A world, its configuration, and the texts and transcripts that a base policy learns from."""
 
     name: str
-    config: str
-    """Name of the configuration that the base policy is for."""
+    config: Path
+    """What the base policy is for."""
+    rollout: Callable[[], dict[str, Any]]
+    """The configuration's section of that name: environment, prompt and limits."""
     environment: Callable[[str], TextEnv]
     """Split -> the configuration's environment."""
     episodes: Callable[[str, float], Iterator[Transcript]]
@@ -65,16 +67,13 @@ class World:
     story: str
     """For the model card: who played, and what."""
 
-    def rollout(self) -> dict[str, Any]:
-        """The configuration's section of that name: environment, prompt and limits."""
-        return config_files.merged(self.config)["rollout"]
-
 
 HOUSEHOLD_INSIGHT = 0.3
 """Share of the episodes whose player knows where everything is, so that taking and putting down are frequent."""
 HOUSEHOLD = World(
     name="household",
     config=household_transcripts.WORLD,
+    rollout=household_transcripts.world,
     environment=household_transcripts.make_environment,
     episodes=lambda seed, noise: household_transcripts.play_houses(seed, noise=noise, insight=HOUSEHOLD_INSIGHT),
     texts=household_transcripts.household_texts,
@@ -85,6 +84,7 @@ HOUSEHOLD = World(
 SHOP = World(
     name="shop",
     config=shop_transcripts.WORLD,
+    rollout=shop_transcripts.world,
     environment=shop_transcripts.make_environment,
     episodes=lambda seed, noise: shop_transcripts.play_shops(seed, noise=noise),
     texts=shop_transcripts.shop_texts,
@@ -102,6 +102,7 @@ SEARCH_INSIGHT = 0.5
 SEARCH = World(
     name="search",
     config=search_transcripts.WORLD,
+    rollout=search_transcripts.world,
     environment=search_transcripts.make_environment,
     episodes=lambda seed, noise: search_transcripts.play_questions(seed, noise=noise, insight=SEARCH_INSIGHT),
     texts=search_transcripts.search_texts,

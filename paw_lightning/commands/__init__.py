@@ -1,1 +1,1 @@
-"""The commands beside fit, validate and test."""
+"""Subcommands of the command line that Lightning does not run."""

@@ -16,7 +16,7 @@ from paw_lightning.errors import SettingsError
 from paw_lightning.models.lora import LoRA
 from paw_lightning.samplers.kv_cache import token_bytes
 from paw_lightning.training.module import PaWModule
-from tests.runs import TOY, arguments
+from tests.helpers.runs import TOY, arguments
 
 
 def sizes_of(path: str, **changes: Any) -> Sizes:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from paw_lightning.commands.export import command
 from paw_lightning.errors import SettingsError
-from tests import runs
+from tests.helpers import runs
 
 
 def test_it_is_what_the_run_exported(tiny_model_dir: str, tmp_path: Path, capsys) -> None:

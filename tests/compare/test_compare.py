@@ -23,7 +23,7 @@ from paw_lightning.compare.folder import check_folder, claim_folder, differences
 from paw_lightning.compare.study import read_comparison
 from paw_lightning.errors import SettingsError
 from tests.conftest import ROOT
-from tests.runs import TOY, arguments
+from tests.helpers.runs import TOY, arguments
 
 # ---- file and folder
 
