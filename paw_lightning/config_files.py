@@ -1,6 +1,6 @@
 """Configuration files: those that come with the package, found by name, and files that lie on others.
 
-A file may begin with ``configs: [household/base, method/grpo]``: the files named there are laid below it, in this order.
+A file may begin with ``configs: [household/base, method/grpo]``: the files named there lie below it, in this order.
 Each is a path, seen from the folder of the file that names it, or the name of a shipped one.
 """
 

@@ -69,7 +69,10 @@ def _entries(node: yaml.MappingNode, text: str, lines: list[str], start: int) ->
             below = _entries(value, text, lines, start)
             entry = replace(entry, below=below, inline=bool(value.flow_style), remark=_remark(text, after))
         else:
-            written = text[value.start_mark.index : value.end_mark.index].rstrip()
+            first = value.start_mark.index
+            if value.start_mark.line > key.start_mark.line:  # a list below its key keeps its lines
+                first = text.rindex("\n", 0, first)
+            written = text[first : value.end_mark.index].rstrip()
             remark = "" if node.flow_style or "\n" in written else _remark(text, value.end_mark.index)
             entry = replace(entry, value=written, remark=remark)
         entries[key.value] = entry
@@ -103,7 +106,8 @@ def _write(entries: dict[str, Entry], indent: str) -> list[str]:
     for entry in entries.values():
         lines += [indent + comment for comment in entry.comments]
         remark = f"  {entry.remark}" if entry.remark else ""
-        line = f"{indent}{entry.key}: {_on_one_line(entry)}{remark}"
+        written = _on_one_line(entry)
+        line = f"{indent}{entry.key}:{'' if written.startswith(chr(10)) else ' '}{written}{remark}"
         if not entry.below or (entry.inline and len(line) <= WIDTH):
             lines.append(line)
         else:
