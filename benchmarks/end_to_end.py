@@ -131,7 +131,7 @@ class UpdateClock(TrainerCallback):
         last["update"] = measuring.now() - last["start"] - last["play"] - last["scoring"]
 
 
-def play(prompts: list[Any], trainer: HouseholdTrainer) -> dict[str, Any]:
+def play(prompts: list[Any], trainer: Any) -> dict[str, Any]:
     """TRL's rollout function: all episodes turn by turn, with the trainer's own generation."""
     start = measuring.now()
     episodes = [Episode(trainer.prompts, trainer.seeds[prompt[0]["content"]]) for prompt in prompts]

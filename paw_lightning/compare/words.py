@@ -65,9 +65,11 @@ def notes(results: Results, rows: list[ArmSummary], further: list[Difference]) -
         lines.append('"-" stands for what is undefined; one seed has no interval.')
     if any(1 < len(row.seeds) < FEW_SEEDS for row in rows):
         lines.append("The bootstrap interval of few seeds is too narrow: it knows no values but theirs.")
-    families = {group: [row for row in rows if row.group == group] for group in results.tables()}
-    lines += _out_of_reach({**families, FURTHER: further})
-    lines += _interim({**families, FURTHER: further})
+    families: dict[str, list[Difference]] = {
+        group: [row for row in rows if row.group == group] for group in results.tables()
+    }
+    families[FURTHER] = further
+    lines += [*_out_of_reach(families), *_interim(families)]
     if results.unfinished:
         lines.append(f"Not finished, and not counted: {'; '.join(map(str, results.unfinished))}.")
     return lines + _unknown_tags(results) + _warnings(results)
