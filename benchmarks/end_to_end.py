@@ -86,7 +86,7 @@ class Episode:
         self.done = self.done or self.turns == ROLLOUT["max_steps"]
         if self.done:
             return
-        self.layout.record(Transition([], action, [], [], [], [], text, self.observation, "", 0.0, True, True), [])
+        self.layout.record(Transition([], action, [], [], text, self.observation, "", 0.0, True, True), [])
         try:
             answered = list(self.layout.context(self.observation, []).ids)[len(self.prompt) :]
         except PromptTooLongError:

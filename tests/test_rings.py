@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "paw_lightning"
 FLOORS = [
     {"types", "seeding", "ranks", "errors"},
     {"arguments", "config_files", "event_files"},
+    {"config_text"},
     {"envs", "world_model", "policy"},
     {"text"},
     {"models"},

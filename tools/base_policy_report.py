@@ -19,9 +19,9 @@ from base_worlds import HOUSEHOLD, WORLDS, World
 from make_base_policy import ASSETS
 
 from paw_lightning import cli, config_files
-from paw_lightning.callbacks.environment_loop import stop_token_ids
 from paw_lightning.models.loading import load_language_model, load_tokenizer
 from paw_lightning.rollouts.collector import Collector
+from paw_lightning.rollouts.runner import stop_token_ids
 from paw_lightning.samplers.native import NativeSampler
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import Prompt, PromptBuilder

@@ -191,7 +191,7 @@ def grow(demonstration: Demonstration, answer: str, builder: PromptBuilder, rng:
     chat, tree = builder.chat, Tree()
     end = [chat.tokenizer.eos_token_id]
     for decision in chosen(demonstration.decisions, rng):
-        prompt = builder.build(
+        prompt, _ = builder.fit(
             demonstration.task, decision.observation, decision.turns, demonstration.initial, admissible=[]
         )
         expert, other = ([*chat.encode_text(action), *end] for action in (decision.expert, decision.other))
