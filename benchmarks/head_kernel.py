@@ -31,7 +31,8 @@ def ours(hidden: Tensor, weight: Tensor, targets: Tensor, entropy: bool) -> tupl
     return linear_logprob(hidden, weight, targets)
 
 
-PATHS: dict[str, Callable[[Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]] = {
+Path = Callable[[Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
+PATHS: dict[str, Path] = {
     "naive": naive,
     "linear_logprob": ours,
 }

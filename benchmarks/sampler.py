@@ -125,10 +125,11 @@ def measure(name: str, options: Namespace) -> list[dict[str, Any]]:
     hidden, layers, shortest, longest = MODELS[name]
     model = build_model(hidden, layers).to(options.device, getattr(torch, options.dtype))
     sampler = NativeSampler(model, stop_token_ids=[], pad_token_id=PAD)
+    uniforms = torch.rand(ROWS, NEW_TOKENS)
     settings: dict[str, Any] = {
         "temperature": 1.0,
         "max_new_tokens": NEW_TOKENS,
-        "uniforms": torch.rand(ROWS, NEW_TOKENS),
+        "uniforms": uniforms,
     }
     large = name == "10M"
     repeats = 1 if options.quick else max(1, options.repeats // 4) if large else options.repeats

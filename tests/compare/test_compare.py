@@ -64,7 +64,7 @@ def write_comparison(path: Path, **changes: object) -> Path:
         ({"arms": {"grpo": {}}}, "arms.grpo lacks configs"),
         (
             {"arms": {"grpo": {"configs": ["no.yaml"]}}},
-            "arms.grpo.configs: config is no.yaml, which does not exist; wanted a file",
+            "arms.grpo.configs: config is 'no.yaml', which does not exist",
         ),
         ({"arms": {"grpo": {"configs": []}, "../paw": {"configs": []}}}, "arms has '../paw'; wanted a name of letters"),
     ],
@@ -144,7 +144,9 @@ def test_shipped_files_are_found_from_anywhere(tmp_path: Path, monkeypatch: pyte
     assert len(read_comparison(options.comparison).arms) > 20
     (tmp_path / "study").write_text("metric: val/return\n")
     assert parse(["study"]).comparison == Path("study")
-    with pytest.raises(SettingsError, match=r"config is compare/stduy, which does not exist; .* example compare/study"):
+    with pytest.raises(
+        SettingsError, match=r"config is 'compare/stduy', which does not exist; .* compare/study"
+    ):
         parse(["stduy"])
 
 
