@@ -21,6 +21,7 @@ from make_base_policy import ASSETS
 from paw_lightning import cli, config_files
 from paw_lightning.models.loading import load_language_model, load_tokenizer
 from paw_lightning.rollouts.collector import Collector
+from paw_lightning.rollouts.layouts import LAYOUTS
 from paw_lightning.rollouts.runner import stop_token_ids
 from paw_lightning.samplers.native import NativeSampler
 from paw_lightning.text.chat import ChatFormat
@@ -46,7 +47,7 @@ def evaluate(
         max_action_tokens=settings["max_action_tokens"],
         max_observation_tokens=settings["max_observation_tokens"],
         stop_token_ids=stops,
-        layout=settings.get("layout", "step"),
+        layout=LAYOUTS[settings.get("layout", "step")],
     )
     tasks = world.environment("val").num_tasks or episodes
     seeds = [number % tasks for number in range(episodes)]
