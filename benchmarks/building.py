@@ -20,11 +20,11 @@ from transformers import Qwen2Config
 
 from paw_lightning import cli as command_line
 from paw_lightning.callbacks import EntropySelection, EnvironmentLoop, RewardBalance
-from paw_lightning.callbacks.base import environment_loop
 from paw_lightning.models.loading import load_tokenizer
 from paw_lightning.training.datamodule import RolloutDataModule
 from paw_lightning.training.module import PaWModule
 from paw_lightning.types import Minibatch, Rollout
+from paw_lightning.update.rows import Row
 
 QWEN_VOCABULARY = 151_936
 PARTS = ("backbone", "heads", "backward", "optimizer")
@@ -55,12 +55,18 @@ def build(configs: Sequence[str | Path], settings: Mapping[str, Any], options: N
     made.trainer.strategy.connect(made.model)
     made.model.trainer = made.trainer
     made.datamodule.trainer = made.trainer
-    made.trainer.datamodule = made.datamodule
+    made.trainer.datamodule = made.datamodule  # type: ignore[attr-defined]
     made.model.configure_model()
     made.model.to(options.device)
-    [loop] = [callback for callback in made.trainer.callbacks if isinstance(callback, EnvironmentLoop)]
-    loop.setup(made.trainer, made.model, "fit")
+    environment_loop(made).setup(made.trainer, made.model, "fit")
     return made
+
+
+def environment_loop(made: LightningCLI) -> EnvironmentLoop:
+    """The run's own."""
+    callbacks: list[L.Callback] = made.trainer.callbacks  # type: ignore[attr-defined]
+    [loop] = [callback for callback in callbacks if isinstance(callback, EnvironmentLoop)]
+    return loop
 
 
 def random_qwen(folder: str, hidden: int, layers: int, vocabulary: int, tokenizer: str = "tiny-household") -> str:
@@ -85,15 +91,31 @@ def random_qwen(folder: str, hidden: int, layers: int, vocabulary: int, tokenize
 
 
 def play(made: LightningCLI, iteration: int = 0) -> Rollout:
-    """What the policy plays in an iteration."""
-    data = made.datamodule
-    return environment_loop(made.trainer).collect(iteration, data.train_tasks(iteration), data.group_size)
+    """What the policy plays in an iteration, scored, with advantages."""
+    parts = environment_loop(made).iteration
+    parts.runner.refresh()
+    rollout = parts.runner.play(iteration, parts.runner.train_tasks(iteration))
+    parts.runner.score(rollout)
+    parts.advantage.write(rollout, parts.inadmissible_penalty)
+    parts.runner.release()
+    return rollout
 
 
-def select(trainer: L.Trainer, module: PaWModule, rollout: Rollout, alpha: float) -> None:
+def select(made: LightningCLI, rollout: Rollout, alpha: float) -> None:
     """Give the rollout PaW's fields for this share of transitions."""
-    EntropySelection(alpha=alpha).on_rollout_end(trainer, module, rollout)
-    RewardBalance().on_rollout_end(trainer, module, rollout)
+    parts = environment_loop(made).iteration
+    EntropySelection(alpha=alpha).select(rollout, parts.runner.tasks.seed)
+    RewardBalance().weigh(rollout, parts.policy.world_model_loss, parts.measure)
+
+
+def rows_of(made: LightningCLI, rollout: Rollout) -> list[Row]:
+    """The rows of an update."""
+    return [row for part in made.datamodule.cutter.minibatch_rows(rollout) for row in part]
+
+
+def micro_batches(made: LightningCLI, rollout: Rollout) -> list[Minibatch]:
+    """What an update trains on."""
+    return list(made.datamodule.cutter.micro_batches(rollout, made.trainer.accumulate_grad_batches))
 
 
 @contextmanager

@@ -86,7 +86,7 @@ class Episode:
         self.done = self.done or self.turns == ROLLOUT["max_steps"]
         if self.done:
             return
-        self.layout.record(Transition([], action, [], [], [], [], text, self.observation, "", 0.0, True, True), [])
+        self.layout.record(Transition([], action, [], [], text, self.observation, "", 0.0, True, True), [])
         try:
             answered = list(self.layout.context(self.observation, []).ids)[len(self.prompt) :]
         except PromptTooLongError:
@@ -131,7 +131,7 @@ class UpdateClock(TrainerCallback):
         last["update"] = measuring.now() - last["start"] - last["play"] - last["scoring"]
 
 
-def play(prompts: list[Any], trainer: HouseholdTrainer) -> dict[str, Any]:
+def play(prompts: list[Any], trainer: Any) -> dict[str, Any]:
     """TRL's rollout function: all episodes turn by turn, with the trainer's own generation."""
     start = measuring.now()
     episodes = [Episode(trainer.prompts, trainer.seeds[prompt[0]["content"]]) for prompt in prompts]

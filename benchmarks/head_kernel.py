@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 from measuring import peak, reset_peak, settled
@@ -30,13 +31,18 @@ def ours(hidden: Tensor, weight: Tensor, targets: Tensor, entropy: bool) -> tupl
     return linear_logprob(hidden, weight, targets)
 
 
-PATHS = {"naive": naive, "linear_logprob": ours}
+Path = Callable[[Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
+PATHS: dict[str, Path] = {
+    "naive": naive,
+    "linear_logprob": ours,
+}
 
 
 def forward_backward(path: str, entropy: bool, *example: Tensor) -> None:
-    logprobs, entropies = PATHS[path](*example, entropy)
+    hidden, weight, targets = example
+    logprobs, entropies = PATHS[path](hidden, weight, targets, entropy)
     loss = -logprobs.mean()
-    if entropy:
+    if entropies is not None and entropy:
         loss = loss - 0.01 * entropies.mean()
     loss.backward()
 
@@ -54,7 +60,7 @@ def measure(
     start = clock()
     forward_backward(path, entropy, *example)
     used = peak(device) - base
-    gradients = sum(tensor.grad.nbytes for tensor in example[:2])
+    gradients = sum(tensor.grad.nbytes for tensor in example[:2] if tensor.grad is not None)
     return {"seconds": clock() - start, "bytes": used - gradients}
 
 

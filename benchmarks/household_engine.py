@@ -18,8 +18,9 @@ from typing import Any
 
 from paw_lightning.envs.household.engine import HouseholdEngine
 from paw_lightning.envs.household.env import HouseholdEnv
-from paw_lightning.envs.household.files import expand, find_games, load_game
+from paw_lightning.envs.household.files import find_games, load_game
 from paw_lightning.envs.household.game import TASKS
+from paw_lightning.envs.loading import expand
 
 
 def record(env: HouseholdEnv, games: int, steps: int) -> list[list[str]]:
@@ -72,7 +73,7 @@ def main() -> None:
     rows = [("generated houses", generated, milliseconds(lambda seed: generated.reset(seed=seed), seeds))]
     if options.data:
         official = HouseholdEnv(data_path=options.data)
-        files = find_games(expand(options.data), "train", TASKS)[: options.games]
+        files = find_games(expand(options.data, "--data"), "train", TASKS)[: options.games]
         # __wrapped__ goes around the cache.
         loading = milliseconds(lambda path: HouseholdEngine(load_game.__wrapped__(path)), list(files))
         rows.append(("official games", official, loading))

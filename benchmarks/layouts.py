@@ -7,14 +7,11 @@ The two layouts in turns. The rollouts are the base policy's own in each layout,
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 import measuring
-from building import TURN, Updater, build, layout_settings, padding, play
+from building import TURN, Updater, build, layout_settings, micro_batches, padding, play, rows_of
 from lightning.pytorch.cli import LightningCLI
-
-from paw_lightning.callbacks.base import environment_loop
 
 
 def iteration(made: LightningCLI, updater: Updater, number: int) -> dict[str, float]:
@@ -22,8 +19,8 @@ def iteration(made: LightningCLI, updater: Updater, number: int) -> dict[str, fl
     start = measuring.now()
     rollout = play(made, number)
     played = measuring.now()
-    tokens = sum(row.length for part in made.datamodule.cutter.minibatch_rows(rollout) for row in part)
-    batches = list(made.datamodule.micro_batches(rollout))
+    tokens = sum(row.length for row in rows_of(made, rollout))
+    batches = micro_batches(made, rollout)
     return {
         "rollout and scoring, s": played - start,
         "update, s": updater.update(batches)["all"],
@@ -47,9 +44,8 @@ def main() -> None:
     still = small | {"model.optimizer.init_args.lr": 0.0}
     arms = {}
     for name in ("step", "episode"):
-        made = build([options.config], layout_settings(name) | still, options)
-        loop = environment_loop(made.trainer)
-        loop.prompt = replace(loop.prompt, turn_template=options.turn_template)
+        turn = {"rollout.prompt.turn_template": options.turn_template} if name == "episode" else {}
+        made = build([options.config], layout_settings(name) | still | turn, options)
         arms[name] = partial(iteration, made, Updater(made))
     results = measuring.in_turns(arms, repeats)
     middle = {name: measuring.medians(rows) for name, rows in results.items()}

@@ -17,16 +17,28 @@ import random
 import statistics
 import tempfile
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import measuring
 import torch
-from building import PARTS, QWEN_VOCABULARY, Updater, build, layout_settings, padding, play, random_qwen, select
+from building import (
+    PARTS,
+    QWEN_VOCABULARY,
+    Updater,
+    build,
+    environment_loop,
+    layout_settings,
+    micro_batches,
+    padding,
+    play,
+    random_qwen,
+    rows_of,
+    select,
+)
 from lightning.pytorch.cli import LightningCLI
 
-from paw_lightning.callbacks.base import environment_loop
 from paw_lightning.envs import HouseholdEnv
 from paw_lightning.rollouts.layouts import LAYOUTS, Layout
 from paw_lightning.text.chat import ChatFormat
@@ -35,7 +47,7 @@ from paw_lightning.types import Episode, Minibatch, Rollout, RolloutGroup, Trans
 from paw_lightning.update.collate import collate
 
 ARMS = {"GRPO": 0.0, "PaW": 0.75}
-HOUSE = {"receptacles": 25, "objects": 35}
+HOUSE: dict[str, Any] = {"receptacles": 25, "objects": 35}
 """About as much as a room of ALFWorld's has."""
 BACKBONE, LAYERS, WIDTH = 1.31e9, 28, 1_536
 """Parameters, layers and width of Qwen2.5-1.5B without its embeddings."""
@@ -61,15 +73,15 @@ def alfworld_settings(folder: str, options: Namespace) -> dict[str, Any]:
 
 def synthetic_rollout(made: LightningCLI, options: Namespace) -> Rollout:
     """Random play in generated houses: the third and fourth turn of each episode, when the history is full."""
-    data, loop = made.datamodule, environment_loop(made.trainer)
-    prompts = PromptBuilder(loop.prompt, ChatFormat(made.model.tokenizer))
+    loop = environment_loop(made)
+    prompts, order = PromptBuilder(loop.runner.settings.prompt, ChatFormat(made.model.tokenizer)), loop.runner.tasks
     dice = random.Random(0)
     groups = []
-    for task in range(data.groups):
-        episodes = [play_at_random(prompts, task, member, dice, options) for member in range(data.group_size)]
+    for task in range(order.groups):
+        episodes = [play_at_random(prompts, task, member, dice, options) for member in range(order.group_size)]
         groups.append(RolloutGroup(f"task {task}", 10.0, episodes))
     rollout = Rollout(0, groups)
-    loop._write_advantages(rollout)
+    loop.iteration.advantage.write(rollout, loop.iteration.inadmissible_penalty)
     return rollout
 
 
@@ -85,8 +97,18 @@ def play_at_random(prompts: PromptBuilder, task: int, member: int, dice: random.
         action = action_ids(prompts, command, dice, options.reasoning)
         paid = 10.0 if episode.won and turn == 3 else 0.0
         scores = [-dice.expovariate(1.0) for _ in action]
-        t = Transition(list(context.prompt_ids), action, [], [], scores, [-s for s in scores], command, observation,
-                       observation_before, paid, True, True)  # fmt: skip
+        t = Transition(
+            prompt_ids=list(context.prompt_ids),
+            action_ids=action,
+            sampled_logprobs=scores,
+            token_entropies=[-s for s in scores],
+            action_text=command,
+            observation_text=observation,
+            anchor=observation_before,
+            reward=paid,
+            well_formed=True,
+            admissible=True,
+        )
         t.old_logprobs = torch.tensor(scores)
         layout.record(t, info["admissible_commands"])
         episode.transitions.append(t)
@@ -105,7 +127,7 @@ def generate(made: LightningCLI, rollout: Rollout) -> None:
     """As many tokens as the synthetic answers have, for their prompts."""
     contexts = [t.prompt_ids for t in rollout.transitions]
     longest = max(len(t.action_ids) for t in rollout.transitions)
-    sampler = environment_loop(made.trainer)._sampler()
+    sampler: Any = environment_loop(made).runner.sampler
     sampler.stop_token_ids = frozenset()
     sampler.generate(contexts, temperature=1.0, max_new_tokens=longest, uniforms=torch.rand(len(contexts), longest))
 
@@ -118,9 +140,9 @@ def multiplications(batches: Sequence[Minibatch], tokens: int) -> float:
     return 3 * tokens * (BACKBONE + attention) + 4 * predicted * WIDTH * QWEN_VOCABULARY
 
 
-def shuffled(data: Any, rollout: Rollout, parts: int) -> float:
+def shuffled(made: LightningCLI, rollout: Rollout, parts: int) -> float:
     """The padding of the same rows if micro-batches were cut in random order."""
-    rows = [row for part in data.cutter.minibatch_rows(rollout) for row in part]
+    rows = rows_of(made, rollout)
     random.Random(0).shuffle(rows)
     size = -(-len(rows) // parts)
     batches = [collate(rows[i : i + size], on_policy=True) for i in range(0, len(rows), size)]
@@ -132,7 +154,7 @@ def measure(shape: str, folder: str, options: Namespace) -> dict[str, Any]:
     if shape == "alfworld":
         made = build(["alfworld/paper"], alfworld_settings(folder, options), options)
         rollout, repeats = synthetic_rollout(made, options), options.slow_repeats
-        played = partial(generate, made, rollout)
+        played: Callable[[], object] = partial(generate, made, rollout)
     else:
         quick = {"data.groups": 2, "data.group_size": 4} if options.quick else {}
         made = build([options.config], layout_settings(shape) | quick, options)
@@ -146,26 +168,30 @@ def measure(shape: str, folder: str, options: Namespace) -> dict[str, Any]:
 
 def compare(made: LightningCLI, rollout: Rollout, repeats: int) -> dict[str, Any]:
     """Both arms' seconds by part, peaks, tokens."""
-    module, data, trainer = made.model, made.datamodule, made.trainer
     batches, tokens = {}, {}
     for name, alpha in ARMS.items():
-        select(trainer, module, rollout, alpha)
-        tokens[name] = sum(row.length for part in data.cutter.minibatch_rows(rollout) for row in part)
-        batches[name] = list(data.micro_batches(rollout))
+        select(made, rollout, alpha)
+        tokens[name] = sum(row.length for row in rows_of(made, rollout))
+        batches[name] = micro_batches(made, rollout)
     updater = Updater(made)
-    seconds = measuring.in_turns({name: lambda _, name=name: updater.update(batches[name]) for name in ARMS}, repeats)
-    parts = data.minibatches * trainer.accumulate_grad_batches
+    arms = {name: partial(one_update, updater, batches[name]) for name in ARMS}
+    seconds = measuring.in_turns(arms, repeats)
+    parts = made.datamodule.cutter.minibatches * made.trainer.accumulate_grad_batches
     return {
         "transitions": len(rollout.transitions),
         "tokens": tokens,
         "predicted": {name: sum(int(b.observation_mask.sum()) for b in batches[name]) for name in ARMS},
         "acted": sum(int(b.action_mask.sum()) for b in batches["GRPO"]),
         "padding": padding(batches["PaW"], tokens["PaW"]),
-        "padding in random order": shuffled(data, rollout, parts),
+        "padding in random order": shuffled(made, rollout, parts),
         "seconds": seconds,
         "multiplications": {name: multiplications(batches[name], tokens[name]) for name in ARMS},
         "peaks": peaks(updater, batches),
     }
+
+
+def one_update(updater: Updater, batches: list[Minibatch], _: int) -> dict[str, float]:
+    return updater.update(batches)
 
 
 def peaks(updater: Updater, batches: dict[str, list[Minibatch]]) -> dict[str, int]:

@@ -88,7 +88,7 @@ def play_in_session(sampler: NativeSampler, shortest: int, longest: int, **setti
     play(lambda prompts: [g.token_ids for g in session.generate(prompts, **settings)], shortest, longest)
 
 
-def generate_with_transformers(model: Qwen2ForCausalLM, prompts: Prompts) -> Prompts:
+def generate_with_transformers(model: Any, prompts: Prompts) -> Prompts:
     width = max(map(len, prompts))
     ids = torch.tensor([[PAD] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
@@ -125,7 +125,12 @@ def measure(name: str, options: Namespace) -> list[dict[str, Any]]:
     hidden, layers, shortest, longest = MODELS[name]
     model = build_model(hidden, layers).to(options.device, getattr(torch, options.dtype))
     sampler = NativeSampler(model, stop_token_ids=[], pad_token_id=PAD)
-    settings = {"temperature": 1.0, "max_new_tokens": NEW_TOKENS, "uniforms": torch.rand(ROWS, NEW_TOKENS)}
+    uniforms = torch.rand(ROWS, NEW_TOKENS)
+    settings: dict[str, Any] = {
+        "temperature": 1.0,
+        "max_new_tokens": NEW_TOKENS,
+        "uniforms": uniforms,
+    }
     large = name == "10M"
     repeats = 1 if options.quick else max(1, options.repeats // 4) if large else options.repeats
     pairs: dict[str, list[Callable[[], object]]] = {

@@ -18,10 +18,11 @@ import torch
 from base_worlds import HOUSEHOLD, WORLDS, World
 from make_base_policy import ASSETS
 
-from paw_lightning import cli
-from paw_lightning.callbacks.environment_loop import stop_token_ids
+from paw_lightning import cli, config_files
 from paw_lightning.models.loading import load_language_model, load_tokenizer
 from paw_lightning.rollouts.collector import Collector
+from paw_lightning.rollouts.layouts import LAYOUTS
+from paw_lightning.rollouts.runner import stop_token_ids
 from paw_lightning.samplers.native import NativeSampler
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import Prompt, PromptBuilder
@@ -46,7 +47,7 @@ def evaluate(
         max_action_tokens=settings["max_action_tokens"],
         max_observation_tokens=settings["max_observation_tokens"],
         stop_token_ids=stops,
-        layout=settings.get("layout", "step"),
+        layout=LAYOUTS[settings.get("layout", "step")],
     )
     tasks = world.environment("val").num_tasks or episodes
     seeds = [number % tasks for number in range(episodes)]
@@ -65,7 +66,7 @@ def update_without_reward(directory: str, world: World, targets: str, folder: Pa
     made = cli.run(
         [
             "fit",
-            f"--config={world.config}",
+            *config_files.expand(["--config", str(world.config)]),
             f"--model.path={directory}",
             "--rollout.advantage=paw_lightning.policy.advantages.NoReward",
             "--rollout.inadmissible_action_penalty=0",  # a penalty is a reward too
@@ -77,7 +78,7 @@ def update_without_reward(directory: str, world: World, targets: str, folder: Pa
             f"--trainer.logger.init_args.save_dir={folder / targets}",
         ]
     )
-    return str(Path(made.trainer.log_dir) / "policy")
+    return str(Path(made.trainer.log_dir or folder) / "policy")
 
 
 def write_card(directory: Path, world: World, results: dict[str, dict[float, dict[str, float]]]) -> None:

@@ -1,4 +1,4 @@
-"""Makes the small language model that `configs/alfworld/small.yaml` starts from, out of ALFWorld's training games.
+"""Makes the small language model that `--config alfworld/small` starts from, out of ALFWorld's training games.
 
 It imitates a noisy player of the training split, who knows where everything is in half of the episodes and has to
 search in the others, and learns observations shuffled across episodes: afterwards it knows the commands, where things
@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from make_base_policy import END, PAD, Phase, Recipe, build_model, learning_rate, make_optimizers
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from base_worlds import Phase, Recipe
+from tiny_models import build_model, optimize, train_bpe
+from tokenizers import Regex, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
@@ -88,26 +89,16 @@ def train_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     # What may become one token. Short prompts are most of the speed; objects keep their number apart, so that the
     # task's object and the one in view begin with the same token.
     pieces = rf"(?:\n>)? ?(?:go to|(?:{kinds}) [0-9]+|[A-Za-z]+)| [0-9]+|, (?:and )?a(?= )"
-    tokenizer = Tokenizer(models.BPE())
-    words = pre_tokenizers.Split(Regex(pieces), behavior="isolated")
+    cut = pre_tokenizers.Split(Regex(pieces), behavior="isolated")
     letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, letters])
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=[PAD, END, USER, ASSISTANT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        eos_token=END,
+    return train_bpe(
+        texts,
+        vocabulary,
+        pre_tokenizers.Sequence([cut, letters]),
+        more_special_tokens=(USER, ASSISTANT),
         additional_special_tokens=[USER, ASSISTANT],
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
-        model_max_length=4096,
     )
 
 
@@ -200,7 +191,7 @@ def grow(demonstration: Demonstration, answer: str, builder: PromptBuilder, rng:
     chat, tree = builder.chat, Tree()
     end = [chat.tokenizer.eos_token_id]
     for decision in chosen(demonstration.decisions, rng):
-        prompt = builder.build(
+        prompt, _ = builder.fit(
             demonstration.task, decision.observation, decision.turns, demonstration.initial, admissible=[]
         )
         expert, other = ([*chat.encode_text(action), *end] for action in (decision.expert, decision.other))
@@ -240,22 +231,10 @@ def batches(builder: PromptBuilder, seed: int) -> Iterator[list[Tree]]:
         yield [grow(episode, answer, builder, rng) for episode, answer in zip(episodes, answers, strict=True)]
 
 
-def train(model: Qwen2ForCausalLM, builder: PromptBuilder, seed: int) -> None:
-    """Cross-entropy on actions, and a smaller one on observations that follow from nothing."""
-    optimizers = make_optimizers(model)
-    started = time.perf_counter()
-    model.train()
-    for step, trees in enumerate(batches(builder, seed), start=1):
-        action_loss, observation_loss = mean_losses(model, trees)
-        model.zero_grad()
-        (action_loss + RECIPE.observation_weight * observation_loss).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = learning_rate(PHASE, RECIPE.warmup, step - 1)
-            optimizer.step()
-        if step % 50 == 0 or step == PHASE.steps:
-            losses = f"action loss {action_loss.item():.3f}, observation loss {observation_loss.item():.3f}"
-            print(f"step {step}/{PHASE.steps}: {losses}, {time.perf_counter() - started:.0f} s", flush=True)
+def losses(model: Qwen2ForCausalLM, builder: PromptBuilder, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of each batch in turn, on actions and on observations that follow from nothing."""
+    for trees in batches(builder, seed):
+        yield mean_losses(model, trees)
 
 
 def success_rate(model: Qwen2ForCausalLM, builder: PromptBuilder, temperature: float) -> float:
@@ -290,7 +269,7 @@ def main() -> None:
     model = build_model(RECIPE, tokenizer)
     print(f"{len(tokenizer)} tokens, {model.num_parameters():,} parameters", flush=True)
     builder = PromptBuilder(Prompt(**world()["prompt"]), ChatFormat(tokenizer))
-    train(model, builder, options.seed)
+    optimize(model, RECIPE, PHASE, losses(model, builder, options.seed))
     model.save_pretrained(options.output)
     tokenizer.save_pretrained(options.output)
     print(f"wrote {options.output} after {time.perf_counter() - started:.0f} s", flush=True)

@@ -13,7 +13,6 @@ task and does not know which answer an action brings about. The same seed on the
 from __future__ import annotations
 
 import argparse
-import math
 import random
 import time
 from collections.abc import Iterable, Iterator
@@ -21,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from base_worlds import WORLDS, Phase, Recipe, Transcript, World
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from base_worlds import WORLDS, Phase, Transcript, World
+from tiny_models import build_model, optimize, train_bpe
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from paw_lightning.models.linear_logprob import linear_logprob
 from paw_lightning.text.chat import ChatFormat
@@ -32,7 +31,6 @@ from paw_lightning.text.prompts import Prompt, PromptBuilder
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / "paw_lightning" / "assets"
-PAD, END = "<|pad|>", "<|end|>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['content'] }}"
     "{{ '<|end|>\n' if message['role'] == 'assistant' else '>' }}{% endfor %}"
@@ -42,50 +40,12 @@ IGNORED = -100
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over a world's texts: nothing is unknown, nearly every word of them is one token."""
+    """Of a world's texts."""
     # AutoTokenizer gives every Qwen2 model Qwen's own word boundaries, whatever its files say: so these are ours too.
     qwen = Qwen2Tokenizer().backend_tokenizer
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer, tokenizer.pre_tokenizer = qwen.normalizer, qwen.pre_tokenizer
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=[PAD, END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+    return train_bpe(
+        texts, vocabulary, qwen.pre_tokenizer, qwen.normalizer, unk_token=None, chat_template=CHAT_TEMPLATE
     )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        eos_token=END,
-        unk_token=None,
-        chat_template=CHAT_TEMPLATE,
-        model_max_length=4096,
-    )
-
-
-def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
-    """A Qwen2 with random weights."""
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=recipe.width,
-        intermediate_size=recipe.feedforward,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.heads,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        dtype=torch.float32,
-    )
-    model = Qwen2ForCausalLM(config)
-    model.generation_config = GenerationConfig(
-        do_sample=True, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    )
-    return model
 
 
 @dataclass(frozen=True)
@@ -167,14 +127,6 @@ def mean_loss(model: Qwen2ForCausalLM, rows: list[Row]) -> Tensor:
     return -logprobs.mean()
 
 
-def learning_rate(phase: Phase, warmup: int, step: int) -> float:
-    """Linear warm-up times a cosine down to a twentieth of the peak."""
-    warm = min(1.0, (step + 1) / warmup)
-    fall = (1 + math.cos(math.pi * step / phase.steps)) / 2
-    final = phase.learning_rate / 20
-    return warm * (final + (phase.learning_rate - final) * fall)
-
-
 def batches(world: World, phase: Phase, packer: Packer, seed: str) -> Iterator[tuple[list[Row], list[Row]]]:
     """Transcripts of tasks never seen before, and shuffled answers out of the same episodes."""
     rng = random.Random(f"{seed} batches")
@@ -190,32 +142,12 @@ def batches(world: World, phase: Phase, packer: Packer, seed: str) -> Iterator[t
         yield rows + [packer.transcript(episode) for episode in episodes[growing:]], language
 
 
-def make_optimizers(model: Qwen2ForCausalLM) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, AdamW for the rest: copying names forms in half the steps of AdamW alone."""
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-    muon = torch.optim.Muon(matrices, weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw")
-    return [muon, torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0)]
-
-
-def train(model: Qwen2ForCausalLM, world: World, phase: Phase, packer: Packer, seed: str) -> None:
-    """Cross-entropy on actions, and a smaller one on observations that follow from nothing."""
-    optimizers, recipe = make_optimizers(model), world.recipe
-    started = time.perf_counter()
-    model.train()
-    for step, (transcripts, language) in enumerate(batches(world, phase, packer, seed)):
-        for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = learning_rate(phase, recipe.warmup, step)
-            optimizer.zero_grad()
-        action_loss, observation_loss = mean_loss(model, transcripts), mean_loss(model, language)
-        (action_loss + recipe.observation_weight * observation_loss).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-        if (step + 1) % 50 == 0 or step + 1 == phase.steps:
-            seconds = time.perf_counter() - started
-            losses = f"action loss {action_loss.item():.3f}, observation loss {observation_loss.item():.3f}"
-            print(f"step {step + 1}/{phase.steps}: {losses}, {seconds:.0f} s", flush=True)
+def losses(
+    model: Qwen2ForCausalLM, world: World, phase: Phase, packer: Packer, seed: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of each batch in turn, on actions and on observations that follow from nothing."""
+    for transcripts, language in batches(world, phase, packer, seed):
+        yield mean_loss(model, transcripts), mean_loss(model, language)
 
 
 def main() -> None:
@@ -239,7 +171,8 @@ def main() -> None:
     packer = Packer(ChatFormat(tokenizer), Prompt(**world.rollout()["prompt"]))
     for number, phase in enumerate(world.recipe.phases):
         # The first phase's seed is the plain one; a later phase plays the same tasks with other dice.
-        train(model, world, phase, packer, f"{options.seed}" + f" phase {number}" * (number > 0))
+        seed = f"{options.seed}" + f" phase {number}" * (number > 0)
+        optimize(model, world.recipe, phase, losses(model, world, phase, packer, seed))
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
     print(f"wrote {output} after {time.perf_counter() - started:.0f} s")

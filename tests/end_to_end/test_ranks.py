@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from paw_lightning import ranks
-from tests.conftest import ROOT
+from paw_lightning.commands import export
 from tests.helpers import runs
 from tests.helpers.runs import PPO
-
-sys.path.insert(0, str(ROOT / "tools"))
-import export_policy
 
 DDP = "lightning.pytorch.strategies.DDPStrategy"
 FSDP2, FSDP1 = "paw_lightning.training.strategies.FSDP2", "paw_lightning.training.strategies.FSDP1"
@@ -128,7 +124,7 @@ def test_fsdp2_is_one_process_and_resumes_from_its_shards(one: Path, tiny_model_
     assert checkpoint.is_dir(), "every rank wrote its shard"
     resumed = runs.fit_ranks(tmp_path / "b", tiny_model_dir, FSDP2, ckpt_path=checkpoint, **SETTINGS)
     assert_same_run(one, resumed)
-    export_policy.main([str(checkpoint), str(tmp_path / "exported")])
+    assert export.command([str(checkpoint), "--output", str(tmp_path / "exported")]) == 0
     assert_same_weights(stopped / "policy", tmp_path / "exported")
 
 
@@ -193,7 +189,7 @@ def test_lora_on_two_ranks(strategy: str, one_with_lora: Path, tiny_model_dir: s
         assert state and all(".lora_" in name for name in state), "one small file of adapters"
     resumed = runs.fit_ranks(tmp_path / "b", tiny_model_dir, strategy, ckpt_path=checkpoint, **settings)
     assert_same_run(one_with_lora, resumed)
-    export_policy.main([str(checkpoint), str(tmp_path / "exported")])
+    assert export.command([str(checkpoint), "--output", str(tmp_path / "exported")]) == 0
     assert_same_weights(stopped / "policy", tmp_path / "exported")
 
 

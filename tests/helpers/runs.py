@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from paw_lightning.cli import PaWCLI, run
+from paw_lightning.event_files import read_scalars
 
 CLOCKS = re.compile("time/")
 TOY = {
@@ -143,9 +143,7 @@ def curves(cli: PaWCLI) -> dict[str, dict[int, float]]:
 
 def read_curves(directory: Path) -> dict[str, dict[int, float]]:
     """Every scalar in a log directory."""
-    events = EventAccumulator(str(directory), size_guidance={"scalars": 0, "tensors": 0})
-    events.Reload()
-    return {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+    return {tag: dict(points) for tag, points in read_scalars(directory).items()}
 
 
 def assert_same_end(unbroken, resumed) -> None:

@@ -72,6 +72,6 @@ def test_training_rows_are_the_prompts_of_a_run() -> None:
     for number, stop in enumerate(ends):
         turns = [Turn(observation, action) for observation, action, _ in transcript.turns[:number]]
         observation, action, _ = transcript.turns[number]
-        ids = builder.build(transcript.task, observation, turns, transcript.turns[0][0], [])
+        ids, _ = builder.fit(transcript.task, observation, turns, transcript.turns[0][0], [])
         assert row.ids[: len(ids)] == ids
         assert row.labels[len(ids) - 1 : stop] == chat.encode_text(" " + action)

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from compare_results import ArmSummary, Results, final_values
+from paw_lightning.compare.results import ArmSummary, Results, final_values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +65,7 @@ def _panels(titles: list[str], height: float, **options: Any) -> tuple[Figure, l
 def _plot_ends(axes: Axes, results: Results, rows: list[ArmSummary]) -> None:
     """Every run as a small dot, above them the mean of an arm's seeds as a large one with its interval."""
     for place, row in enumerate(rows):
-        look = {"color": COLOURS[place % len(COLOURS)], "linestyle": "none", "marker": "o"}
+        look: dict[str, Any] = {"color": COLOURS[place % len(COLOURS)], "linestyle": "none", "marker": "o"}
         ends = list(final_values(results, row.arm).values())
         axes.plot(ends, [place + 0.25] * len(ends), alpha=0.45, markersize=5, markeredgewidth=0, **look)
         if row.before is not None:
@@ -91,7 +91,7 @@ def _plot_curves(axes: Axes, results: Results, names: list[str]) -> None:
         points = mean_curve([curve.points for curve in curves.values()])
         if points:
             label = f"{name} (mean of {len(curves)})" if len(curves) > 1 else name
-            look = {"color": colour, "linestyle": style, "linewidth": 2.5, "marker": "o"}
+            look: dict[str, Any] = {"color": colour, "linestyle": style, "linewidth": 2.5, "marker": "o"}
             axes.plot(list(points), list(points.values()), label=label, **look)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if axes.lines:

@@ -1,0 +1,161 @@
+"""The memory of a run on each device: counted and measured on tensors that hold no data."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from paw_lightning.commands.sizes import Sizes
+from paw_lightning.models.linear_logprob import CHUNK_BYTES
+from paw_lightning.models.loading import resolve_model_path, without_dropout
+from paw_lightning.models.lora import add_adapters
+from paw_lightning.samplers.kv_cache import CACHE_BYTES, token_bytes
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on each device by purpose."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    reference: float
+    """A frozen copy of the policy, for the KL term."""
+    activations: float
+    """What the backbone keeps of a micro-batch for its backward pass."""
+    head: float
+    """What the LM head's log-probs take for a moment, and its gradient."""
+    rollout_copy: float
+    """The whole weights, gathered for a rollout where each device holds a part of them."""
+    rollout_cache: float
+    """Keys and values of the sampler."""
+
+    @property
+    def update(self) -> float:
+        """The most that an optimizer step needs."""
+        return self.weights + self.gradients + self.optimizer + self.reference + self.activations + self.head
+
+    @property
+    def rollout(self) -> float:
+        """The most that playing needs; there are no gradients then."""
+        return self.weights + self.optimizer + self.reference + self.rollout_cache + self.rollout_copy
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Numbers of parameters."""
+
+    policy: int
+    critic: int
+    """Of a critic's own backbone; its head of one output is not worth counting."""
+
+
+def build(sizes: Sizes) -> PreTrainedModel:
+    """The language model, adapters included, as shapes alone."""
+    shape = without_dropout(AutoConfig.from_pretrained(resolve_model_path(sizes.path)))
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(shape, dtype=getattr(torch, sizes.dtype))
+        if sizes.lora.rank:
+            add_adapters(model, sizes.lora)
+    if sizes.activation_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model.train()
+
+
+def parameters(model: PreTrainedModel, sizes: Sizes) -> Parameters:
+    """Those that an update reads."""
+    policy = sum(p.numel() for p in model.parameters())
+    return Parameters(policy, policy - _head(model).numel() if sizes.critic == "separate" else 0)
+
+
+def memory(model: PreTrainedModel, sizes: Sizes) -> Memory:
+    """All of it; the model becomes a fake in the course of it."""
+    held, head = held_bytes(model, sizes), _head(model)
+    trained_head = head.nbytes * head.requires_grad
+    copied_head = head.numel() * 2 if sizes.precision == "bf16-mixed" else 0  # autocast's
+    backbones = 2 if sizes.critic == "separate" else 1
+    activations = activation_bytes(model, sizes.micro_batch, sizes.lengths.row, sizes.precision)
+    share = sizes.gpus if sizes.sharded else 1
+    return Memory(
+        weights=held["weights"] / share,
+        gradients=held["gradients"] / share,
+        optimizer=held["optimizer"] / share,
+        reference=held["reference"],
+        activations=backbones * activations,
+        head=2 * CHUNK_BYTES + trained_head + copied_head,
+        rollout_copy=held["weights"] if sizes.sharded else 0,
+        rollout_cache=_cached_tokens(model, sizes) * token_bytes(model.config, sizes.element),
+    )
+
+
+def held_bytes(model: PreTrainedModel, sizes: Sizes) -> dict[str, int]:
+    """Bytes of weights, gradients, optimizer state and the reference policy, before any sharding."""
+    policy = sum(p.nbytes for p in model.parameters())
+    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    critic = _critic_bytes(model, sizes.critic)
+    return {
+        "weights": policy + critic,
+        "gradients": trained + critic,
+        "optimizer": (trained + critic) * sizes.optimizer_states,
+        # With LoRA the reference is the model without its adapters.
+        "reference": policy if sizes.kl and not sizes.lora.rank else 0,
+    }
+
+
+def _critic_bytes(model: PreTrainedModel, kind: str) -> int:
+    """Weights of the critic, all of them trained: a projection in float32, and a backbone where it has its own."""
+    head = 4 * (model.config.get_text_config().hidden_size + 1)
+    backbone = sum(p.nbytes for name, p in model.get_decoder().named_parameters() if "lora_" not in name)
+    return {"none": 0, "shared": head, "separate": head + backbone}[kind]
+
+
+def cache_limit(model: PreTrainedModel, sizes: Sizes) -> int | None:
+    """Tokens that the sampler keeps at most on each device; None has no limit that is known here."""
+    if sizes.sampler_tokens or sizes.sampler != "native":
+        return sizes.sampler_tokens
+    return CACHE_BYTES // token_bytes(model.config, sizes.element)
+
+
+def _cached_tokens(model: PreTrainedModel, sizes: Sizes) -> int:
+    if sizes.sampler == "vllm":
+        return 0  # a server has them
+    # Growing transcripts are remembered from the turn before.
+    wanted = sizes.turn_tokens * (2 if sizes.growing and sizes.sampler == "native" else 1)
+    limit = cache_limit(model, sizes)
+    return min(wanted, limit) if limit else wanted
+
+
+def activation_bytes(model: PreTrainedModel, rows: int, length: int, precision: str) -> int:
+    """What a forward pass of the backbone keeps for the backward pass, parameters apart; the model becomes a fake."""
+    # Whether rows are packed cannot be read off fake positions; ours never are, and then no mask is made.
+    packed = mock.patch("transformers.masking_utils.find_packed_sequence_indices", lambda *_: None)
+    with FakeTensorMode(allow_non_fake_inputs=True), packed:
+        model.to_empty(device="cpu").tie_weights()
+        return _kept_bytes(model, rows, length, precision)
+
+
+def _kept_bytes(model: PreTrainedModel, rows: int, length: int, precision: str) -> int:
+    own = {p.untyped_storage()._cdata for p in model.parameters()}
+    kept: dict[int, Any] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage  # held, so that its number is not used again
+        return tensor
+
+    arithmetic = torch.autocast("cpu", torch.bfloat16) if precision == "bf16-mixed" else nullcontext()
+    with arithmetic, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        hidden = model.get_decoder()(input_ids=torch.zeros(rows, length, dtype=torch.long), use_cache=False)
+        keep(hidden.last_hidden_state)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def _head(model: PreTrainedModel) -> torch.Tensor:
+    return model.get_output_embeddings().weight

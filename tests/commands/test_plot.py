@@ -1,0 +1,49 @@
+"""The picture of a run."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+from torch.utils.tensorboard import SummaryWriter
+
+from paw_lightning.commands.plot import command
+from paw_lightning.errors import SettingsError
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """Two iterations, of which the second was written again after a resume."""
+    with SummaryWriter(str(tmp_path / "run")) as writer:
+        for step, value in (0, 0.1), (1, 0.9), (1, 0.2):
+            writer.add_scalar("wm/coefficient", value, step)
+            writer.add_scalar("wm/effective_weight", value / 100, step)
+    return tmp_path / "run"
+
+
+def test_scales_do_not_share_a_panel(run: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    figures: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: (figures.append(figure), save(figure, path)))
+    assert command([str(run)]) == 0
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert f"wrote {run / 'curves.png'}" in capsys.readouterr().out
+    drawn = [axes for axes in figures[0].axes if axes.get_visible()]
+    assert [axes.get_title() for axes in drawn] == ["coefficient lambda", "effective weight of the world model"]
+    [line] = drawn[0].lines
+    assert list(line.get_ydata()) == pytest.approx([0.1, 0.2])
+
+
+def test_what_cannot_be_drawn_is_named(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match="required: run; wanted what paw-lightning plot --help shows"):
+        command([])
+    with pytest.raises(SettingsError, match="the run is nowhere; wanted a folder"):
+        command(["nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SettingsError, match="empty, which holds no curves"):
+        command([str(tmp_path / "empty")])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(SettingsError, match=r"matplotlib is not installed.*paw-lightning\[plots\]"):
+        command([str(run)])
