@@ -9,6 +9,7 @@ from paw_lightning.callbacks.policy_export import PolicyExport
 from paw_lightning.callbacks.progress import IterationProgressBar
 from paw_lightning.callbacks.reward_balance import RewardBalance
 from paw_lightning.callbacks.rollout_samples import RolloutSamples
+from paw_lightning.callbacks.run_health import RunHealth
 from paw_lightning.callbacks.success_report import SuccessReport
 from paw_lightning.callbacks.target_control import TargetControl
 from paw_lightning.callbacks.world_model_health import WorldModelHealth
@@ -23,6 +24,7 @@ __all__ = [
     "RewardBalance",
     "RolloutCallback",
     "RolloutSamples",
+    "RunHealth",
     "SuccessReport",
     "TargetControl",
     "WorldModelHealth",

@@ -27,9 +27,9 @@ class PolicyExport(L.Callback):
         self.folder, self.adapters = folder, adapters
         self.outcome = ""
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse to write over the policy of another run, before any time is spent."""
-        directory = self._directory(trainer) if stage == "fit" else None
+        directory = self._directory(trainer)
         resumed = trainer.ckpt_path is not None
         if directory is not None and not resumed and directory.is_dir() and any(directory.iterdir()):
             raise SettingsError(

@@ -95,6 +95,8 @@ class SuccessReport(L.Callback):
         if not self.trained and trainer.ckpt_path:
             rank_zero_warn(nothing_left(trainer))
         rank_zero_info(self._success_line(trainer))
+        if self.after is not None and self.after.iteration < trainer.current_epoch:
+            rank_zero_info(f"         last validated after iteration {self.after.iteration} of {trainer.current_epoch}")
         folder = run_folder(trainer)  # asks all ranks
         if folder is None:
             rank_zero_info("run:     no folder, as trainer.logger is false or trainer.fast_dev_run is set")
@@ -124,12 +126,9 @@ class SuccessReport(L.Callback):
         rates = " -> ".join("unknown" if math.isnan(value.rate) else f"{value.rate:.1%}" for value in values)
         if any(math.isnan(value.rate) for value in values):
             return f"success on unseen tasks: {rates}; unknown: every validation task was lost to its environment"
-        errors = " and ".join(f"{value.standard_error:.1f}" for value in values)
-        tasks = " and ".join(dict.fromkeys(str(value.tasks) for value in values))
-        line = f"success on unseen tasks: {rates} (standard error {errors} points, {tasks} tasks"
-        if values[-1].iteration < trainer.current_epoch:
-            line += f"; last validated after iteration {values[-1].iteration} of {trainer.current_epoch}"
-        return f"{line})"
+        errors = ", ".join(f"{value.standard_error:.1f}" for value in values)
+        tasks = ", ".join(dict.fromkeys(str(value.tasks) for value in values))
+        return f"success on unseen tasks: {rates} (standard error {errors}; {tasks} tasks)"
 
 
 def complete(trainer: L.Trainer) -> bool:
