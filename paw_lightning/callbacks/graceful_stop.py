@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import warnings
 from types import FrameType
 from typing import Any
 
@@ -51,6 +52,8 @@ class GracefulStop(L.Callback):
         due = trainer.is_last_batch and trainer.enable_validation and self._validates(trainer)
         if due and self._stopping():
             self.validation_batches, trainer.limit_val_batches = trainer.limit_val_batches, 0
+            # The best checkpoint's metric is not there, and for once nobody forgot to log it.
+            warnings.filterwarnings("ignore", message=".*could not find the monitored key.*")
             rank_zero_warn(
                 f"the validation of iteration {trainer.current_epoch + 1} is left out: its point is missing from the "
                 "curve, and it does not compete for best.ckpt; `validate` with last.ckpt makes up for it"

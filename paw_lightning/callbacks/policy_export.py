@@ -33,8 +33,8 @@ class PolicyExport(L.Callback):
         resumed = trainer.ckpt_path is not None
         if directory is not None and not resumed and directory.is_dir() and any(directory.iterdir()):
             raise SettingsError(
-                f"policy_export.folder is {self.folder}, and {shown(directory)} holds the policy of another run; wanted "
-                "a folder that is empty or not there (or null, which exports nothing)"
+                f"policy_export.folder is {self.folder}, and {shown(directory)} holds the policy of another run; "
+                "wanted a folder that is empty or not there (or null, which exports nothing)"
             )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

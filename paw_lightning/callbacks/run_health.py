@@ -47,9 +47,9 @@ class RunHealth(RolloutCallback):
             self._say(
                 "no_reward",
                 f"no reward seen in {self.limits['no_reward']} iterations: every episode returned "
-                f"{episodes[0].episode_return:g} and none was won, so there is nothing to learn from. Read the episodes "
-                "(rollout_samples); then try easier tasks, a model that already plays a little (model.path), more turns "
-                "(rollout.max_steps) or larger groups (data.group_size)",
+                f"{episodes[0].episode_return:g} and none was won, so there is nothing to learn from. Read the "
+                "episodes (rollout_samples); then try easier tasks, a model that already plays a little (model.path), "
+                "more turns (rollout.max_steps) or larger groups (data.group_size)",
             )
         elif self._due("no_success"):
             self._say(
