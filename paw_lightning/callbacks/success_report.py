@@ -121,7 +121,7 @@ class SuccessReport(L.Callback):
         values = [value for value in (self.before, self.after) if value is not None]
         if not values:
             rate = trainer.callback_metrics.get("rollout/success_rate")
-            known = "unknown" if rate is None else f"{float(rate):.1%} of the episodes of the last iteration"
+            known = "unknown" if rate is None else f"{float(rate):.1%} in the last iteration"
             return f"success in training: {known} (no validation in this run)"
         rates = " -> ".join("unknown" if math.isnan(value.rate) else f"{value.rate:.1%}" for value in values)
         if any(math.isnan(value.rate) for value in values):

@@ -87,9 +87,7 @@ def test_without_validation_training_success_is_said_as_such(tiny_model_dir: str
     said, cli = report(caplog, tmp_path, tiny_model_dir, trainer__limit_val_batches=0)
     value = list(runs.curves(cli)["rollout/success_rate"].values())[-1]
     assert "success on unseen tasks" not in said
-    assert said["success in training"] == (
-        f"{value:.1%} of the episodes of the last iteration (no validation in this run)"
-    )
+    assert said["success in training"] == f"{value:.1%} in the last iteration (no validation in this run)"
 
 
 def test_the_iteration_of_the_last_validation_is_said(tiny_model_dir: str, tmp_path: Path, caplog) -> None:
