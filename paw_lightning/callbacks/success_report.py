@@ -1,17 +1,38 @@
-"""SuccessReport: what a run achieved, in one line."""
+"""SuccessReport: what a run achieved, where it is, and how to go on."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import lightning as L
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from paw_lightning.training.run_folder import program, resume_command, run_folder, shown
 
 METRIC = "val/success_rate"
 
 
+@dataclass(frozen=True)
+class Success:
+    """The outcome of one validation."""
+
+    rate: float
+    """Nan where every task was lost to its environment."""
+    tasks: int
+    iteration: int
+    """Iterations trained before it."""
+
+    @property
+    def standard_error(self) -> float:
+        """sqrt(p (1 - p) / n), in percentage points."""
+        return 100 * math.sqrt(self.rate * (1 - self.rate) / self.tasks) if self.tasks else math.nan
+
+
 class SuccessReport(L.Callback):
-    """Prints success on unseen tasks before and after training, where the curves are, and a command to try next.
+    """Prints success before and after training, where the run and its curves are, and the commands to go on with.
 
     "Before" is Lightning's sanity check, which therefore has to see every validation task
     (``trainer.num_sanity_val_steps: -1``).
@@ -22,35 +43,115 @@ class SuccessReport(L.Callback):
 
     def __init__(self, next_command: str | None = None) -> None:
         self.next_command = next_command
-        self.before: float | None = None
+        self.before: Success | None = None
+        self.after: Success | None = None
+        self.tasks = 0
+        self.trained = False
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count the tasks anew."""
+        self.tasks = 0
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Count the episodes that the success rate is the mean of."""
+        self.tasks += len(batch)
 
     def on_sanity_check_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the value before training, and give the curve its first point."""
-        value = trainer.callback_metrics.get(METRIC)
-        if value is None or self.before is not None:
+        before = self._success(trainer)
+        if before is None or self.before is not None:
             return  # a resumed run has its first point
-        self.before = float(value)
-        if trainer.logger is not None and not math.isnan(self.before):
-            trainer.logger.log_metrics({METRIC: self.before}, step=trainer.global_step)
+        self.before = before
+        if trainer.logger is not None and not math.isnan(before.rate):
+            trainer.logger.log_metrics({METRIC: before.rate}, step=trainer.global_step)
 
-    def state_dict(self) -> dict[str, float | None]:
-        """The value before training survives a resume."""
-        return {"before": self.before}
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the latest value."""
+        if not trainer.sanity_checking:
+            self.after = self._success(trainer, after=1)
 
-    def load_state_dict(self, state_dict: dict[str, float | None]) -> None:
-        """Take the value of the run that is resumed."""
-        self.before = state_dict["before"]
+    def _success(self, trainer: L.Trainer, after: int = 0) -> Success | None:
+        rate = trainer.callback_metrics.get(METRIC)
+        return None if rate is None else Success(float(rate), self.tasks, trainer.current_epoch + after)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was validated survives a resume."""
+        return {name: value and asdict(value) for name, value in (("before", self.before), ("after", self.after))}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the values of the run that is resumed."""
+        self.before, self.after = (
+            None if state_dict[name] is None else Success(**state_dict[name]) for name in ("before", "after")
+        )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """There was something left to do."""
+        self.trained = True
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the lines."""
-        after = trainer.callback_metrics.get(METRIC)
-        if after is None:
-            return
-        directory = trainer.log_dir  # asks all ranks
-        values = [float(value) for value in (self.before, after) if value is not None]
-        shown = " -> ".join("unknown" if math.isnan(value) else f"{value:.1%}" for value in values)
-        lost = "; unknown: every validation task was lost to its environment" if any(map(math.isnan, values)) else ""
-        rank_zero_info(f"success on unseen tasks: {shown}{lost}")
-        rank_zero_info(f"curves:  tensorboard --logdir {directory}")
+        if not self.trained and trainer.ckpt_path:
+            rank_zero_warn(nothing_left(trainer))
+        rank_zero_info(self._success_line(trainer))
+        if self.after is not None and self.after.iteration < trainer.current_epoch:
+            rank_zero_info(f"         last validated after iteration {self.after.iteration} of {trainer.current_epoch}")
+        folder = run_folder(trainer)  # asks all ranks
+        if folder is None:
+            rank_zero_info("run:     no folder, as trainer.logger is false or trainer.fast_dev_run is set")
+        else:
+            rank_zero_info(f"run:     {shown(folder)}")
+            rank_zero_info(f"curves:  {curves(trainer)}")
+        if command := resume_command(trainer, folder):
+            rank_zero_info(f"{'go on' if complete(trainer) else 'resume'}:".ljust(9) + command)
         if self.next_command:
-            rank_zero_info(f"next:    {self.next_command}")
+            name, _, rest = self.next_command.partition(" ")
+            command = f"{program(name)} {rest}" if name == "paw-lightning" else self.next_command
+            rank_zero_info(f"next:    {command}")
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Say how to go on from the last whole iteration."""
+        # Other ranks may have died: ask them nothing.
+        if self.trained and trainer.world_size == 1 and (command := resume_command(trainer, run_folder(trainer))):
+            rank_zero_info(f"resume:  {command}")
+
+    def _success_line(self, trainer: L.Trainer) -> str:
+        """Success on unseen tasks; without any validation, that of the last training iteration."""
+        values = [value for value in (self.before, self.after) if value is not None]
+        if not values:
+            rate = trainer.callback_metrics.get("rollout/success_rate")
+            known = "unknown" if rate is None else f"{float(rate):.1%} in the last iteration"
+            return f"success in training: {known} (no validation in this run)"
+        rates = " -> ".join("unknown" if math.isnan(value.rate) else f"{value.rate:.1%}" for value in values)
+        if any(math.isnan(value.rate) for value in values):
+            return f"success on unseen tasks: {rates}; unknown: every validation task was lost to its environment"
+        errors = ", ".join(f"{value.standard_error:.1f}" for value in values)
+        tasks = ", ".join(dict.fromkeys(str(value.tasks) for value in values))
+        return f"success on unseen tasks: {rates} (standard error {errors}; {tasks} tasks)"
+
+
+def complete(trainer: L.Trainer) -> bool:
+    """The run has all the iterations, or optimizer steps, that it was meant to have."""
+    epochs, steps = trainer.max_epochs or -1, trainer.max_steps
+    return 0 < epochs <= trainer.current_epoch or 0 < steps <= trainer.global_step
+
+
+def nothing_left(trainer: L.Trainer) -> str:
+    """What a resumed run without any iteration left says."""
+    epochs = trainer.max_epochs or -1
+    if 0 < epochs <= trainer.current_epoch:
+        done, key = f"{trainer.current_epoch} of {epochs} iterations", "trainer.max_epochs"
+    else:
+        done, key = f"{trainer.global_step} of {trainer.max_steps} optimizer steps", "trainer.max_steps"
+    return f"nothing left to do: the checkpoint has {done}; raise {key}"
+
+
+def curves(trainer: L.Trainer) -> str:
+    """Where to look at the curves, by kind of logger."""
+    logger = trainer.logger
+    if isinstance(logger, TensorBoardLogger):
+        return f"{program('tensorboard')} --logdir {shown(logger.log_dir)}"
+    if isinstance(logger, CSVLogger):
+        return str(shown(logger.log_dir) / "metrics.csv")
+    return f"{type(logger).__name__}, {getattr(logger, 'name', None)}/{getattr(logger, 'version', None)}"

@@ -10,6 +10,7 @@ from numbers import Real
 from typing import Any
 
 from paw_lightning.envs.base import FAILURES, TextEnv
+from paw_lightning.rollouts.failures import origin, wanted
 from paw_lightning.rollouts.layouts import Layout
 from paw_lightning.text.actions import ParsedAction
 from paw_lightning.types import Episode, RolloutGroup
@@ -112,6 +113,8 @@ def close_quietly(env: TextEnv) -> None:
 
 
 def describe(env: TextEnv | None, call: str, error: BaseException) -> str:
-    """What went wrong where, for a message."""
+    """What went wrong where, and in which line of the environment's own code, for a message."""
     name = "the environment" if env is None else type(env).__name__
-    return f"{name}.{call} failed with {type(error).__name__}: {error} (rollout.environment)"
+    answer, line = wanted(call, error), origin(env, call, error)
+    problem = f"{type(error).__name__}: {error}{answer and f'; wanted {answer}'}{line and f', {line}'}"
+    return f"{name}.{call} failed with {problem} (rollout.environment)"

@@ -129,7 +129,7 @@ def test_episodes_and_report_of_a_run(tiny_model_dir: str, tmp_path: Path, caplo
     events = EventAccumulator(str(runs.log_dir(cli)), size_guidance={"tensors": 0})
     events.Reload()
     texts = [tag for tag in events.Tags()["tensors"] if tag.startswith("episodes/")]
-    assert len(texts) == 2 and len(events.Tensors(texts[0])) == 2, "two episodes, each iteration"
+    assert 2 <= len(texts) <= 4 and len(events.Tensors(texts[0])) == 2, "one or two of each group, each iteration"
     values = list(runs.curves(cli)["val/success_rate"].values())
     assert len(values) == 3, "before training, and after each iteration"
     report = f"success on unseen tasks: {values[0]:.1%} -> {values[-1]:.1%}"

@@ -404,7 +404,8 @@ class ExitsAtOnce(ToyEnv):
 
 
 def test_an_environment_that_exits_when_it_is_built_is_named(tiny_model_dir: str, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"__init__\('train'\) failed with SystemExit: 2 \(rollout\.environment\)"):
+    message = r"__init__\('train'\) failed with SystemExit: 2, \S*test_cli\.py:\d+ \(rollout\.environment\)"
+    with pytest.raises(RuntimeError, match=message):
         runs.fit(tmp_path, tiny_model_dir, rollout__environment="tests.cli.test_cli.ExitsAtOnce")
 
 

@@ -1,0 +1,74 @@
+"""Where a run keeps its files, and the commands that go on with it."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+
+def run_folder(trainer: L.Trainer) -> Path | None:
+    """The folder that belongs to this run alone, `<save_dir>/<name>/<version>`; None where nothing is logged.
+
+    ``trainer.log_dir`` is that folder for TensorBoard and CSV files only: for other loggers it is the bare `save_dir`,
+    where a second run would write over the first one's files. Every rank has to call it.
+    """
+    logger = trainer.logger
+    if logger is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return None
+    if isinstance(logger, TensorBoardLogger | CSVLogger):
+        folder = str(trainer.log_dir)
+    else:  # as ModelCheckpoint does, so that the checkpoints lie in it
+        version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+        folder = str(Path(logger.save_dir or trainer.default_root_dir, str(logger.name), version))
+    return Path(trainer.strategy.broadcast(folder))
+
+
+def last_checkpoint(trainer: L.Trainer) -> Path | None:
+    """The checkpoint of the last whole iteration, else the one the run began with; None where there is neither."""
+    callbacks = trainer.checkpoint_callbacks
+    saved = [c.best_model_path for c in callbacks if isinstance(c, ModelCheckpoint) and c.monitor is None]
+    paths = [path for path in [*saved, trainer.ckpt_path] if path and Path(path).exists()]
+    return shown(paths[0]) if paths else None
+
+
+def resume_command(trainer: L.Trainer, folder: Path | None) -> str | None:
+    """What to type to train on, for longer where the run is complete; None where no checkpoint was saved."""
+    checkpoint = last_checkpoint(trainer)
+    if checkpoint is None:
+        return None
+    config = (folder or Path(trainer.default_root_dir)) / "config.yaml"
+    if not config.exists():  # a script of the user's own
+        return f'trainer.fit(module, datamodule, ckpt_path="{checkpoint}")'
+    words = ["fit", "--config", str(shown(config)), "--ckpt_path", str(checkpoint), *longer(trainer)]
+    return f"{program('paw-lightning')} {shlex.join(words)}"
+
+
+def longer(trainer: L.Trainer) -> list[str]:
+    """The option that lets a complete run go on for as long again; none where iterations are left."""
+    epochs, steps = trainer.max_epochs or -1, trainer.max_steps
+    if 0 < epochs <= trainer.current_epoch:
+        return ["--trainer.max_epochs", str(2 * epochs)]
+    return ["--trainer.max_steps", str(2 * steps)] if 0 < steps <= trainer.global_step else []
+
+
+def program(name: str) -> str:
+    """How a command of this Python's own environment is typed here: bare where the shell would find that very one."""
+    own = Path(sys.executable).parent / name
+    found = shutil.which(name)
+    if (found and Path(found) == own) or not own.exists():
+        return name if found or name != "paw-lightning" else f"{shlex.quote(sys.executable)} -m paw_lightning"
+    return shlex.quote(str(shown(own)))
+
+
+def shown(path: str | Path) -> Path:
+    """A path as short as it can be typed in the current folder."""
+    try:
+        return Path(path).absolute().relative_to(Path.cwd())
+    except ValueError:
+        return Path(path)
