@@ -64,8 +64,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "callbacks": "Canaries EntropySelection EnvironmentLoop GracefulStop IterationProgressBar PolicyExport RewardBalance "
-    "RolloutSamples SuccessReport TargetControl WorldModelHealth",
+    "callbacks": "Canaries EntropySelection EnvironmentLoop GracefulStop IterationProgressBar PolicyExport "
+    "RewardBalance RolloutSamples SuccessReport TargetControl WorldModelHealth",
     "envs": "HouseholdEnv MixtureEnv SearchEnv ShopEnv TextEnv WorkerEnv",
     "models.lora": "LoRA",
     "policy.advantages": "GAE GRPO GiGPO NoReward RLOO",
