@@ -19,8 +19,8 @@ help:  ## Show the targets.
 quickstart: .venv/.installed  ## Install, then train the tiny policy with PaW (a few minutes).
 	$(BIN)/paw-lightning fit --config configs/household/paw.yaml
 
-test: .venv/.installed-dev  ## Install, then run the tests (under 8 minutes on 2 cores).
-	$(BIN)/python -m pytest
+test: .venv/.installed-dev  ## Install, then run the tests on all cores (under 8 minutes on 2).
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-slow: .venv/.installed-dev  ## The minutes-long tests.
 	$(BIN)/python -m pytest -m slow

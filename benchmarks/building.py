@@ -28,6 +28,14 @@ from paw_lightning.types import Minibatch, Rollout
 
 QWEN_VOCABULARY = 151_936
 PARTS = ("backbone", "heads", "backward", "optimizer")
+TURN = "{observation}\nTask: {task}\n"
+
+
+def layout_settings(name: str) -> dict[str, Any]:
+    """Settings of a layout in which the policy reads the whole episode, whichever it is."""
+    history = {"template": "{history}" + TURN, "history_turn": TURN + "> {action}\n", "history_length": 8}
+    shown = {f"rollout.prompt.{key}": value for key, value in history.items()} if name == "step" else {}
+    return {"rollout.layout": name, **shown}
 
 
 def build(configs: Sequence[str | Path], settings: Mapping[str, Any], options: Namespace) -> LightningCLI:

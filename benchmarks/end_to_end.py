@@ -2,7 +2,7 @@
 
     pip install trl && python benchmarks/end_to_end.py [--turns 8 16 32] [--quick]
 
-The job is that of configs/household/grpo.yaml: the bundled policy, 8 groups of 8 episodes of up to 8 turns in the
+The job is that of household/grpo: the bundled policy, 8 groups of 8 episodes of up to 8 turns in the
 generated household world, temperature 1, 12 tokens per action, one growing transcript per episode, four optimizer steps
 with a KL term. With more turns than 8 the houses are those of docs/study.md's starved arms, where something is left to
 do for so long. TRL plays through its `rollout_func`: at every turn its own batched generation for the episodes that
@@ -21,7 +21,6 @@ from functools import partial
 from typing import Any
 
 import measuring
-import yaml
 from datasets import Dataset
 from transformers import TrainerCallback
 
@@ -29,6 +28,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from paw_lightning import config_files
 from paw_lightning.envs import HouseholdEnv
 from paw_lightning.models.loading import load_language_model, load_tokenizer
 from paw_lightning.rollouts.layouts import EpisodeLayout
@@ -37,8 +37,8 @@ from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import Prompt, PromptBuilder, PromptTooLongError
 from paw_lightning.types import Transition
 
-CONFIGS = {name: measuring.ROOT / f"configs/household/{name}.yaml" for name in ("grpo", "paw")}
-JOB = yaml.safe_load(CONFIGS["grpo"].read_text())
+CONFIGS = {name: f"household/{name}" for name in ("grpo", "paw")}
+JOB = config_files.merged(CONFIGS["grpo"])
 ROLLOUT, DATA = JOB["rollout"], JOB["data"]
 EPISODES = DATA["groups"] * DATA["group_size"]
 TOKENS_PER_TURN = ROLLOUT["prompt"]["max_tokens"] // ROLLOUT["max_steps"]
@@ -50,7 +50,7 @@ def lengthen(turns: int) -> None:
     """Change the job, for both sides, to episodes of up to this many turns."""
     if turns > ROLLOUT["max_steps"]:
         ROLLOUT["environment"]["init_args"] |= LARGE_HOUSES
-    ROLLOUT["max_steps"] = ROLLOUT["prompt"]["history_length"] = turns
+    ROLLOUT["max_steps"] = turns
     ROLLOUT["prompt"]["max_tokens"] = TOKENS_PER_TURN * turns
 
 
@@ -59,7 +59,6 @@ def changed_settings() -> dict[str, Any]:
     houses = ROLLOUT["environment"]["init_args"]
     return {
         "rollout.max_steps": ROLLOUT["max_steps"],
-        "rollout.prompt.history_length": ROLLOUT["prompt"]["history_length"],
         "rollout.prompt.max_tokens": ROLLOUT["prompt"]["max_tokens"],
         **{f"rollout.environment.init_args.{name}": houses[name] for name in LARGE_HOUSES},
     }

@@ -1,6 +1,6 @@
 """One training sequence per transition against one per episode: rollout, scoring and update of the same iteration.
 
-python benchmarks/layouts.py --config configs/household/paw.yaml
+python benchmarks/layouts.py --config household/paw
 
 The two layouts in turns. The rollouts are the base policy's own in each layout, so they differ.
 """
@@ -11,12 +11,10 @@ from dataclasses import replace
 from functools import partial
 
 import measuring
-from building import Updater, build, padding, play
+from building import TURN, Updater, build, layout_settings, padding, play
 from lightning.pytorch.cli import LightningCLI
 
 from paw_lightning.callbacks.base import environment_loop
-
-TURN_TEMPLATE = "{observation}\nTask: {task}\n"
 
 
 def iteration(made: LightningCLI, updater: Updater, number: int) -> dict[str, float]:
@@ -40,8 +38,8 @@ def iteration(made: LightningCLI, updater: Updater, number: int) -> dict[str, fl
 
 def main() -> None:
     parser = measuring.parser(__doc__, repeats=3)
-    parser.add_argument("--config", default="configs/household/paw.yaml")
-    parser.add_argument("--turn-template", default=TURN_TEMPLATE)
+    parser.add_argument("--config", default="household/paw")
+    parser.add_argument("--turn-template", default=TURN)
     options = parser.parse_args()
     measuring.prepare(options)
     repeats = 1 if options.quick else options.repeats
@@ -49,7 +47,7 @@ def main() -> None:
     still = small | {"model.optimizer.init_args.lr": 0.0}
     arms = {}
     for name in ("step", "episode"):
-        made = build([measuring.ROOT / options.config], {"rollout.layout": name, **still}, options)
+        made = build([options.config], layout_settings(name) | still, options)
         loop = environment_loop(made.trainer)
         loop.prompt = replace(loop.prompt, turn_template=options.turn_template)
         arms[name] = partial(iteration, made, Updater(made))

@@ -3,7 +3,7 @@
     python benchmarks/paw_overhead.py [--shape episode step alfworld]
 
 `episode` and `step` are the quickstart as played, in the two layouts. `alfworld` has the prompts of
-configs/alfworld/paper.yaml in generated houses of ALFWorld's size, with synthetic answers (--reasoning tokens before
+alfworld/paper in generated houses of ALFWorld's size, with synthetic answers (--reasoning tokens before
 the command) for a random Qwen2 of --hidden and --layers with Qwen's vocabulary of 151,936: the paper's lengths, nothing
 learnt. By default it is as deep and wide as Qwen2.5-0.5B, its weights in bfloat16. All go through the shipped
 micro-batches, `training_step`, backward, clipping and optimizer. Memory is the most that the process (a GPU's tensors)
@@ -23,7 +23,7 @@ from typing import Any
 
 import measuring
 import torch
-from building import PARTS, QWEN_VOCABULARY, Updater, build, padding, play, random_qwen, select
+from building import PARTS, QWEN_VOCABULARY, Updater, build, layout_settings, padding, play, random_qwen, select
 from lightning.pytorch.cli import LightningCLI
 
 from paw_lightning.callbacks.base import environment_loop
@@ -130,12 +130,12 @@ def shuffled(data: Any, rollout: Rollout, parts: int) -> float:
 def measure(shape: str, folder: str, options: Namespace) -> dict[str, Any]:
     """All numbers of one shape."""
     if shape == "alfworld":
-        made = build([measuring.ROOT / "configs/alfworld/paper.yaml"], alfworld_settings(folder, options), options)
+        made = build(["alfworld/paper"], alfworld_settings(folder, options), options)
         rollout, repeats = synthetic_rollout(made, options), options.slow_repeats
         played = partial(generate, made, rollout)
     else:
         quick = {"data.groups": 2, "data.group_size": 4} if options.quick else {}
-        made = build([measuring.ROOT / options.config], {"rollout.layout": shape, **quick}, options)
+        made = build([options.config], layout_settings(shape) | quick, options)
         rollout, repeats = play(made), options.repeats
         played = partial(play, made, 1)
     seconds = [0.0]
@@ -219,7 +219,7 @@ def main() -> None:
     parser = measuring.parser(__doc__, repeats=5)
     shapes = ["episode", "step", "alfworld"]
     parser.add_argument("--shape", nargs="+", choices=shapes, default=shapes)
-    parser.add_argument("--config", default="configs/household/paw.yaml", help="of `episode` and `step`")
+    parser.add_argument("--config", default="household/paw", help="of `episode` and `step`")
     parser.add_argument("--slow-repeats", type=int, default=3, help="of `alfworld`")
     parser.add_argument("--hidden", type=int, default=896)
     parser.add_argument("--layers", type=int, default=24)

@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py [--png scaling.png] [--curve batch turns vocabulary ranks]
 
-Each point is a run of configs/household/paw.yaml with that one setting changed: two iterations, of which the second
+Each point is a run of household/paw with that one setting changed: two iterations, of which the second
 counts. `vocabulary` plays random models of the bundled policy's width: what they write is noise, all episodes last to
 the end. `ranks` are processes with one thread each under DDP (gloo on CPUs), which share the same 8 groups.
 """
@@ -20,7 +20,7 @@ from typing import Any
 import measuring
 from building import QWEN_VOCABULARY, random_qwen
 
-CONFIG = measuring.ROOT / "configs/household/paw.yaml"
+CONFIG = "household/paw"
 CURVES: dict[str, list[int]] = {
     "batch": [2, 4, 8, 16],
     "turns": [2, 4, 8, 16],

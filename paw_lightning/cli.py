@@ -13,11 +13,12 @@ from typing import Any
 
 import lightning as L
 import transformers
+from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from paw_lightning import callbacks
+from paw_lightning import callbacks, config_files
 from paw_lightning.training.datamodule import RolloutDataModule
 from paw_lightning.training.module import PaWModule
 
@@ -58,8 +59,23 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 
 
+class ConfigParser(LightningArgumentParser):
+    """Reads a file without its list of the files that it lies on: these stand before it on the command line."""
+
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
+        """Parse a file's own settings."""
+        return super().parse_string(config_files.own_text(content), *args, **kwargs)
+
+
 class PaWCLI(LightningCLI):
     """A LightningCLI with one top-level section for each of the package's callbacks."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """As Lightning's, with the package's own parser."""
+        kwargs.setdefault("dump_header", [f"lightning.pytorch=={L.__version__}"])
+        parser = ConfigParser(**kwargs)
+        parser.add_argument("-c", "--config", action=ActionConfigFile, help="a file, or the name of a shipped one")
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the sections; one seed rules everything random."""
@@ -69,7 +85,9 @@ class PaWCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Refuse a checkpoint that is none before Lightning reads it, and long before a model is built."""
+        """Find the files of ``--config``, and refuse a checkpoint that is none long before a model is built."""
+        if args is None or isinstance(args, list):
+            args = config_files.expand(sys.argv[1:] if args is None else args)
         super().parse_arguments(parser, args)
         if self.config.get("subcommand"):
             check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
@@ -127,6 +145,7 @@ def run(args: list[str] | None = None) -> PaWCLI:
     """Run one command line (by default the process's) and return what it built."""
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning's own use of torch
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # they are the process's, expanded
     return PaWCLI(
         PaWModule,
         RolloutDataModule,

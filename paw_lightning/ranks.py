@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -17,8 +18,18 @@ def world() -> tuple[int, int]:
     return dist.get_rank(), dist.get_world_size()
 
 
-def share(count: int) -> slice:
-    """This rank's part of `count` items: neighbours, sizes that differ by at most one, joined in rank order all."""
+def warn(message: str) -> None:
+    """Warn once for all processes: the first one speaks."""
+    if world()[0] == 0:
+        warnings.warn(message, stacklevel=3)
+
+
+def rank_slice(count: int) -> slice:
+    """This rank's part of `count` items.
+
+    Parts are neighbours, their sizes differ by at most one, and joined in rank order they are all the items.
+    Example: 5 items on 2 ranks are 0:2 and 2:5.
+    """
     rank, size = world()
     return slice(count * rank // size, count * (rank + 1) // size)
 
@@ -49,7 +60,7 @@ def pooled_means(sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
 
 
 def together(work: Callable[[], T]) -> list[T]:
-    """Results of `work` on every rank, in rank order; where it fails on one, all raise instead of waiting for it."""
+    """Run `work` on every rank and return the results in rank order; where it fails on one rank, all raise."""
     result: Any = None
     error: Exception | None = None
     try:

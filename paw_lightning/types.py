@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 
@@ -14,13 +15,9 @@ class Transition:
 
     # Written by the collector.
     prompt_ids: list[int]
-    """Token ids of the decision context h_t; empty when it is the row of the transition before, carried on."""
+    """Token ids of the decision context h_t; empty where the row of the transition before goes on (`begins_row`)."""
     action_ids: list[int]
     """Token ids of a_t exactly as sampled, the end-of-turn token included when the policy wrote it."""
-    bridge_ids: list[int]
-    """Turn-boundary tokens between a_t and o_{t+1}: context, never a target."""
-    observation_ids: list[int]
-    """Token ids of o_{t+1}: the world-model targets; empty when it is not to be predicted."""
     sampled_logprobs: list[float]
     """log q(a_i | h, a_<i) of each action token under the distribution that was sampled from, in nats."""
     token_entropies: list[float]
@@ -50,6 +47,12 @@ class Transition:
     counterfactual_ids: list[int] | None = None
     """Token ids of the answer to another action in the same state; None where nobody asked for one or none exists."""
 
+    # Written by the layout.
+    bridge_ids: list[int] = field(default_factory=list)
+    """Turn-boundary tokens between a_t and o_{t+1}: context, never a target."""
+    observation_ids: list[int] = field(default_factory=list)
+    """Token ids of o_{t+1}: the world-model targets; empty when it is not to be predicted."""
+
     # Written by scoring.
     old_logprobs: Tensor | None = None
     """float [A]: log-probs of the behaviour policy that the ratio is taken against, in nats."""
@@ -61,7 +64,7 @@ class Transition:
     importance: Tensor | None = None
     """float [A]: truncated ratio of the trainer's to the sampler's probability; None where none is corrected for."""
 
-    # Written by EnvironmentLoop.
+    # Written by the advantage.
     advantage: float = 0.0
     """Advantage of every token of the action; their mean where each has its own."""
     token_advantages: Tensor | None = None
@@ -79,6 +82,11 @@ class Transition:
     control_ids: list[int] | None = None
     """Token ids that take the observation's place as targets; None where the true observation is predicted, and
     empty where the control has nothing to offer."""
+
+    @property
+    def begins_row(self) -> bool:
+        """Its decision context was read from the start; otherwise it carries on the row of the transition before."""
+        return bool(self.prompt_ids)
 
     @property
     def predicted_ids(self) -> list[int]:
@@ -113,14 +121,14 @@ class Episode:
 
 @dataclass
 class RolloutGroup:
-    """k episodes of the same task from the same start."""
+    """k episodes of the same task from the same start; the collector writes all but the coefficient."""
 
     group_key: str
     max_return: float | None
-    """R_max as the environment states it (collector); None when it does not."""
+    """R_max as the environment states it; None when it does not."""
     episodes: list[Episode]
     environment: str = ""
-    """Name of the environment in a mixture (collector); empty otherwise."""
+    """Name of the environment in a mixture; empty otherwise."""
 
     # Written by RewardBalance.
     wm_coefficient: float = 0.0
@@ -138,16 +146,21 @@ class RolloutGroup:
 
 @dataclass
 class Rollout:
-    """Everything played for one iteration: the pool P of an update."""
+    """Everything played for one iteration: the pool P of an update. The Runner writes every field but the metrics."""
 
     iteration: int
     groups: list[RolloutGroup]
+    """Those that are trained on; with several ranks every rank holds them all."""
+    temperature: float = 1.0
+    """Of the distribution that the actions were drawn from; the policy loss reads the same one."""
+    left_out: list[RolloutGroup] = field(default_factory=list)
+    """Groups that were played and are not trained on: all their returns are equal (dynamic sampling)."""
     dropped_groups: int = 0
-    """Groups lost to a failing environment (collector)."""
+    """How many groups were lost to a failing environment."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall-clock seconds by phase (collector)."""
+    """Wall-clock seconds by phase."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Scalars that callbacks want logged, by tag."""
+    """Scalars to log, by tag; each tag has one writer."""
 
     @property
     def episodes(self) -> list[Episode]:
@@ -164,9 +177,16 @@ Terms = Literal["joint", "policy", "world_model"]
 
 @dataclass
 class Minibatch:
-    """One right-padded micro-batch; written by rows.collate. B rows, T tokens, N action and M target tokens.
+    """One right-padded micro-batch, written by `collate`: B rows, T tokens, N action tokens and M target tokens.
 
     The flat vectors follow the row-major order of their mask; a row may hold several actions and targets.
+
+    Example: one row of the episode layout, two turns, the second observation not selected ("p" prompt, "a" action,
+    "b" bridge, "o" observation)::
+
+        input_ids         p p p a a b o o o p a a
+        action_mask       . . . 1 1 . . . . . 1 1     N = 4
+        observation_mask  . . . . . . 1 1 1 . . .     M = 3
     """
 
     input_ids: Tensor
@@ -199,4 +219,12 @@ class Minibatch:
     visible: Tensor | None = None
     """bool [B, 1, T, T]: which tokens (last axis) each token sees; None where it sees all before it."""
     terms: Terms = "joint"
-    """Written by RolloutStream; where the world model trains alone, N is 0."""
+    """Which losses the step carries; where the world model trains alone, N is 0."""
+    temperature: float = 1.0
+    """Of the softmax whose log-probs the policy loss takes: the one that the actions were drawn at."""
+
+    def to(self, device: torch.device) -> Minibatch:
+        """The same with its tensors on another device."""
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in tensors.items()}
+        return replace(self, **moved)

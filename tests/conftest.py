@@ -9,21 +9,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
 
 ROOT = Path(__file__).parent.parent
+MOST_WORKERS = 8
+"""Each holds torch and a few small models: about a gigabyte."""
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|start|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
 )
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """As many as there are cores to use; pytest-xdist would count those that a container may not use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_WORKERS)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     """Several threads on busy cores are slower than one, and one is reproducible."""
     torch.set_num_threads(1)
+    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # for the processes that tests start
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -12,7 +12,7 @@ import torch
 from paw_lightning.api import group_advantages
 from paw_lightning.policy.advantages.group import GRPO, RLOO, GiGPO
 from tests.conftest import ROOT
-from tests.factories import make_group
+from tests.helpers.factories import make_group
 
 PAGE = (ROOT / "docs" / "api.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

@@ -10,7 +10,6 @@ from typing import Any
 import household_transcripts
 import search_transcripts
 import shop_transcripts
-import yaml
 from household_transcripts import Transcript
 
 from paw_lightning.envs.base import TextEnv
@@ -56,6 +55,8 @@ class World:
     name: str
     config: Path
     """What the base policy is for."""
+    rollout: Callable[[], dict[str, Any]]
+    """The configuration's section of that name: environment, prompt and limits."""
     environment: Callable[[str], TextEnv]
     """Split -> the configuration's environment."""
     episodes: Callable[[str, float], Iterator[Transcript]]
@@ -66,16 +67,13 @@ class World:
     story: str
     """For the model card: who played, and what."""
 
-    def rollout(self) -> dict[str, Any]:
-        """The configuration's section of that name: environment, prompt and limits."""
-        return yaml.safe_load(self.config.read_text())["rollout"]
-
 
 HOUSEHOLD_INSIGHT = 0.3
 """Share of the episodes whose player knows where everything is, so that taking and putting down are frequent."""
 HOUSEHOLD = World(
     name="household",
     config=household_transcripts.WORLD,
+    rollout=household_transcripts.world,
     environment=household_transcripts.make_environment,
     episodes=lambda seed, noise: household_transcripts.play_houses(seed, noise=noise, insight=HOUSEHOLD_INSIGHT),
     texts=household_transcripts.household_texts,
@@ -86,6 +84,7 @@ HOUSEHOLD = World(
 SHOP = World(
     name="shop",
     config=shop_transcripts.WORLD,
+    rollout=shop_transcripts.world,
     environment=shop_transcripts.make_environment,
     episodes=lambda seed, noise: shop_transcripts.play_shops(seed, noise=noise),
     texts=shop_transcripts.shop_texts,
@@ -103,6 +102,7 @@ SEARCH_INSIGHT = 0.5
 SEARCH = World(
     name="search",
     config=search_transcripts.WORLD,
+    rollout=search_transcripts.world,
     environment=search_transcripts.make_environment,
     episodes=lambda seed, noise: search_transcripts.play_questions(seed, noise=noise, insight=SEARCH_INSIGHT),
     texts=search_transcripts.search_texts,

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from paw_lightning import config_files
 from paw_lightning.envs.household.env import HouseholdEnv
 from paw_lightning.envs.household.expert import ExplorerExpert
 from paw_lightning.envs.household.game import TASKS
 
-WORLD = Path(__file__).resolve().parent.parent / "configs" / "household" / "paw.yaml"
+WORLD = config_files.find("household/base")
 FIRST_HOUSE = 10_000_000
 """Number of the first house played here: far from any that training reaches."""
 HOUSES, TURNS = {"receptacles": 6, "objects": 6}, 12
@@ -30,9 +29,24 @@ class Transcript:
     """(observation, action, answer) in time order."""
 
 
+def section(config: Path, after_action: str = "\n") -> dict[str, Any]:
+    """A world's `rollout` section, with prompts for the step layout as well: they show the episode from its beginning.
+
+    `after_action` is what stands behind an action there.
+    """
+    rollout = config_files.merged(config)["rollout"]
+    turn = rollout["prompt"]["turn_template"]
+    rollout["prompt"] |= {
+        "template": "{history}" + turn,
+        "history_turn": turn + "> {action}" + after_action,
+        "history_length": rollout["max_steps"],
+    }
+    return rollout
+
+
 def world() -> dict[str, Any]:
-    """The quickstart's `rollout` section: environment, prompt, and limits."""
-    return yaml.safe_load(WORLD.read_text())["rollout"]
+    """The quickstart's environment, prompt, and limits."""
+    return section(WORLD)
 
 
 def make_environment(split: str, **changes: Any) -> HouseholdEnv:

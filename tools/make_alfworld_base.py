@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from make_base_policy import END, PAD, Phase, Recipe, build_model, learning_rate, make_optimizers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
+from paw_lightning import config_files
 from paw_lightning.envs.household.env import HouseholdEnv
 from paw_lightning.envs.household.expert import ExplorerExpert
 from paw_lightning.models.linear_logprob import linear_logprob
@@ -38,7 +38,7 @@ from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import Prompt, PromptBuilder, Turn
 
 ROOT = Path(__file__).resolve().parent.parent
-WORLD = ROOT / "configs" / "alfworld" / "small.yaml"
+WORLD = "alfworld/small"
 USER, ASSISTANT = "<|user|>", "<|assistant|>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
@@ -73,7 +73,7 @@ class Demonstration:
 
 def world() -> dict[str, Any]:
     """The `rollout` section of the configuration: environment, prompt, and limits."""
-    return yaml.safe_load(WORLD.read_text())["rollout"]
+    return config_files.merged(WORLD)["rollout"]
 
 
 def make_environment(split: str) -> HouseholdEnv:

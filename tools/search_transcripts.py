@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import yaml
-from household_transcripts import Transcript
+from household_transcripts import Transcript, section
 
+from paw_lightning import config_files
 from paw_lightning.envs.search.env import NAME, SearchEnv
 
-WORLD = Path(__file__).resolve().parent.parent / "configs" / "search" / "base.yaml"
+WORLD = config_files.find("search/base")
 FIRST_BASE = 10_000
 """Number of the first fact base played here: none of its names and facts is of the one that training asks about."""
 LANDS = 40
@@ -21,8 +20,8 @@ TURNS = 4
 
 
 def world() -> dict[str, Any]:
-    """The `rollout` section of the tiny setting: environment, prompt, and limits."""
-    return yaml.safe_load(WORLD.read_text())["rollout"]
+    """The tiny setting's environment, prompt, and limits."""
+    return section(WORLD)
 
 
 def make_environment(split: str, **changes: Any) -> SearchEnv:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import yaml
-from household_transcripts import Transcript
+from household_transcripts import Transcript, section
 
+from paw_lightning import config_files
 from paw_lightning.envs.shop.env import SEARCH, ShopEnv
 from paw_lightning.envs.shop.expert import ShopExpert
 
-WORLD = Path(__file__).resolve().parent.parent / "configs" / "shop" / "base.yaml"
+WORLD = config_files.find("shop/base")
 FIRST_SHOP = 10_000
 """Number of the first shop visited here: none of its products is of the one that training visits."""
 VISITS = 64
@@ -22,8 +21,9 @@ TURNS = 8
 
 
 def world() -> dict[str, Any]:
-    """The `rollout` section of the tiny setting: environment, prompt, and limits."""
-    return yaml.safe_load(WORLD.read_text())["rollout"]
+    """The tiny setting's environment, prompt, and limits."""
+    # The space keeps "]" and the line break two tokens, as they are when the policy writes "]" and stops.
+    return section(WORLD, " \n")
 
 
 def make_environment(split: str, **changes: Any) -> ShopEnv:

@@ -2,16 +2,14 @@
 
 from paw_lightning.callbacks.base import RolloutCallback
 from paw_lightning.callbacks.canaries import Canaries
-from paw_lightning.callbacks.entropy_selection import EntropySelection
 from paw_lightning.callbacks.environment_loop import EnvironmentLoop
 from paw_lightning.callbacks.graceful_stop import GracefulStop
 from paw_lightning.callbacks.policy_export import PolicyExport
 from paw_lightning.callbacks.progress import IterationProgressBar
-from paw_lightning.callbacks.reward_balance import RewardBalance
 from paw_lightning.callbacks.rollout_samples import RolloutSamples
 from paw_lightning.callbacks.success_report import SuccessReport
-from paw_lightning.callbacks.target_control import TargetControl
 from paw_lightning.callbacks.world_model_health import WorldModelHealth
+from paw_lightning.world_model.callbacks import EntropySelection, RewardBalance, TargetControl
 
 __all__ = [
     "Canaries",

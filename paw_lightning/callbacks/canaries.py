@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -13,8 +11,7 @@ from torch import Tensor, nn
 
 from paw_lightning import ranks
 from paw_lightning.callbacks import canary_checks as checks
-from paw_lightning.callbacks.base import RolloutCallback, environment_loop
-from paw_lightning.samplers.base import Sampler
+from paw_lightning.callbacks.base import RolloutCallback
 from paw_lightning.training.module import PaWModule
 from paw_lightning.types import Minibatch, Rollout, Transition
 
@@ -47,9 +44,9 @@ class Canaries(RolloutCallback):
         self.probe: checks.Probe | None = None
         """Taken after the first rollout, dropped when the sampler has followed."""
         self.known: dict[str, set[tuple[int, ...]]] | None = None
-        """Token ids of every action and of all that could be a target, until the first mini-batch is checked."""
+        """Token ids of every action and of every possible target, until the first mini-batch is checked."""
         self.watched: list[tuple[nn.Parameter, Tensor, Tensor]] | None = None
-        """(Parameter, places, values there before the step), of the step that is being made."""
+        """During an optimizer step: (parameter, places in it, its values there before the step)."""
         self.has_signal = self.stepped = self.finished = False
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:
@@ -58,34 +55,30 @@ class Canaries(RolloutCallback):
         if not self.enabled or self.finished or not checked:
             return
         assert isinstance(pl_module, PaWModule)
-        sampler = environment_loop(trainer).collectors["train"].sampler
-        with passive(trainer, pl_module):
-            ranks.together(lambda: self._check_rollout(trainer, pl_module, sampler, rollout, checked))
+        with checks.passive(pl_module):
+            ranks.together(lambda: self._check_rollout(trainer, self._pair(pl_module), rollout, checked))
+
+    def _pair(self, module: PaWModule) -> checks.Pair:
+        return checks.Pair(module, self.runner.sampler, self.runner.settings.temperature)
 
     def _check_rollout(
-        self, trainer: L.Trainer, module: PaWModule, sampler: Sampler, rollout: Rollout, checked: list[Transition]
+        self, trainer: L.Trainer, pair: checks.Pair, rollout: Rollout, checked: list[Transition]
     ) -> None:
-        tolerance = self.logprob_tolerance or checks.TOLERANCE[checks.arithmetic(module)]
+        tolerance = self.logprob_tolerance or checks.TOLERANCE[checks.arithmetic(pair.module)]
         if self.probe is None:
-            self._check_first(trainer, module, sampler, rollout, checked, tolerance)
+            self._check_first(trainer, pair, rollout, checked, tolerance)
         elif self.stepped:
-            checks.check_sampler_follows(module, sampler, self.probe, tolerance)
-            checks.check_sampler_agrees(module, checked, tolerance)
+            checks.check_sampler_follows(pair, self.probe, tolerance)
+            checks.check_sampler_agrees(pair, checked, tolerance)
             self.probe, self.finished = None, True
 
     def _check_first(
-        self,
-        trainer: L.Trainer,
-        module: PaWModule,
-        sampler: Sampler,
-        rollout: Rollout,
-        checked: list[Transition],
-        tolerance: float,
+        self, trainer: L.Trainer, pair: checks.Pair, rollout: Rollout, checked: list[Transition], tolerance: float
     ) -> None:
-        checks.check_texts(module.tokenizer, checked)
-        gap = checks.check_sampler_agrees(module, checked, tolerance)
-        change = checks.check_appended_observation(module, checked, tolerance)
-        self.probe = checks.Probe.take(module, sampler, [t.prompt_ids for t in checked])
+        checks.check_texts(pair.module.tokenizer, checked)
+        gap = checks.check_sampler_agrees(pair, checked, tolerance)
+        change = checks.check_appended_observation(pair, checked, tolerance)
+        self.probe = checks.Probe.take(pair, [t.prompt_ids for t in checked])
         self.known = {
             "action": {tuple(t.action_ids) for t in rollout.transitions},
             "target": {tuple(ids) for t in rollout.transitions for ids in (t.observation_ids, t.control_ids or [])},
@@ -95,7 +88,7 @@ class Canaries(RolloutCallback):
             f"canaries: log-probs of sampler and trainer differ by {gap:.1e} nats, with and without the appended "
             f"observation by {change:.1e}",
         )
-        if module.replica.sharded:
+        if pair.module.is_sharded:
             _say(trainer, "canaries: the model is sharded: checked on its gathered copy, adapters' effect not at all")
 
     def on_train_batch_start(
@@ -140,17 +133,9 @@ class Canaries(RolloutCallback):
         checks.check_weights_moved(pl_module, self.watched, trainer.optimizers[0])
         self.watched, self.stepped = None, True
         probe = self.probe
-        if probe is not None and not pl_module.replica.sharded:
-            with passive(trainer, pl_module):
-                ranks.together(lambda: checks.check_adapters(pl_module, probe))
-
-
-@contextmanager
-def passive(trainer: L.Trainer, module: PaWModule) -> Iterator[None]:
-    """The training forward's arithmetic inside, without gradients and without a trace in the random state."""
-    devices = [module.device] if module.device.type == "cuda" else []
-    with torch.no_grad(), trainer.precision_plugin.forward_context(), torch.random.fork_rng(devices=devices):
-        yield
+        if probe is not None and not pl_module.is_sharded:
+            with checks.passive(pl_module):
+                ranks.together(lambda: checks.check_adapters(self._pair(pl_module), probe))
 
 
 def _say(trainer: L.Trainer, line: str) -> None:

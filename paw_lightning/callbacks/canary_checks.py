@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NoReturn
@@ -13,6 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from paw_lightning import ranks
+from paw_lightning.models.lora import adapters_off, has_adapters
 from paw_lightning.samplers.base import Generation, Sampler
 from paw_lightning.seeding import uniforms
 from paw_lightning.text.chat import valid_text
@@ -32,6 +34,37 @@ class CanaryError(RuntimeError):
     """A check failed; the message says what is wrong and where to look."""
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Sampler and trainer of one policy, each asked what it makes of the same tokens."""
+
+    module: PaWModule
+    sampler: Sampler
+    temperature: float
+
+    def score(
+        self,
+        prompts: Sequence[list[int]],
+        actions: Sequence[list[int]],
+        appended: Sequence[list[int]] | None = None,
+    ) -> list[Tensor]:
+        """Log-probs of each action from the training forward, one row at a time: no padding can matter."""
+        result = []
+        for i, (prompt, action) in enumerate(zip(prompts, actions, strict=True)):
+            ids = torch.tensor([prompt + action + (appended[i] if appended else [])], device=self.module.device)
+            mask = torch.zeros_like(ids, dtype=torch.bool)
+            mask[0, len(prompt) : len(prompt) + len(action)] = True
+            out = self.module.played_model(ids, mask, torch.zeros_like(mask), self.temperature)
+            result.append(out.action_logprobs.float().cpu())
+        return result
+
+    def sample(self, prompts: list[list[int]]) -> list[Generation]:
+        """The sampler's answers, of random numbers that are always the same."""
+        noise = torch.stack([uniforms(PROBE_TOKENS, "canary", i) for i in range(len(prompts))])
+        settings: dict[str, Any] = {"temperature": self.temperature, "max_new_tokens": PROBE_TOKENS}
+        return self.sampler.generate(prompts, **settings, uniforms=noise)
+
+
 @dataclass
 class Probe:
     """What sampler and trainer said to a few prompts before the first step."""
@@ -42,15 +75,15 @@ class Probe:
     """Log-probs of the generated tokens."""
 
     @classmethod
-    def take(cls, module: PaWModule, sampler: Sampler, prompts: list[list[int]]) -> Probe:
+    def take(cls, pair: Pair, prompts: list[list[int]]) -> Probe:
         """Sample and score."""
-        generations = sample(module, sampler, prompts)
-        return cls(prompts, generations, score(module, prompts, [g.token_ids for g in generations]))
+        generations = pair.sample(prompts)
+        return cls(prompts, generations, pair.score(prompts, [g.token_ids for g in generations]))
 
 
 def choose(transitions: Sequence[Transition]) -> list[Transition]:
     """CHECKED transitions from all over the rollout that begin a row, with an observation where there are such."""
-    whole = [t for t in transitions if t.prompt_ids and t.action_ids]
+    whole = [t for t in transitions if t.begins_row and t.action_ids]
     pool = [t for t in whole if t.target_ids] or [t for t in whole if t.observation_ids] or whole
     return [pool[i * len(pool) // CHECKED] for i in range(CHECKED)] if pool else []
 
@@ -77,25 +110,25 @@ def check_texts(tokenizer: Any, checked: Sequence[Transition]) -> None:
             )
 
 
-def check_sampler_agrees(module: PaWModule, checked: Sequence[Transition], tolerance: float) -> float:
+def check_sampler_agrees(pair: Pair, checked: Sequence[Transition], tolerance: float) -> float:
     """The sampler's own log-probs are those of the training forward; returns the mean difference."""
-    scored = score(module, [t.prompt_ids for t in checked], [t.action_ids for t in checked])
+    scored = pair.score([t.prompt_ids for t in checked], [t.action_ids for t in checked])
     gap = mean_gap(scored, [torch.tensor(t.sampled_logprobs) for t in checked])
     if not gap <= tolerance:
         fail(
             f"the sampler's log-probs differ from the trainer's by {gap:.2g} nats on average; wanted at most "
             f"{tolerance:g} (canaries.logprob_tolerance): the sampler uses another temperature than "
-            f"rollout.temperature ({module.temperature:g}), other weights or another precision, or the model drops "
+            f"rollout.temperature ({pair.temperature:g}), other weights or another precision, or the model drops "
             "units out while it trains (model.path)"
         )
     return gap
 
 
-def check_appended_observation(module: PaWModule, checked: Sequence[Transition], tolerance: float) -> float:
+def check_appended_observation(pair: Pair, checked: Sequence[Transition], tolerance: float) -> float:
     """The observation behind an action does not change the action's log-probs; returns the mean difference."""
     prompts, actions = [t.prompt_ids for t in checked], [t.action_ids for t in checked]
-    appended = score(module, prompts, actions, [t.bridge_ids + t.observation_ids for t in checked])
-    gap = mean_gap(score(module, prompts, actions), appended)
+    appended = pair.score(prompts, actions, [t.bridge_ids + t.observation_ids for t in checked])
+    gap = mean_gap(pair.score(prompts, actions), appended)
     if not gap <= tolerance:
         fail(
             f"an appended observation changes the log-probs of the action before it by {gap:.2g} nats on average; "
@@ -144,59 +177,39 @@ def check_weights_moved(
         fail(message)
 
 
-def check_adapters(module: PaWModule, probe: Probe) -> None:
+def check_adapters(pair: Pair, probe: Probe) -> None:
     """With LoRA adapters the model is another one than without them, now that they have been trained."""
-    layers: list[Any] = [m for m in module.language_model.modules() if hasattr(m, "lora_A")]
-    active = [layer for layer in layers if not layer.disable_adapters]
-    if not layers:
+    model = pair.module.language_model
+    if not has_adapters(model):
         return
     tokens = [g.token_ids for g in probe.generations]
-    adapted = score(module, probe.prompts, tokens)
-    for layer in active:
-        layer.enable_adapters(False)
-    bare = score(module, probe.prompts, tokens)
-    for layer in active:
-        layer.enable_adapters(True)
+    adapted = pair.score(probe.prompts, tokens)
+    with adapters_off(model):
+        bare = pair.score(probe.prompts, tokens)
     if all(map(torch.equal, adapted, bare)):
         fail(
-            f"the model's {len(layers)} LoRA layers have no effect on its log-probs after a step; wanted trained "
-            "adapters that are switched on and not merged (model.path, or how the adapters were added)"
+            "the model's LoRA layers have no effect on its log-probs after a step; wanted trained adapters that are "
+            "switched on and not merged (model.path, or how the adapters were added)"
         )
 
 
-def check_sampler_follows(module: PaWModule, sampler: Sampler, before: Probe, tolerance: float) -> None:
+def check_sampler_follows(pair: Pair, before: Probe, tolerance: float) -> None:
     """Where training changed what the trainer says to the probe's prompts, the sampler says something else too."""
     tokens = [g.token_ids for g in before.generations]
-    moved = mean_gap(score(module, before.prompts, tokens), before.trainer)
-    if moved > tolerance / 10 and sample(module, sampler, before.prompts) == before.generations:
+    moved = mean_gap(pair.score(before.prompts, tokens), before.trainer)
+    if moved > tolerance / 10 and pair.sample(before.prompts) == before.generations:
         fail(
             f"training moved the trainer's log-probs by {moved:.2g} nats on average, and the sampler's not at all; "
             "wanted a sampler that takes over the trained weights (rollout)"
         )
 
 
-def score(
-    module: PaWModule,
-    prompts: Sequence[list[int]],
-    actions: Sequence[list[int]],
-    appended: Sequence[list[int]] | None = None,
-) -> list[Tensor]:
-    """Log-probs of each action from the training forward, one row at a time: no padding can matter."""
-    model = module.replica.model
-    result = []
-    for i, (prompt, action) in enumerate(zip(prompts, actions, strict=True)):
-        ids = torch.tensor([prompt + action + (appended[i] if appended else [])], device=module.device)
-        mask = torch.zeros_like(ids, dtype=torch.bool)
-        mask[0, len(prompt) : len(prompt) + len(action)] = True
-        out = model(ids, mask, torch.zeros_like(mask), module.temperature)
-        result.append(out.action_logprobs.float().cpu())
-    return result
-
-
-def sample(module: PaWModule, sampler: Sampler, prompts: list[list[int]]) -> list[Generation]:
-    """The sampler's answer, of random numbers that are always the same."""
-    noise = torch.stack([uniforms(PROBE_TOKENS, "canary", i) for i in range(len(prompts))])
-    return sampler.generate(prompts, temperature=module.temperature, max_new_tokens=PROBE_TOKENS, uniforms=noise)
+@contextmanager
+def passive(module: PaWModule) -> Iterator[None]:
+    """Inside: the training forward's arithmetic, no gradients, and random numbers that leave no trace."""
+    devices = [module.device] if module.device.type == "cuda" else []
+    with torch.no_grad(), module.arithmetic(), torch.random.fork_rng(devices=devices):
+        yield
 
 
 def mean_gap(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:

@@ -9,8 +9,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from paw_lightning.envs.search.protocol import CLOSING, INFORMATION
-from paw_lightning.text.actions import THINK, ActionFormat
+from paw_lightning.text.actions import ActionFormat
 from paw_lightning.types import Transition
 from paw_lightning.world_model.loss import Kind, WorldModelLoss
 
@@ -18,12 +17,11 @@ Gradients = list[Tensor | None]
 """One per parameter; None where the loss does not reach it."""
 
 
-def leaks(transition: Transition, written: str, control_ids: set[int], action_format: ActionFormat) -> bool:
+def leaks(transition: Transition, written: str, control_ids: set[int], form: ActionFormat) -> bool:
     """Whether an action runs on: the sign of a policy that has begun to write its own observations.
 
     It reached the length limit; or it holds a control or role token before the one that ends it; or text follows where
-    the action should be over: after a line break (`plain`), after ``</action>`` (`tags`), after the first closing tag
-    (`search`); or it holds an ``<information>`` of its own outside the thought (`search`).
+    the action should be over, which the action format knows.
     choice: the paper does not say; a long thought that is cut off counts too.
 
     Args:
@@ -32,13 +30,7 @@ def leaks(transition: Transition, written: str, control_ids: set[int], action_fo
     """
     if transition.truncated or control_ids & set(transition.action_ids[:-1]):
         return True
-    if action_format == "plain":
-        return "\n" in written.strip()
-    if action_format == "search":
-        closing = CLOSING.search(written)
-        behind = written[closing.end() :].strip() if closing else ""
-        return bool(behind or INFORMATION.search(THINK.sub("", written)))
-    return bool("".join(written.split("</action>", 1)[1:]).strip())
+    return form.runs_on(written)
 
 
 def nuisance_mask(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> Tensor:

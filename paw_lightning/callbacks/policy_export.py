@@ -31,15 +31,15 @@ class PolicyExport(L.Callback):
             return
         assert isinstance(pl_module, PaWModule)
         directory = Path(trainer.log_dir or ".") / self.folder  # asks all ranks
-        pl_module.replica.refresh(trainer.strategy)
+        pl_module.gather()
         if trainer.is_global_zero:
             export_policy(pl_module, directory, self.adapters)
-        pl_module.replica.release()
+        pl_module.free()
 
 
 def export_policy(module: PaWModule, directory: Path, adapters: Literal["merged", "separate"] = "merged") -> None:
     """Write the language model and its tokenizer; a separate world-model head is not part of the policy."""
-    language_model = module.replica.model.language_model
+    language_model = module.played_model.language_model
     if module.lora.rank and adapters == "separate":
         save_adapter(language_model, module.lora, module.path, directory)
     else:

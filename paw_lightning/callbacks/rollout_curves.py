@@ -2,31 +2,59 @@
 
 from __future__ import annotations
 
-from paw_lightning.types import Episode, Rollout
+import math
+
+from paw_lightning.rollouts.dynamic_sampling import without_variance
+from paw_lightning.types import Episode, Rollout, RolloutGroup
 
 
 def rollout_metrics(rollout: Rollout) -> dict[str, float]:
-    """The curves every run shows: outcomes, lengths, validity, and groups that teach the policy nothing."""
-    episodes, transitions, groups = rollout.episodes, rollout.transitions, rollout.groups
-    won = [all(e.won for e in g.episodes) for g in groups]
-    lost = [not any(e.won for e in g.episodes) for g in groups]
-    parts: dict[str, float] = {}
-    for name in sorted({g.environment for g in groups} - {""}):
-        parts.update(
-            outcome_metrics(f"rollout/{name}", [e for g in groups if g.environment == name for e in g.episodes])
-        )
+    """The curves every run shows, of all that was played, trained on or not.
+
+    Outcomes, lengths, validity, groups that teach the policy nothing, seconds, and what others have put into the
+    rollout's metrics.
+    """
+    groups = rollout.groups + rollout.left_out
+    episodes = [episode for group in groups for episode in group.episodes]
+    transitions = [t for group in groups for t in group.transitions]
+    seconds = {name: value for name, value in rollout.seconds.items() if name != "total"}
     return {
         **outcome_metrics("rollout", episodes),
-        **parts,
+        **_parts("rollout", groups),
         "rollout/valid_action_rate": _mean(t.admissible for t in transitions),
         "rollout/well_formed_rate": _mean(t.well_formed for t in transitions),
         "rollout/truncated_action_rate": _mean(t.truncated for t in transitions),
         "rollout/history_truncations": float(sum(t.dropped_turns > 0 for t in transitions)),
         "rollout/context_overflows": float(sum(e.overflowed for e in episodes)),
-        "rollout/all_fail_groups": _mean(lost),
-        "rollout/all_success_groups": _mean(won),
+        "rollout/all_fail_groups": _mean(not any(e.won for e in g.episodes) for g in groups),
+        "rollout/all_success_groups": _mean(all(e.won for e in g.episodes) for g in groups),
+        "rollout/zero_variance_groups": float(sum(map(without_variance, groups))),
         "rollout/dropped_groups": float(rollout.dropped_groups),
+        **rollout.metrics,
+        "time/rollout_s": rollout.seconds.get("total", 0.0),
+        **{f"time/rollout_{name}_s": value for name, value in seconds.items()},
     }
+
+
+def evaluation_metrics(split: str, groups: list[RolloutGroup], lost: int) -> dict[str, float]:
+    """How an evaluation went: rates over the tasks that could be played, and how many could not.
+
+    The success rate is nan where all were lost.
+    """
+    episodes = [episode for group in groups for episode in group.episodes]
+    outcomes = outcome_metrics(split, episodes) if episodes else {}
+    if lost and not episodes:
+        outcomes[f"{split}/success_rate"] = math.nan
+    return {**outcomes, **_parts(split, groups), f"{split}/dropped_tasks": float(lost)}
+
+
+def _parts(prefix: str, groups: list[RolloutGroup]) -> dict[str, float]:
+    """The outcomes of each environment of a mixture."""
+    metrics: dict[str, float] = {}
+    for name in sorted({g.environment for g in groups} - {""}):
+        episodes = [e for g in groups if g.environment == name for e in g.episodes]
+        metrics.update(outcome_metrics(f"{prefix}/{name}", episodes))
+    return metrics
 
 
 def outcome_metrics(prefix: str, episodes: list[Episode]) -> dict[str, float]:
@@ -36,17 +64,6 @@ def outcome_metrics(prefix: str, episodes: list[Episode]) -> dict[str, float]:
         f"{prefix}/success_rate": _mean(e.won for e in episodes),
         f"{prefix}/episode_length": _mean(len(e.transitions) for e in episodes),
     }
-
-
-def sampler_gap(rollout: Rollout) -> float:
-    """Mean |log p - log q| over action tokens: how far the sampler's arithmetic is from the trainer's, in nats."""
-    gaps = [
-        abs(p - q)
-        for t in rollout.transitions
-        if t.old_logprobs is not None
-        for p, q in zip(t.old_logprobs.tolist(), t.sampled_logprobs, strict=True)
-    ]
-    return _mean(gaps)
 
 
 def _mean(values: object) -> float:

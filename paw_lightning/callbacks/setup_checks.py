@@ -1,89 +1,144 @@
-"""What EnvironmentLoop refuses before anything is played."""
+"""What is refused before anything is played, because two sections of the configuration do not go together.
+
+What one value alone may be is checked where the value is held.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint, OnExceptionCheckpoint, Timer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from paw_lightning.policy.advantages.gae import GAE
-from paw_lightning.policy.advantages.no_reward import NoReward
+from paw_lightning import ranks
+from paw_lightning.callbacks.branch_check import check_branches
+from paw_lightning.errors import SettingsError
+from paw_lightning.iteration import Iteration
+from paw_lightning.policy.advantages import Advantage
+from paw_lightning.rollouts.settings import RolloutSettings
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import PromptBuilder
+from paw_lightning.training.module import PaWModule
+from paw_lightning.world_model.coefficient import checked_max_return
+from paw_lightning.world_model.loss import READERS, WorldModelLoss
 
-if TYPE_CHECKING:
-    from paw_lightning.callbacks.environment_loop import EnvironmentLoop
+
+@dataclass(frozen=True)
+class Run:
+    """What is about to begin."""
+
+    trainer: L.Trainer
+    module: PaWModule
+    iteration: Iteration
+
+    @property
+    def settings(self) -> RolloutSettings:
+        """How episodes are played."""
+        return self.iteration.runner.settings
 
 
-def check_arguments(loop: EnvironmentLoop) -> None:
-    """Refuse values that cannot work, naming the key."""
-    for name in ("max_steps", "max_action_tokens", "max_observation_tokens", "scoring_tokens"):
-        if getattr(loop, name) < 1:
-            raise ValueError(f"rollout.{name} is {getattr(loop, name)}; wanted at least 1")
-    if not loop.inadmissible_action_penalty >= 0:
-        raise ValueError(
-            f"rollout.inadmissible_action_penalty is {loop.inadmissible_action_penalty}; wanted at least 0, as it is "
-            "subtracted"
-        )
-    if isinstance(loop.advantage, NoReward) and loop.inadmissible_action_penalty:
-        raise ValueError(
-            f"rollout.inadmissible_action_penalty is {loop.inadmissible_action_penalty} and rollout.advantage is "
-            "NoReward; wanted 0: a penalty is a reward"
-        )
-    if not loop.temperature > 0:
-        raise ValueError(f"rollout.temperature is {loop.temperature}; wanted above 0: a greedy policy cannot explore")
-    if not loop.validation_temperature >= 0:
-        raise ValueError(f"rollout.validation_temperature is {loop.validation_temperature}; wanted at least 0")
-    if loop.episode_retries < 0:
-        raise ValueError(f"rollout.episode_retries is {loop.episode_retries}; wanted at least 0")
-    if loop.importance_cap is not None and (not loop.importance_cap > 0 or loop.old_logprobs != "trainer"):
-        raise ValueError(
-            f"rollout.importance_cap is {loop.importance_cap} and rollout.old_logprobs is {loop.old_logprobs!r}; "
-            "wanted a cap above 0 and `trainer`, which measures the sampler against the trainer, or a cap of null"
+def check_penalty(penalty: float, advantage: Advantage) -> None:
+    """Refuse a penalty that is none, or that brings a reward in where there is to be no reward."""
+    if not penalty >= 0:
+        raise SettingsError(f"rollout.inadmissible_action_penalty is {penalty}; wanted at least 0, as it is subtracted")
+    if advantage.rewardless and penalty:
+        raise SettingsError(
+            f"rollout.inadmissible_action_penalty is {penalty} and rollout.advantage is "
+            f"{type(advantage).__name__}; wanted 0: a penalty is a reward"
         )
 
 
-def check_setup(loop: EnvironmentLoop) -> None:
-    """Refuse what does not go together with the model, the data or the trainer; ValueError names the keys."""
-    data = loop.data
-    _check_critic(loop, loop.module.critic)
-    if isinstance(loop.advantage, NoReward):
-        _check_rewardless(data.dynamic_sampling, data.world_model_interval)
-    if data.group_size == 1 and not isinstance(loop.advantage, NoReward | GAE):
+def check_run(run: Run) -> None:
+    """Refuse what does not go together with the model, the data or the trainer; the message names the keys."""
+    iteration = run.iteration
+    tasks, cutter, advantage = iteration.runner.tasks, iteration.cutter, iteration.advantage
+    _check_critic(advantage, run.module.critic)
+    if advantage.rewardless:
+        _check_rewardless(tasks.dynamic_sampling, cutter.world_model_interval)
+    _check_selection(iteration)
+    if tasks.group_size == 1 and advantage.relative:
         rank_zero_warn("data.group_size is 1: an advantage relative to the group is 0, no reward is learnt from")
-    _check_context_window(loop, data.wm_horizon)
-    _check_stops(loop.trainer, data.minibatches)
+    _warn_of_unread_loss_settings(run.module.world_model_loss, iteration.balance.match_weight_of)
+    run.module.configure_model()  # its positions are counted next
+    _check_context_window(run, cutter.wm_horizon)
+    _check_stops(run.trainer, cutter.minibatches)
 
 
-def _check_critic(loop: EnvironmentLoop, critic: str) -> None:
+def check_largest_return(iteration: Iteration) -> None:
+    """Refuse an environment without R_max, as far as its first task tells, where eq. 10 divides by it."""
+    if iteration.selection.alpha and iteration.balance.asks_environment(iteration.advantage.rewardless):
+        ranks.together(lambda: _check_info(iteration.runner.first_info()))
+
+
+def check_control(run: Run) -> None:
+    """Refuse a model that would read a branch (a control before a later action) together with what follows it."""
+    settings, horizon = run.settings, run.iteration.cutter.wm_horizon
+    if run.iteration.control.targets == "observation" or (not settings.layout.grows and horizon == 1):
+        return  # nothing stands before a later action
+    # What a row holds beyond the last prompt: the actions and observations that a target reaches.
+    turn = settings.max_action_tokens + settings.max_observation_tokens
+    check_branches(run.module, settings.prompt.max_tokens + horizon * turn)
+
+
+def _check_info(info: dict[str, Any] | None) -> None:
+    if info is not None:
+        checked_max_return(info.get("max_reward"), "the environment (rollout.environment)")
+
+
+def _check_critic(advantage: Advantage, critic: str) -> None:
     """A critic and an advantage that reads its values come together or not at all."""
-    name = type(loop.advantage).__name__
-    if isinstance(loop.advantage, GAE) and critic == "none":
-        raise ValueError(
+    name = type(advantage).__name__
+    if advantage.reads_values and critic == "none":
+        raise SettingsError(
             f"rollout.advantage is {name} and model.critic is 'none'; wanted model.critic: shared or separate"
         )
-    if critic != "none" and not isinstance(loop.advantage, GAE):
-        raise ValueError(
+    if critic != "none" and not advantage.reads_values:
+        raise SettingsError(
             f"model.critic is {critic!r} and rollout.advantage is {name}, which reads no values; wanted "
-            "model.critic: none, or paw_lightning.policy.advantages.GAE"
+            "model.critic: none, or rollout.advantage: GAE"
         )
 
 
 def _check_rewardless(dynamic_sampling: int, world_model_interval: int) -> None:
     """Refuse what only makes sense where a reward teaches the policy."""
     if dynamic_sampling:
-        raise ValueError(
+        raise SettingsError(
             f"data.dynamic_sampling is {dynamic_sampling} and rollout.advantage is NoReward; wanted 0: it chooses "
             "groups by their reward"
         )
     if world_model_interval:
-        raise ValueError(
+        raise SettingsError(
             f"data.world_model_interval is {world_model_interval} and rollout.advantage is NoReward, so that policy "
-            "steps teach nothing; wanted data.world_model_interval: 0 (configs/method/wm_only.yaml sets it: give it "
+            "steps teach nothing; wanted data.world_model_interval: 0 (the config method/wm_only sets it: give it "
             "last)"
         )
+
+
+def _check_selection(iteration: Iteration) -> None:
+    """Refuse to select nothing where the world model is all that some optimizer steps teach."""
+    interval, rewardless = iteration.cutter.world_model_interval, iteration.advantage.rewardless
+    if not iteration.selection.alpha and (interval or rewardless):
+        why = f"data.world_model_interval is {interval}" if interval else "rollout.advantage is NoReward"
+        raise SettingsError(
+            f"entropy_selection.alpha is 0 and {why}; wanted alpha above 0, as the world model would have nothing to "
+            "learn"
+        )
+
+
+def _warn_of_unread_loss_settings(loss: WorldModelLoss, matched: str | None) -> None:
+    """Say which setting of the loss neither its kind reads nor the one whose weight it is given.
+
+    Not refused: an ablation changes the kind of a run and keeps the rest.
+    """
+    for name, kind in READERS.items():
+        value = getattr(loss, name)
+        if value != getattr(WorldModelLoss, name) and kind not in (loss.kind, matched):
+            rank_zero_warn(
+                f"model.world_model_loss.{name} is {value} and model.world_model_loss.kind is {loss.kind!r}, which "
+                f"does not read it: it changes nothing in training (only kind {kind} reads it)"
+            )
 
 
 def _check_stops(trainer: Any, minibatches: int) -> None:
@@ -93,12 +148,12 @@ def _check_stops(trainer: Any, minibatches: int) -> None:
     for name in ("max_steps", "min_steps"):
         steps = getattr(trainer, name) or 0
         if steps > 0 and steps % minibatches:
-            raise ValueError(
+            raise SettingsError(
                 f"trainer.{name} is {steps}; wanted a multiple of data.minibatches ({minibatches}), "
                 f"or trainer.{name.replace('steps', 'epochs')}, which counts whole iterations"
             )
     if trainer.overfit_batches:
-        raise ValueError(f"trainer.overfit_batches is {trainer.overfit_batches}; wanted 0: it cuts iterations off")
+        raise SettingsError(f"trainer.overfit_batches is {trainer.overfit_batches}; wanted 0: it cuts iterations off")
     interval = getattr(trainer, "val_check_interval", "a time")  # Lightning has none for `DD:HH:MM:SS`
     limits = {
         "limit_train_batches": (trainer.limit_train_batches, "data.groups for a smaller iteration"),
@@ -106,7 +161,7 @@ def _check_stops(trainer: Any, minibatches: int) -> None:
     }
     for name, (value, instead) in limits.items():
         if isinstance(value, int) or value != 1.0:  # 1.0 is all of an iteration, 1 is one batch of it
-            raise ValueError(f"trainer.{name} is {value}; wanted 1.0, a whole iteration, and {instead}")
+            raise SettingsError(f"trainer.{name} is {value}; wanted 1.0, a whole iteration, and {instead}")
     for callback in trainer.callbacks:
         _check_callback(callback)
 
@@ -114,11 +169,13 @@ def _check_stops(trainer: Any, minibatches: int) -> None:
 def _check_callback(callback: L.Callback) -> None:
     """Refuse a callback of Lightning's that stops, saves or recuts in mid-iteration."""
     if isinstance(callback, Timer) and callback._interval != "epoch":
-        raise ValueError("trainer.max_time stops in mid-iteration; wanted a Timer callback with `interval: epoch`")
+        raise SettingsError("trainer.max_time stops in mid-iteration; wanted a Timer callback with `interval: epoch`")
     if isinstance(callback, OnExceptionCheckpoint):
-        raise ValueError("an OnExceptionCheckpoint saves in mid-iteration; wanted last_checkpoint, which needs no end")
+        raise SettingsError(
+            "an OnExceptionCheckpoint saves in mid-iteration; wanted last_checkpoint, which needs no end"
+        )
     if isinstance(callback, GradientAccumulationScheduler):
-        raise ValueError(
+        raise SettingsError(
             "a GradientAccumulationScheduler cuts an iteration otherwise than it was begun; wanted "
             "trainer.accumulate_grad_batches"
         )
@@ -130,37 +187,43 @@ def _check_callback(callback: L.Callback) -> None:
         }
         for name, value in settings.items():
             if value:
-                raise ValueError(
+                raise SettingsError(
                     f"{name} of a ModelCheckpoint is {value} and saves in mid-iteration; wanted every_n_epochs, which "
                     "counts whole iterations (last_checkpoint, best_checkpoint, trainer.callbacks)"
                 )
 
 
-def _check_context_window(loop: EnvironmentLoop, horizon: int) -> None:
+def _check_context_window(run: Run, horizon: int) -> None:
     """Refuse rows that could outgrow the model before anything is played."""
-    loop.module.configure_model()
-    config = loop.module.language_model.config.get_text_config()
+    settings = run.settings
+    config = run.module.language_model.config.get_text_config()
     window = getattr(config, "max_position_embeddings", None)
-    turn = _turn_tokens(loop)
-    needed = loop.prompt.max_tokens + horizon * (loop.max_action_tokens + turn + loop.max_observation_tokens + 16)
+    turn = _turn_tokens(settings, run.module.tokenizer)
+    needed = settings.prompt.max_tokens + horizon * (
+        settings.max_action_tokens + turn + settings.max_observation_tokens + BOUNDARY_TOKENS
+    )
     if window is not None and needed > window:
         before = f"{turn} of rollout.prompt.turn_template + " if turn else ""
-        raise ValueError(
-            f"rollout.prompt.max_tokens {loop.prompt.max_tokens} + data.wm_horizon {horizon} x "
-            f"(rollout.max_action_tokens {loop.max_action_tokens} + {before}rollout.max_observation_tokens "
-            f"{loop.max_observation_tokens} + 16 for turn boundaries) do not fit the model's {window} positions; "
-            "lower one of them"
+        raise SettingsError(
+            f"rollout.prompt.max_tokens {settings.prompt.max_tokens} + data.wm_horizon {horizon} x "
+            f"(rollout.max_action_tokens {settings.max_action_tokens} + {before}rollout.max_observation_tokens "
+            f"{settings.max_observation_tokens} + {BOUNDARY_TOKENS} for turn boundaries) do not fit the model's "
+            f"{window} positions; lower one of them"
         )
 
 
-def _turn_tokens(loop: EnvironmentLoop) -> int:
-    """Tokens between an action and the observation, as far as the template fixes them (episode layout)."""
-    if loop.layout != "episode":
+BOUNDARY_TOKENS = 16
+"""More than any known chat template puts between an action and the next observation."""
+
+
+def _turn_tokens(settings: RolloutSettings, tokenizer: Any) -> int:
+    """Tokens between an action and the observation, as far as the template fixes them (layouts that grow)."""
+    if not settings.layout.grows:
         return 0
-    prompts = PromptBuilder(loop.prompt, ChatFormat(loop.module.tokenizer))
+    prompts = PromptBuilder(settings.prompt, ChatFormat(tokenizer))
     if "{task}" in prompts.before_observation or "{admissible_commands}" in prompts.before_observation:
         rank_zero_warn(
             "rollout.prompt.turn_template has {task} or {admissible_commands} before {observation}: their tokens "
             "are not known beforehand, so nobody has checked that they fit the model's positions"
         )
-    return len(prompts.turn("", [], loop.max_steps)[0])
+    return len(prompts.turn("", [], settings.max_steps)[0])

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from paw_lightning import ranks
-from paw_lightning.callbacks.base import RolloutCallback, environment_loop
+from paw_lightning.callbacks.base import RolloutCallback
 from paw_lightning.callbacks.diagnostics import (
     Gradients,
     add_gradients,
@@ -22,6 +22,7 @@ from paw_lightning.callbacks.diagnostics import (
     nuisance_shares,
 )
 from paw_lightning.rollouts.prediction import Prediction, predict_observations
+from paw_lightning.text.actions import ActionFormat, action_format
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.training.module import PaWModule
 from paw_lightning.types import Episode, Minibatch, Rollout, Transition
@@ -69,7 +70,7 @@ class WorldModelHealth(RolloutCallback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say what will be missing."""
         assert isinstance(pl_module, PaWModule)
-        if self.every and pl_module.replica.sharded:
+        if self.every and pl_module.is_sharded:
             rank_zero_warn(
                 "wm/gradient_cosine and wm/gradient_norm_ratio need a model that is not sharded: they are left out "
                 "(world_model_health.every)"
@@ -79,9 +80,8 @@ class WorldModelHealth(RolloutCallback):
         """Look at what was played (every other callback has written its fields)."""
         assert isinstance(pl_module, PaWModule)
         chat = ChatFormat(pl_module.tokenizer)
-        rollout.metrics["wm/role_leak_rate"] = _leak_rate(
-            rollout.transitions, chat, environment_loop(trainer).prompt.action_format
-        )
+        form = action_format(self.runner.settings.prompt.action_format)
+        rollout.metrics["wm/role_leak_rate"] = _leak_rate(rollout.transitions, chat, form)
         selected = [t for t in rollout.transitions if t.wm_selected]
         self.looking = bool(selected) and self.every > 0 and rollout.iteration % self.every == 0
         if not selected:
@@ -90,18 +90,16 @@ class WorldModelHealth(RolloutCallback):
             coefficients = torch.tensor([group.wm_coefficient for group in rollout.groups])
             trainer.logger.experiment.add_histogram("wm/coefficient_by_group", coefficients, rollout.iteration)
         if self.looking and any(t.nuisance_spans for t in selected):
-            logprobs, masks = _pooled(self._nuisance(trainer, pl_module, rollout, chat))
+            logprobs, masks = _pooled(self._nuisance(pl_module, rollout, chat))
             for name, share in nuisance_shares(logprobs, masks, pl_module.world_model_loss).items():
                 rollout.metrics[f"wm_nuisance/{name}"] = share
 
-    def _nuisance(
-        self, trainer: L.Trainer, module: PaWModule, rollout: Rollout, chat: ChatFormat
-    ) -> list[tuple[Tensor, Tensor]]:
+    def _nuisance(self, module: PaWModule, rollout: Rollout, chat: ChatFormat) -> list[tuple[Tensor, Tensor]]:
         """(Log-probs, nuisance mask) of this rank's share of the selected transitions."""
-        groups = rollout.groups[ranks.share(len(rollout.groups))]
+        groups = rollout.groups[ranks.rank_slice(len(rollout.groups))]
         transitions = [t for group in groups for t in group.transitions]
         pairs = []
-        for p in _predict(trainer, module, transitions, lambda t: t.wm_selected):
+        for p in self._predict(module, transitions, lambda t: t.wm_selected):
             offsets = chat.text_offsets(p.transition.observation_text)
             pairs.append((p.logprobs, nuisance_mask(offsets, p.transition.nuisance_spans)))
         return pairs
@@ -112,9 +110,9 @@ class WorldModelHealth(RolloutCallback):
         """Add up both gradients over the iteration's first optimizer step, then compare them."""
         last = trainer.accumulate_grad_batches - 1
         assert isinstance(pl_module, PaWModule) and isinstance(batch, Minibatch)
-        if not self.looking or batch_idx > last or pl_module.replica.sharded:
+        if not self.looking or batch_idx > last or pl_module.is_sharded:
             return
-        with trainer.precision_plugin.forward_context():
+        with pl_module.arithmetic():
             losses = pl_module.losses(batch)
         parameters = [p for p in pl_module.parameters() if p.requires_grad]
         policy = torch.autograd.grad(losses.policy, parameters, retain_graph=True, allow_unused=True)
@@ -133,8 +131,14 @@ class WorldModelHealth(RolloutCallback):
         if not self.validation or trainer.sanity_checking:
             return  # Lightning keeps nothing that is logged before training
         assert isinstance(pl_module, PaWModule)
-        transitions = [t for episode in batch[ranks.share(len(batch))] for t in episode.transitions]
-        self.predictions += [(p.logprobs, p.hits) for p in _predict(trainer, pl_module, transitions)]
+        transitions = [t for episode in batch[ranks.rank_slice(len(batch))] for t in episode.transitions]
+        self.predictions += [(p.logprobs, p.hits) for p in self._predict(pl_module, transitions)]
+
+    def _predict(
+        self, module: PaWModule, transitions: list[Transition], wanted: Callable[[Transition], bool] = lambda t: True
+    ) -> list[Prediction]:
+        with module.arithmetic():
+            return predict_observations(module.played_model, transitions, self.runner.settings.scoring_tokens, wanted)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the means over all tokens of the validation."""
@@ -148,24 +152,14 @@ class WorldModelHealth(RolloutCallback):
             pl_module.log(f"val/observation_{name}", values.mean(), sync_dist=True)
 
 
-def _leak_rate(transitions: list[Transition], chat: ChatFormat, action_format: Any) -> float:
+def _leak_rate(transitions: list[Transition], chat: ChatFormat, form: ActionFormat) -> float:
     """Of the text before the end-of-turn token; an action that was cut off leaks without a look at its text."""
     tokenizer = chat.tokenizer
     scaffold = {*chat.before_ids, *chat.after_ids, *chat.bridge_ids}
     control_ids = set(tokenizer.all_special_ids) | scaffold & set(tokenizer.added_tokens_decoder)
     written = tokenizer.batch_decode([t.action_ids[:-1] for t in transitions], skip_special_tokens=True)
     pairs = zip(transitions, written, strict=True)
-    return sum(leaks(t, text, control_ids, action_format) for t, text in pairs) / len(transitions)
-
-
-def _predict(
-    trainer: L.Trainer,
-    module: PaWModule,
-    transitions: list[Transition],
-    wanted: Callable[[Transition], bool] = lambda t: True,
-) -> list[Prediction]:
-    with trainer.precision_plugin.forward_context():
-        return predict_observations(module.replica.model, transitions, environment_loop(trainer).scoring_tokens, wanted)
+    return sum(leaks(t, text, control_ids, form) for t, text in pairs) / len(transitions)
 
 
 def _pooled(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

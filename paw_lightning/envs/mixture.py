@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from paw_lightning.envs.base import TextEnv
-from paw_lightning.envs.loading import EnvironmentSpec, build_environment, plain_spec
+from paw_lightning.envs.loading import ENVIRONMENT, EnvironmentSpec, build_environment, plain_spec, wrong_argument
 
 
 class MixtureEnv(TextEnv):
@@ -23,17 +23,19 @@ class MixtureEnv(TextEnv):
         environments: ``{name: {class_path: ..., init_args: {...}, weight: 1.0}}``.
 
     Raises:
-        ValueError: no environment, one that cannot be built, or a weight that is not positive.
+        SettingsError: no environment, one that cannot be built, or a weight that is not positive.
     """
 
     def __init__(self, split: str = "train", *, environments: dict[str, EnvironmentSpec]) -> None:
         if not environments:
-            raise ValueError("environments is empty; wanted {name: {class_path: ..., weight: ...}}")
+            raise wrong_argument("environments", environments, "{name: {class_path: ..., weight: ...}}")
         specs = {name: plain_spec(spec, ("weight",)) for name, spec in environments.items()}
         weights = {name: float(spec.pop("weight", 1.0)) for name, spec in specs.items()}
         for name, weight in weights.items():
-            if not name or "/" in name or not 0 < weight < math.inf:
-                raise ValueError(f"environments.{name} has the weight {weight}; wanted a plain name, a positive weight")
+            if not name or "/" in name:
+                raise wrong_argument("environments", list(environments), "plain names, without /")
+            if not 0 < weight < math.inf:
+                raise wrong_argument(f"environments.{name}.weight", weight, "a positive number")
         self._split, self._specs, self._shares = split, specs, shares(weights)
         self._built: dict[str, TextEnv] = {}
         self._random = random.Random(f"{split} task order")
@@ -77,7 +79,9 @@ class MixtureEnv(TextEnv):
         """Name, environment (built when it is first needed) and the environment's own task number."""
         name, number = assign(seed, self._shares)
         if name not in self._built:
-            self._built[name] = build_environment(self._specs[name], self._split)
+            self._built[name] = build_environment(
+                self._specs[name], self._split, f"{ENVIRONMENT}.init_args.environments.{name}"
+            )
         return name, self._built[name], number
 
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from paw_lightning.models.attention import branch_arguments
 from paw_lightning.models.heads import LogitForm, PolicyHead, WorldModelHead
+from paw_lightning.types import Minibatch
 
 
 @dataclass
@@ -63,6 +64,12 @@ class PolicyWorldModel(nn.Module):
         observed = self.world_model_head(hidden, lm_head, input_ids, observation_mask)
         values = None if self.critic is None else self.critic(hidden, input_ids, action_mask, view)
         return HeadOutputs(logprobs, entropies, observed, values)
+
+
+def read(model: PolicyWorldModel, batch: Minibatch) -> HeadOutputs:
+    """One forward pass of a micro-batch."""
+    masks = batch.action_mask, batch.observation_mask
+    return model(batch.input_ids, *masks, batch.temperature, batch.position_ids, batch.visible)
 
 
 @torch.no_grad()

@@ -23,10 +23,10 @@ from paw_lightning.rollouts.episodes import (
     take_seats,
     was_admissible,
 )
-from paw_lightning.rollouts.layouts import LAYOUTS, Context, LayoutName
+from paw_lightning.rollouts.layouts import Context, Layout, StepLayout
 from paw_lightning.samplers.base import Generation, Sampler
 from paw_lightning.seeding import stable_seed, uniforms
-from paw_lightning.text.actions import ParsedAction, parse_action
+from paw_lightning.text.actions import ParsedAction, action_format
 from paw_lightning.text.prompts import PromptBuilder, PromptTooLongError
 from paw_lightning.types import Episode, RolloutGroup, Transition
 
@@ -80,7 +80,7 @@ class Collector:
         max_action_tokens: int,
         max_observation_tokens: int,
         stop_token_ids: Sequence[int],
-        layout: LayoutName = "step",
+        layout: type[Layout] = StepLayout,
         counterfactuals: bool = False,
         episode_retries: int = 0,
     ) -> None:
@@ -92,6 +92,7 @@ class Collector:
         self.max_observation_tokens = max_observation_tokens
         self.stop_token_ids = frozenset(stop_token_ids)
         self.layout = layout
+        self.action_format = action_format(prompts.prompt.action_format)
         self.counterfactuals = counterfactuals
         """Record with each turn the answer to another admissible action, drawn at random."""
         self.episode_retries = episode_retries
@@ -117,7 +118,7 @@ class Collector:
         nothing to keep, and its group is lost.
         """
         groups, seats = take_seats(task_seeds, group_size, earlier or {})
-        sampler = self.sampler.session() if LAYOUTS[self.layout].grows else self.sampler
+        sampler = self.sampler.session() if self.layout.grows else self.sampler
         play = _Play(groups, sampler, temperature, seed, {}, defaultdict(float))
         while active := [seat for seat in seats if not seat.done and seat.group not in play.failed]:
             with timed(play.seconds, "environment"):
@@ -197,7 +198,7 @@ class Collector:
         group.max_return = info.get("max_reward")
         group.environment = str(info.get("environment", ""))
         episode = Episode(seat.task_seed, seat.member, str(info.get("task", "")))
-        layout = LAYOUTS[self.layout](self.prompts, episode.task, observation, self.max_observation_tokens)
+        layout = self.layout(self.prompts, episode.task, observation, self.max_observation_tokens)
         return Player(seat.env, episode, observation, admissible, layout)
 
     def _fail(self, seat: Seat, error: EpisodeError, failed: dict[int, str]) -> None:
@@ -253,7 +254,7 @@ class Collector:
     def _parse(self, generation: Generation) -> ParsedAction:
         words = [i for i in generation.token_ids if i not in self.stop_token_ids]
         text = self.prompts.chat.tokenizer.decode(words, skip_special_tokens=True)
-        return parse_action(text, self.prompts.prompt.action_format)
+        return self.action_format.parse(text)
 
     def _begin(self, p: Player, action: ParsedAction, seed: Sequence[int | str]) -> str | None:
         """Set a step going, as environments outside this process work side by side; returns the counterfactual."""
@@ -290,8 +291,6 @@ class Collector:
             Transition(
                 prompt_ids=context.prompt_ids,
                 action_ids=generation.token_ids,
-                bridge_ids=[],
-                observation_ids=[],
                 sampled_logprobs=generation.logprobs,
                 token_entropies=generation.entropies,
                 action_text=action.text,

@@ -1,11 +1,13 @@
-"""The two ways in which an episode becomes token sequences: one per transition, or one that grows."""
+"""How an episode becomes token sequences: one for each transition, or one that grows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import ClassVar, Literal
 
-from paw_lightning.text.prompts import PromptBuilder, PromptTooLongError, Turn
+from paw_lightning.errors import SettingsError
+from paw_lightning.text.prompts import Prompt, PromptBuilder, PromptTooLongError, Turn
 from paw_lightning.types import Transition
 
 LayoutName = Literal["step", "episode"]
@@ -22,30 +24,41 @@ class Context:
     dropped_turns: int = 0
 
 
-class Layout(Protocol):
-    """The token side of one episode."""
+class Layout(ABC):
+    """The token side of one episode; `rollout.layout` names one, also a class of yours.
 
-    grows: ClassVar[bool]
+    It is built with (prompts, the episode's task, its first observation, `rollout.max_observation_tokens`).
+    """
+
+    grows: ClassVar[bool] = False
     """Every decision context begins with the one before it: a sampler may go on where it ended."""
-
-    def context(self, observation: str, admissible: list[str]) -> Context:
-        """What the policy reads at the next turn. Raises PromptTooLongError when that is too long."""
-
-    def record(self, transition: Transition, admissible: list[str]) -> None:
-        """Take in an answered action, and write the transition's bridge_ids and observation_ids.
-
-        `admissible` is what the environment admits after it.
-        """
-
-
-class StepLayout:
-    """One sequence per transition, each decision context rendered anew from the last turns: the paper's layout."""
-
-    grows = False
+    unread: ClassVar[frozenset[str]] = frozenset()
+    """Settings of `rollout.prompt` that this layout never looks at: setting one is refused."""
 
     def __init__(self, prompts: PromptBuilder, task: str, initial: str, max_observation_tokens: int) -> None:
         self.prompts, self.task, self.initial = prompts, task, initial
         self.max_observation_tokens = max_observation_tokens
+
+    @abstractmethod
+    def context(self, observation: str, admissible: list[str]) -> Context:
+        """What the policy reads at the next turn. Raises PromptTooLongError when that is too long."""
+
+    @abstractmethod
+    def record(self, transition: Transition, admissible: list[str]) -> None:
+        """Take in an answered action, and write the transition's bridge_ids and observation_ids.
+
+        Args:
+            admissible: what the environment admits after it.
+        """
+
+
+class StepLayout(Layout):
+    """One sequence per transition, each decision context rendered anew from the last turns: the paper's layout."""
+
+    unread = frozenset({"turn_template"})
+
+    def __init__(self, prompts: PromptBuilder, task: str, initial: str, max_observation_tokens: int) -> None:
+        super().__init__(prompts, task, initial, max_observation_tokens)
         self.turns: list[Turn] = []
 
     def context(self, observation: str, admissible: list[str]) -> Context:
@@ -60,7 +73,7 @@ class StepLayout:
         self.turns.append(Turn(transition.anchor, transition.action_text))
 
 
-class EpisodeLayout:
+class EpisodeLayout(Layout):
     """One sequence per episode, token in, token out: prompt, action as sampled, bridge, turn text, action, ...
 
     What was read or written once stays as it is. Nothing is tokenised a second time or rendered through the chat
@@ -70,10 +83,10 @@ class EpisodeLayout:
     """
 
     grows = True
+    unread = frozenset({"template", "history_turn", "history_length"})
 
     def __init__(self, prompts: PromptBuilder, task: str, initial: str, max_observation_tokens: int) -> None:
-        self.prompts, self.task = prompts, task
-        self.max_observation_tokens = max_observation_tokens
+        super().__init__(prompts, task, initial, max_observation_tokens)
         self.ids: list[int] = []
         self.pending: list[int] = []
         """What follows the last observation up to the next action."""
@@ -83,7 +96,7 @@ class EpisodeLayout:
 
     def context(self, observation: str, admissible: list[str]) -> Context:
         if not self.played:
-            prompt = self.prompts.build(self.task, observation, [], observation, admissible)
+            prompt, _ = self.prompts.fit(self.task, observation, [], observation, admissible)
             self.ids = list(prompt)
             return Context(self.ids, prompt, self.prompts.chat.after_ids)
         limit = self.prompts.prompt.max_tokens
@@ -105,7 +118,7 @@ class EpisodeLayout:
         fewest = chat.fewest_tokens(transition.observation_text)
         self.length = len(self.ids) + fewest
         if fewest > self.max_observation_tokens and self.length > self.prompts.prompt.max_tokens:
-            return  # a megabyte that nobody will read or predict
+            return  # it may be a megabyte, and the next context is too long whatever it says
         ids = chat.encode_text(transition.observation_text)
         if transition.predictable and len(ids) <= self.max_observation_tokens:
             transition.observation_ids = ids
@@ -115,4 +128,15 @@ class EpisodeLayout:
         self.length = len(self.ids) + len(self.pending)
 
 
-LAYOUTS: dict[LayoutName, type[StepLayout] | type[EpisodeLayout]] = {"step": StepLayout, "episode": EpisodeLayout}
+LAYOUTS: dict[str, type[Layout]] = {"step": StepLayout, "episode": EpisodeLayout}
+
+
+def check_prompt(layout: type[Layout], prompt: Prompt) -> None:
+    """Refuse settings of the prompt that the layout never reads."""
+    for field in fields(Prompt):
+        value = getattr(prompt, field.name)
+        if field.name in layout.unread and value != field.default:
+            raise SettingsError(
+                f"rollout.prompt.{field.name} is {value!r}, which {layout.__name__} never reads; wanted it left out, or "
+                "another rollout.layout"
+            )

@@ -45,7 +45,7 @@ def predict_observations(
 
 def _predict(model: PolicyWorldModel, rows: list[Row]) -> Iterator[Prediction]:
     device = next(model.parameters()).device
-    input_ids, _, mask = (tensor.to(device) for tensor in rectangle(rows, 0))
+    input_ids, _, mask = (tensor.to(device) for tensor in rectangle(rows))
     hidden = model.language_model.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state
     lm_head = model.language_model.get_output_embeddings()
     seen = [s.transition for row in rows for s in row.having("target") if s.transition is not None]

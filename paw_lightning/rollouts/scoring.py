@@ -60,6 +60,17 @@ def write_importance(transitions: Sequence[Transition], cap: float) -> None:
         t.importance = (t.old_logprobs - torch.tensor(t.sampled_logprobs)).exp().clamp(max=cap)
 
 
+def sampler_gap(transitions: Sequence[Transition]) -> float:
+    """Mean |log p - log q| over action tokens: how far the sampler's arithmetic is from the trainer's, in nats."""
+    gaps = [
+        abs(p - q)
+        for t in transitions
+        if t.old_logprobs is not None
+        for p, q in zip(t.old_logprobs.tolist(), t.sampled_logprobs, strict=True)
+    ]
+    return sum(gaps) / len(gaps) if gaps else 0.0
+
+
 Scores = tuple[Tensor, Tensor, Tensor | None]
 """Log-probs, entropies and values of an action's tokens, each [A]."""
 
@@ -71,7 +82,7 @@ def _score(
     """Yield each transition with its scores on the CPU; rows of like length share a batch."""
     device = next(model.parameters()).device
     for rows in batches(policy_rows(transitions), batch_tokens):
-        input_ids, actions, targets = (tensor.to(device) for tensor in rectangle(rows, 0))
+        input_ids, actions, targets = (tensor.to(device) for tensor in rectangle(rows))
         out = model(input_ids, actions, targets, temperature)
         scored = [s.transition for row in rows for s in row.having("action") if s.transition is not None]
         lengths = [len(t.action_ids) for t in scored]

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from paw_lightning.errors import SettingsError
+
 SENTINELS = ("\ue000", "\ue001", "\ue002")  # private-use characters: they split a rendered chat template
 
 
@@ -25,7 +27,7 @@ class ChatFormat:
         self.tokenizer = tokenizer
         question, answer, reply = SENTINELS
         if tokenizer.eos_token_id is None:
-            raise ValueError("the tokenizer has no eos token; wanted one: it ends every action (model.path)")
+            raise SettingsError("the tokenizer has no eos token; wanted one: it ends every action (model.path)")
         if tokenizer.chat_template is None:
             # A base model without a chat template: one line per turn.
             before, after, bridge = "", "\n", f"{tokenizer.eos_token}\n"
@@ -61,7 +63,7 @@ class ChatFormat:
     def _split(rendered: str, sentinel: str) -> tuple[str, str]:
         parts = rendered.split(sentinel)
         if len(parts) != 2:
-            raise ValueError(
+            raise SettingsError(
                 f"the chat template repeats or drops a message ({len(parts) - 1} copies; wanted 1): use another "
                 "tokenizer (model.path)"
             )

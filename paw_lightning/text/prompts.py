@@ -6,7 +6,8 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from paw_lightning.text.actions import ActionFormat
+from paw_lightning.errors import SettingsError
+from paw_lightning.text.actions import action_format
 from paw_lightning.text.chat import ChatFormat
 
 
@@ -28,9 +29,10 @@ class Prompt:
     history_turn: str = "{observation}\n> {action}\n"
     history_length: int = 2
     """Past turns that are shown, as in the paper (2 for ALFWorld and WebShop)."""
-    action_format: ActionFormat = "plain"
+    action_format: str = "plain"
     """plain: the whole answer is the action; tags: ``<think>...</think><action>...</action>``; search:
-    ``<search>...</search>`` or ``<answer>...</answer>``; the latter two as in the paper."""
+    ``<search>...</search>`` or ``<answer>...</answer>``; the latter two as in the paper. Or the class path of an
+    ActionFormat of yours."""
     max_tokens: int = 2048
     """Longest decision context. Step layout: the oldest history is dropped first to meet it. Where dropping does not
     help, as in the episode layout, the episode ends as cut off (the whole group is lost if that is its first turn)."""
@@ -43,23 +45,26 @@ class Prompt:
         _check_fields("turn_template", self.turn_template, {"task", "observation", "admissible_commands", "step"})
         fields = [part[1:] for part in string.Formatter().parse(self.turn_template) if part[1] == "observation"]
         if fields != [("observation", "", None)]:
-            raise ValueError(
+            raise SettingsError(
                 f"rollout.prompt.turn_template is {self.turn_template!r}; wanted a plain {{observation}} in it exactly "
                 "once"
             )
         if self.history_length < 0:
-            raise ValueError(f"rollout.prompt.history_length is {self.history_length}; wanted 0 or more")
+            raise SettingsError(f"rollout.prompt.history_length is {self.history_length}; wanted 0 or more")
         if self.max_tokens < 1:
-            raise ValueError(f"rollout.prompt.max_tokens is {self.max_tokens}; wanted 1 or more")
+            raise SettingsError(f"rollout.prompt.max_tokens is {self.max_tokens}; wanted 1 or more")
+        action_format(self.action_format)  # refuses an unknown one
 
 
 def _check_fields(name: str, template: str, known: set[str]) -> None:
     try:
         unknown = {part for _, part, _, _ in string.Formatter().parse(template) if part is not None} - known
     except ValueError as error:
-        raise ValueError(f"rollout.prompt.{name} is not a format string: {error}") from error
+        raise SettingsError(f"rollout.prompt.{name} is not a format string: {error}") from error
     if unknown:
-        raise ValueError(f"rollout.prompt.{name} uses unknown fields {sorted(unknown)}; wanted some of {sorted(known)}")
+        raise SettingsError(
+            f"rollout.prompt.{name} uses unknown fields {sorted(unknown)}; wanted some of {sorted(known)}"
+        )
 
 
 def _halves(template: str) -> list[str]:
@@ -93,12 +98,6 @@ class PromptBuilder:
         self.prompt = prompt
         self.chat = chat
         self.before_observation, self.after_observation = _halves(prompt.turn_template)
-
-    def build(
-        self, task: str, observation: str, turns: Sequence[Turn], initial: str, admissible: list[str]
-    ) -> list[int]:
-        """Return the ids of :meth:`fit`."""
-        return self.fit(task, observation, turns, initial, admissible)[0]
 
     def fit(
         self, task: str, observation: str, turns: Sequence[Turn], initial: str, admissible: list[str]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,18 +12,20 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from paw_lightning import ranks
+from paw_lightning.errors import SettingsError
 from paw_lightning.models import loading
 from paw_lightning.models import lora as adapters
 from paw_lightning.models.heads import build_critic
 from paw_lightning.models.identity import check_identity, model_identity
 from paw_lightning.models.lora import LoRA
-from paw_lightning.models.policy_world_model import HeadOutputs, PolicyWorldModel, check_heads, frozen_copy
+from paw_lightning.models.policy_world_model import HeadOutputs, PolicyWorldModel, check_heads, frozen_copy, read
 from paw_lightning.policy.losses import PolicyLoss, ValueLoss, kl_estimate
 from paw_lightning.training import strategies
+from paw_lightning.training.means import RunningMeans
 from paw_lightning.types import Episode, Minibatch, Terms
 from paw_lightning.world_model.loss import WorldModelLoss
 
@@ -58,7 +60,8 @@ class PaWModule(L.LightningModule):
             of the backbone with a value head; neither is part of the exported policy.
         value_loss: the critic's loss.
         critic_learning_rate: of the critic's own parameters; null is the optimizer's.
-        optimizer: any torch optimizer; `lr_scheduler` is stepped once per iteration.
+        optimizer: any torch optimizer; the default is AdamW with a rate for language models of 0.5B and more.
+        lr_scheduler: of the optimizer's rate, stepped once per iteration; null keeps the rate.
         dtype: of the weights; mixed precision is `trainer.precision`. Below float32 an optimizer step smaller than
             the distance to the next number is lost: meant for the frozen weights beside `lora`, which is float32.
         attention: the implementation in Transformers' words; null is the model's own choice, mostly `sdpa`.
@@ -78,7 +81,7 @@ class PaWModule(L.LightningModule):
         critic: Literal["none", "shared", "separate"] = "none",
         value_loss: ValueLoss = ValueLoss(),  # noqa: B008 - frozen
         critic_learning_rate: float | None = None,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
+        optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-6, weight_decay=0.0),
         lr_scheduler: LRSchedulerCallable | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None,
@@ -86,7 +89,7 @@ class PaWModule(L.LightningModule):
     ) -> None:
         super().__init__()
         if critic_learning_rate is not None and (critic == "none" or not critic_learning_rate > 0):
-            raise ValueError(
+            raise SettingsError(
                 f"model.critic_learning_rate is {critic_learning_rate} and model.critic is {critic!r}; wanted a rate "
                 "above 0 and a critic, or null"
             )
@@ -97,19 +100,16 @@ class PaWModule(L.LightningModule):
         self.critic, self.value_loss, self.critic_learning_rate = critic, value_loss, critic_learning_rate
         self.optimizer_factory, self.scheduler_factory = optimizer, lr_scheduler
         self.attention, self.activation_checkpointing = attention, activation_checkpointing
-        self.temperature = 1.0
-        """That of the sampler; EnvironmentLoop writes it, so that both see one distribution."""
         self.tokenizer = loading.load_tokenizer(path)
         self.model: PolicyWorldModel | None = None
-        # Kept out of the module tree: the reference is neither trained, nor sharded, nor saved; nor is the replica.
-        self.__dict__["reference"] = None
-        self.__dict__["replica"] = None
+        # In a tuple the reference is no part of the module: it is neither trained, nor sharded, nor saved.
+        self._reference: tuple[PolicyWorldModel, ...] = ()
+        self.replica: strategies.Replica | None = None
+        """What plays and scores: the trained model itself, or a whole copy of it where it is sharded."""
         self.strict_loading = not lora.rank  # a checkpoint of adapters holds nothing else
-        self.sums: dict[str, tuple[Any, float]] = {}
-        self.taught = False
-        """Whether the optimizer step under way had a token to learn from, on this rank."""
-        self.terms: Terms = "joint"
-        """The losses of the optimizer step under way."""
+        self.means = RunningMeans()
+        self._step_terms: Terms = "joint"
+        self._step_has_tokens = False
 
     def configure_model(self) -> None:
         """Load the language model once; Lightning calls this for every entry point."""
@@ -125,7 +125,7 @@ class PaWModule(L.LightningModule):
         self.model = PolicyWorldModel(language_model, self.separate_head)
         check_heads(self.model)
         if self.policy_loss.kl_coefficient and not self.lora.rank:
-            self.__dict__["reference"] = frozen_copy(self.model)
+            self._reference = (frozen_copy(self.model),)
         self.model.critic = build_critic(language_model, self.critic)  # after the copy, which needs none
         self.identity = model_identity(
             language_model,
@@ -149,7 +149,7 @@ class PaWModule(L.LightningModule):
             )
         strategy = None if self._trainer is None else self.trainer.strategy
         sharded = strategy is not None and strategies.is_sharded(strategy)
-        self.__dict__["replica"] = strategies.Replica(self.model, sharded)
+        self.replica = strategies.Replica(self.model, sharded)
         if self.device_mesh is not None:
             strategies.shard(self.model, self.device_mesh["data_parallel"])
 
@@ -159,10 +159,37 @@ class PaWModule(L.LightningModule):
         assert self.model is not None, "configure_model comes first"
         return self.model.language_model
 
+    # The policy that plays (rollouts.runner.Policy)
+
     @property
-    def replica(self) -> strategies.Replica:
-        """What plays and scores: the trained model itself, or a whole copy of it where it is sharded."""
-        return self.__dict__["replica"]
+    def played_model(self) -> PolicyWorldModel:
+        """The whole model on this device, between `gather` and `free`."""
+        assert self.replica is not None, "configure_model comes first"
+        return self.replica.model
+
+    @property
+    def is_sharded(self) -> bool:
+        """No rank holds the whole model but the copy that plays."""
+        return self.replica is not None and self.replica.sharded
+
+    def gather(self) -> None:
+        """Take over the weights as they are now; every rank has to call it, outside of any forward pass."""
+        assert self.replica is not None, "configure_model comes first"
+        self.replica.refresh(self.trainer.strategy)
+
+    def free(self) -> None:
+        """Give back the memory of a sharded model's whole copy."""
+        assert self.replica is not None, "configure_model comes first"
+        self.replica.release()
+
+    def arithmetic(self) -> AbstractContextManager[None]:
+        """The precision of the training forward."""
+        return self.trainer.precision_plugin.forward_context()
+
+    def read_as_played(self, batch: Minibatch) -> HeadOutputs:
+        """One forward pass of the weights that have played."""
+        with self.arithmetic():
+            return read(self.played_model, batch.to(self.device))
 
     @contextmanager
     def reference_model(self) -> Iterator[PolicyWorldModel | None]:
@@ -170,10 +197,12 @@ class PaWModule(L.LightningModule):
         if not self.policy_loss.kl_coefficient:
             yield None
         elif self.lora.rank:
-            with adapters.adapters_off(self.replica.model):
-                yield self.replica.model
+            with adapters.adapters_off(self.played_model):
+                yield self.played_model
         else:
-            yield self.__dict__["reference"].to(self.device)
+            yield self._reference[0].to(self.device)
+
+    # Training
 
     def configure_optimizers(self) -> Any:
         """One optimizer over everything trainable; a critic's own parameters are its second group."""
@@ -192,8 +221,7 @@ class PaWModule(L.LightningModule):
 
     def losses(self, batch: Minibatch) -> StepLosses:
         """All losses of one micro-batch, from one forward pass."""
-        assert self.model is not None
-        out = self.read(self.model, batch)
+        out = self(batch)
         # Until the first step the policy IS the one that sampled, so the ratio is 1 by definition; taking the
         # sampler's log-probs instead would put its rounding into the gradient.
         old_logprobs = out.action_logprobs.detach() if batch.on_policy else batch.old_logprobs
@@ -204,10 +232,10 @@ class PaWModule(L.LightningModule):
         world_model = (batch.wm_weights * self.world_model_loss(out.observation_logprobs)).sum()
         return StepLosses(policy, world_model, self._value_loss(batch, out.values), out, old_logprobs)
 
-    def read(self, model: PolicyWorldModel, batch: Minibatch) -> HeadOutputs:
-        """One forward pass of a micro-batch through this module's model, or through another like it."""
-        masks = batch.action_mask, batch.observation_mask
-        return model(batch.input_ids, *masks, self.temperature, batch.position_ids, batch.visible)
+    def forward(self, batch: Minibatch) -> HeadOutputs:
+        """One forward pass of a micro-batch."""
+        assert self.model is not None
+        return read(self.model, batch)
 
     def _value_loss(self, batch: Minibatch, values: Tensor | None) -> Tensor:
         """The critic's loss, normalised as the policy's."""
@@ -220,8 +248,8 @@ class PaWModule(L.LightningModule):
         """Policy loss plus world-model loss (eq. 3), plus PPO's value loss."""
         losses = self.losses(batch)
         self._log_step(batch, losses)
-        self.terms = batch.terms
-        self.taught |= bool(len(losses.out.action_logprobs) or len(losses.out.observation_logprobs))
+        self._step_terms = batch.terms
+        self._step_has_tokens |= bool(len(losses.out.action_logprobs) or len(losses.out.observation_logprobs))
         total = losses.policy + losses.world_model + self.value_loss.coefficient * losses.value
         # Lightning divides by the number of micro-batches and of ranks; the weights have already done so.
         return total * self._parts
@@ -234,20 +262,20 @@ class PaWModule(L.LightningModule):
     def _log_step(self, batch: Minibatch, losses: StepLosses) -> None:
         out = losses.out
         if batch.terms != "world_model":
-            self._log_mean("train/policy_loss", losses.policy.detach() * self._parts, 1)
+            self.means.add("train/policy_loss", losses.policy.detach() * self._parts, 1)
             if out.values is not None:
-                self._log_mean("train/value_loss", losses.value.detach() * self._parts, 1)
+                self.means.add("train/value_loss", losses.value.detach() * self._parts, 1)
             self._log_actions(batch, out, losses.old_logprobs)
         if batch.terms != "policy":
-            self._log_mean("train/wm_loss", losses.world_model.detach() * self._parts, 1)
+            self.means.add("train/wm_loss", losses.world_model.detach() * self._parts, 1)
         observed = out.observation_logprobs.detach()
         targets = len(observed)
         if targets:
             weights = self.world_model_loss.token_weights(observed)
-            self._log_mean("wm/effective_weight", (batch.wm_coefficients * weights).mean(), targets)
-            self._log_mean("wm/observation_nll", -observed.mean(), targets)
+            self.means.add("wm/effective_weight", (batch.wm_coefficients * weights).mean(), targets)
+            self.means.add("wm/observation_nll", -observed.mean(), targets)
             active = (weights > 0).float().mean()
-            self._log_mean("wm/active_token_fraction", active, targets)
+            self.means.add("wm/active_token_fraction", active, targets)
 
     def _log_actions(self, batch: Minibatch, out: HeadOutputs, old_logprobs: Tensor) -> None:
         logprobs = out.action_logprobs.detach()
@@ -255,32 +283,21 @@ class PaWModule(L.LightningModule):
         if not actions:
             return  # a mean over nothing would make the whole iteration's nan
         clipped = self.policy_loss.clipped(logprobs, old_logprobs, batch.advantages)
-        self._log_mean("train/clip_fraction", clipped.float().mean(), actions)
-        self._log_mean("train/approx_kl", kl_estimate(old_logprobs, logprobs).mean(), actions)
-        self._log_mean("train/entropy", out.action_entropies.detach().mean(), actions)
+        self.means.add("train/clip_fraction", clipped.float().mean(), actions)
+        self.means.add("train/approx_kl", kl_estimate(old_logprobs, logprobs).mean(), actions)
+        self.means.add("train/entropy", out.action_entropies.detach().mean(), actions)
         if batch.reference_logprobs is not None:
-            self._log_mean("train/reference_kl", kl_estimate(logprobs, batch.reference_logprobs).mean(), actions)
+            self.means.add("train/reference_kl", kl_estimate(logprobs, batch.reference_logprobs).mean(), actions)
         if batch.on_policy:
-            self._log_mean("rollout/logprob_gap", (logprobs - batch.old_logprobs).abs().mean(), actions)
-
-    def _log_mean(self, name: str, value: Tensor, count: int) -> None:
-        """Log the mean over an iteration and all ranks, every micro-batch weighted by its count.
-
-        Summed here and not by Lightning, which waits for a rank that had nothing to log under a name.
-        """
-        if count:
-            total, number = self.sums.get(name, (0.0, 0.0))
-            self.sums[name] = (total + value.detach().float() * count, number + count)
+            self.means.add("rollout/logprob_gap", (logprobs - batch.old_logprobs).abs().mean(), actions)
 
     def on_train_epoch_end(self) -> None:
         """Log the means of the iteration."""
-        sums = {name: (float(total), count) for name, (total, count) in self.sums.items()}
-        self.sums = {}
-        for name, mean in ranks.pooled_means(sums).items():
+        for name, mean in self.means.take().items():
             self.log(name, mean, sync_dist=True)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the gradient's norm before clipping, and make a step for which no rank had a row a step of nothing."""
+        """Log the gradient's norm before clipping; without a token to learn from on any rank, leave all weights alone."""
         norm = strategies.gradient_norm(self.trainer.strategy, self.parameters())
         scales_itself = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         if not torch.isfinite(norm) and not scales_itself:  # a loss scaler finds its scale by such overflows
@@ -288,20 +305,19 @@ class PaWModule(L.LightningModule):
                 f"the gradient norm is {norm.item()}; wanted a finite number: lower the learning rate "
                 "(model.optimizer) or set trainer.gradient_clip_val"
             )
-        self._log_mean("train/grad_norm", norm, 1)
-        if not norm and not any(ranks.gathered(self.taught)):
-            # Momentum and weight decay move a parameter whose gradient is 0, and pass over one that has none.
+        self.means.add("train/grad_norm", norm, 1)
+        # Momentum and weight decay move a parameter whose gradient is 0, and pass over one that has none.
+        if not norm and not any(ranks.gathered(self._step_has_tokens)):
             optimizer.zero_grad(set_to_none=True)
-        self.taught = False
-        self._leave_out_what_is_not_taught()
-
-    def _leave_out_what_is_not_taught(self) -> None:
-        """Where losses take turns, a step of one leaves the other's own parameters as they are, momentum included."""
-        assert self.model is not None
-        parts = {"world_model": self.model.critic, "policy": self.model.world_model_head}
-        idle = parts.get(self.terms)
-        for p in [] if idle is None else idle.parameters():
+        self._step_has_tokens = False
+        for p in self._idle_parameters():
             p.grad = None
+
+    def _idle_parameters(self) -> Iterator[nn.Parameter]:
+        """Where losses take turns: the other loss's own parameters, which this step leaves as they are."""
+        assert self.model is not None
+        idle = {"world_model": self.model.critic, "policy": self.model.world_model_head}.get(self._step_terms)
+        return iter(()) if idle is None else idle.parameters()
 
     def configure_gradient_clipping(
         self,
@@ -317,24 +333,10 @@ class PaWModule(L.LightningModule):
             strategies.clip_gradients(self.trainer.strategy, group["params"], gradient_clip_val)
 
     def validation_step(self, batch: list[Episode], batch_idx: int) -> None:
-        """Log the outcome of finished validation episodes."""
-        self._log_episodes("val", batch)
+        """Nothing to compute: the episodes are played already, and EnvironmentLoop logs how they went."""
 
     def test_step(self, batch: list[Episode], batch_idx: int) -> None:
-        """Log the outcome of finished test episodes."""
-        self._log_episodes("test", batch)
-
-    def _log_episodes(self, prefix: str, episodes: list[Episode]) -> None:
-        if not episodes:
-            return  # every task of the batch was lost to its environment; EnvironmentLoop counts them
-        columns: dict[str, Callable[[Episode], float]] = {
-            "success_rate": lambda e: float(e.won),
-            "return": lambda e: e.episode_return,
-            "episode_length": lambda e: float(len(e.transitions)),
-        }
-        for name, read in columns.items():
-            mean = sum(map(read, episodes)) / len(episodes)
-            self.log(f"{prefix}/{name}", mean, on_epoch=True, batch_size=len(episodes), sync_dist=True)
+        """Nothing to compute, as in validation."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record what model and tokenizer the weights belong to; leave out what never changes."""

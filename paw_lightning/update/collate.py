@@ -13,14 +13,14 @@ from paw_lightning.update.rows import Role, Row, Segment
 CODES: dict[Role, int] = {"context": 0, "action": 1, "target": 2}
 
 
-def rectangle(rows: Sequence[Row], pad_token_id: int) -> tuple[Tensor, Tensor, Tensor]:
+def rectangle(rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
     """Right-pad rows: token ids, action mask and target mask, each [B, T].
 
-    Right padding needs no attention mask under causal attention: no real token can see the padding after it. Branches
-    stand behind their row, in order, and need the mask of `branch_view`.
+    Right padding needs no attention mask under causal attention: no real token can see the padding after it, so any
+    token will do. Branches stand behind their row, in order, and need the mask of `branch_view`.
     """
     width = max(row.length for row in rows)
-    input_ids = torch.full((len(rows), width), pad_token_id, dtype=torch.long)
+    input_ids = torch.zeros((len(rows), width), dtype=torch.long)
     roles = torch.zeros((len(rows), width), dtype=torch.uint8)
     for i, row in enumerate(rows):
         tokens = row.trunk
@@ -56,9 +56,9 @@ def branch_view(rows: Sequence[Row]) -> tuple[Tensor, Tensor] | tuple[None, None
     return positions, visible
 
 
-def collate(rows: Sequence[Row], pad_token_id: int, *, on_policy: bool) -> Minibatch:
+def collate(rows: Sequence[Row], *, on_policy: bool, temperature: float = 1.0) -> Minibatch:
     """Right-pad rows to one rectangle and gather what belongs to their tokens."""
-    input_ids, action_mask, observation_mask = rectangle(rows, pad_token_id)
+    input_ids, action_mask, observation_mask = rectangle(rows)
     actions = [segment for row in rows for segment in row.having("action")]
     targets = [(row, segment) for row in rows for segment in row.having("target")]
     old, reference = _scores(actions, lambda t: t.old_logprobs), _scores(actions, lambda t: t.reference_logprobs)
@@ -79,6 +79,7 @@ def collate(rows: Sequence[Row], pad_token_id: int, *, on_policy: bool) -> Minib
         value_targets=_scores(actions, lambda t: t.value_targets),
         position_ids=position_ids,
         visible=visible,
+        temperature=temperature,
     )
 
 

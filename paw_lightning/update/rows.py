@@ -116,7 +116,7 @@ def observation_rows(transitions: Sequence[Transition], wanted: Callable[[Transi
     rows: list[Row] = []
     open_row: list[Segment] = []  # segments up to the latest observation, which may turn out to be the last
     for t in transitions:
-        open_row = [Segment(t.prompt_ids)] if t.prompt_ids else [*open_row, Segment(t.turn_ids)]
+        open_row = [Segment(t.prompt_ids)] if t.begins_row else [*open_row, Segment(t.turn_ids)]
         open_row += [Segment(t.action_ids), Segment(t.bridge_ids)]
         if t.observation_ids and wanted(t):
             if rows and rows[-1].segments[0] is open_row[0]:
@@ -147,7 +147,7 @@ def _episode_rows(transitions: Sequence[Transition], taught: Sequence[Sequence[f
 
     taught[i][j] is the weight with which transition i teaches step j + 1; these add up on the observation.
     """
-    starts = [i for i, t in enumerate(transitions) if t.prompt_ids]
+    starts = [i for i, t in enumerate(transitions) if t.begins_row]
     for start, stop in pairwise([*starts, len(transitions)]):
         weights: dict[int, float] = {}
         for i in range(start, stop):

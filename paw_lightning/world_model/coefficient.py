@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from torch import Tensor
 
+from paw_lightning.errors import SettingsError
+from paw_lightning.types import Rollout
 from paw_lightning.world_model.loss import Kind, WorldModelLoss
 
 RETURN_TOLERANCE = 1e-4
-"""Relative; a return is a sum of rewards, so rounding can lift it above its bound."""
-
-
+"""By which part of R_max a return may exceed it: a return is a sum of rewards, and sums are rounded."""
 MAX_RETURN_FIX = "set reward_balance.max_return to the largest return an episode can reach"
 
 
@@ -41,17 +41,25 @@ def reward_adaptive_coefficient(returns: Sequence[float], max_return: float | No
     if not all(map(math.isfinite, returns)):
         raise ValueError(f"{source} gave the returns {list(returns)}; wanted finite numbers")
     if max(returns) > max_return * (1 + RETURN_TOLERANCE):
-        raise ValueError(f"{source} gave a return of {max(returns)}, above its largest, {max_return}; {MAX_RETURN_FIX}")
+        raise SettingsError(
+            f"{source} gave a return of {max(returns)}, above its largest, {max_return}; {MAX_RETURN_FIX}"
+        )
     return min(max(1 - math.fsum(returns) / len(returns) / max_return, 0.0), 1.0)
 
 
 def checked_max_return(max_return: float | None, source: str) -> float:
     """R_max as eq. 10 can divide by it; ValueError where it is missing or not a positive number."""
     if max_return is None:
-        raise ValueError(f"{source} does not state its largest return; {MAX_RETURN_FIX}")
+        raise SettingsError(f"{source} does not state its largest return; {MAX_RETURN_FIX}")
     if not (math.isfinite(max_return) and max_return > 0):
-        raise ValueError(f"the largest return of {source} is {max_return}; wanted a positive number: {MAX_RETURN_FIX}")
+        raise SettingsError(
+            f"the largest return of {source} is {max_return}; wanted a positive number: {MAX_RETURN_FIX}"
+        )
     return max_return
+
+
+Measure = Callable[[Rollout], tuple[Tensor, Tensor]]
+"""Reads the targets of an update as they will be trained on: their log-probs [M], nats, and their groups' lambda [M]."""
 
 
 def matching_scale(loss: WorldModelLoss, kind: Kind, logprobs: Tensor, coefficients: Tensor) -> float:

@@ -1,8 +1,19 @@
-"""World-model losses per observation token (eqs. 6-9): the family with the gradient of -stop_grad(w(p)) log p."""
+"""World-model losses per target token (eqs. 6-9): the family with the gradient of -stop_grad(w(p)) log p.
+
+============= ========================== =================================================
+kind          loss of a token            its weight w(p) as a cross-entropy
+============= ========================== =================================================
+clipped_mae   m (1 - p), eqs. (6)-(8)    m p, with m = 1[p <= rho] and no gradient through m
+mae           1 - p                      p
+cross_entropy -log p                     1
+focal         -(1 - p)^gamma log p       (1 - p)^gamma - gamma p (1 - p)^(gamma - 1) log p
+============= ========================== =================================================
+"""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +21,129 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+
+from paw_lightning.errors import SettingsError
+
+ROUNDING = 1e-6  # nats: p = rho must not fall on the wrong side for float32's last digit
+Kind = Literal["clipped_mae", "mae", "cross_entropy", "focal"]
+READERS: dict[str, Kind] = {"rho": "clipped_mae", "focal_gamma": "focal"}
+"""Which kind reads a setting of the loss; the others do not."""
+
+
+class TokenLoss(ABC):
+    """The loss of a target token as a function of its log-prob; `model.world_model_loss.kind` can name one of yours."""
+
+    @abstractmethod
+    def loss(self, logprobs: Tensor) -> Tensor:
+        """Losses [M] of the targets' log-probs [M], nats."""
+
+    @abstractmethod
+    def weights(self, logprobs: Tensor) -> Tensor:
+        """w(p) [M]: the loss has the gradient of -w(p) log p."""
+
+    def active(self, logprobs: Tensor) -> Tensor:
+        """Which tokens still train, bool [M]; all of them unless the loss lets go of some."""
+        return torch.ones_like(logprobs, dtype=torch.bool)
+
+
+@dataclass(frozen=True)
+class ClippedMAE(TokenLoss):
+    """m (1 - p) with m = 1[p <= rho] (eqs. 6-8): a bounded loss, and none for tokens that are already likely."""
+
+    rho: float
+
+    def loss(self, logprobs: Tensor) -> Tensor:
+        return -torch.expm1(logprobs) * self.active(logprobs)
+
+    def weights(self, logprobs: Tensor) -> Tensor:
+        return logprobs.exp() * self.active(logprobs)
+
+    def active(self, logprobs: Tensor) -> Tensor:
+        """m = 1[p <= rho] (eq. 7)."""
+        return logprobs <= math.log(self.rho) + ROUNDING
+
+
+class MAE(TokenLoss):
+    """1 - p: a bounded loss that never lets go of a token."""
+
+    def loss(self, logprobs: Tensor) -> Tensor:
+        return -torch.expm1(logprobs)
+
+    def weights(self, logprobs: Tensor) -> Tensor:
+        return logprobs.exp()
+
+
+class CrossEntropy(TokenLoss):
+    """-log p."""
+
+    def loss(self, logprobs: Tensor) -> Tensor:
+        return -logprobs
+
+    def weights(self, logprobs: Tensor) -> Tensor:
+        return torch.ones_like(logprobs)
+
+
+@dataclass(frozen=True)
+class Focal(TokenLoss):
+    """-(1 - p)^gamma log p: cross-entropy that fades as p grows."""
+
+    gamma: float
+
+    def loss(self, logprobs: Tensor) -> Tensor:
+        return -(_complement(logprobs) ** self.gamma) * logprobs
+
+    def weights(self, logprobs: Tensor) -> Tensor:
+        miss, gamma = _complement(logprobs), self.gamma
+        return miss**gamma - gamma * logprobs.exp() * miss ** (gamma - 1) * logprobs
+
+
+@dataclass(frozen=True)
+class WorldModelLoss:
+    """The loss of a target token, and its weight w(p) as a cross-entropy.
+
+    Division by |o| and the group's coefficient are weights that the caller multiplies in, see :func:`target_weights`.
+
+    Args:
+        kind: clipped_mae is the paper's; mae, cross_entropy and focal are what it is compared with. Or a TokenLoss of
+            yours, by class path.
+        rho: in (0, 1]; a token with p above it no longer trains, p = rho still does. `clipped_mae` only.
+        focal_gamma: >= 1; how fast the loss fades with p. `focal` only.
+    """
+
+    kind: Kind | TokenLoss = "clipped_mae"
+    rho: float = 0.2
+    focal_gamma: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.kind, TokenLoss) and self.kind not in get_args(Kind):
+            raise SettingsError(f"model.world_model_loss.kind is {self.kind!r}; wanted one of {get_args(Kind)}")
+        if not 0 < self.rho <= 1:
+            raise SettingsError(f"model.world_model_loss.rho is {self.rho}; wanted a probability in (0, 1]")
+        if not self.focal_gamma >= 1:  # below 1 the slope at p = 1 is infinite
+            raise SettingsError(f"model.world_model_loss.focal_gamma is {self.focal_gamma}; wanted at least 1")
+
+    @property
+    def token_loss(self) -> TokenLoss:
+        """The loss of this kind with its settings."""
+        if isinstance(self.kind, TokenLoss):
+            return self.kind
+        if self.kind == "clipped_mae":
+            return ClippedMAE(self.rho)
+        if self.kind == "focal":
+            return Focal(self.focal_gamma)
+        return MAE() if self.kind == "mae" else CrossEntropy()
+
+    def __call__(self, logprobs: Tensor) -> Tensor:
+        """Per-token losses [M] of the targets' log-probs [M], nats."""
+        return self.token_loss.loss(logprobs)
+
+    def token_weights(self, logprobs: Tensor) -> Tensor:
+        """w(p) [M], without gradient."""
+        return self.token_loss.weights(logprobs.detach())
+
+    def active(self, logprobs: Tensor) -> Tensor:
+        """Which tokens still train, bool [M] (eq. 7); all True for the kinds that do not clip."""
+        return self.token_loss.active(logprobs)
 
 
 def wm_token_weights(
@@ -39,75 +173,6 @@ def wm_token_weights(
         coefficients[group] / (len(coefficients) * sizes[group] * length) if learns else 0.0
         for group, learns, length in zip(groups, taught, observation_lengths, strict=True)
     ]
-
-
-ROUNDING = 1e-6  # nats: p = rho must not fall on the wrong side for float32's last digit
-
-
-Kind = Literal["clipped_mae", "mae", "cross_entropy", "focal"]
-
-
-READERS: dict[str, Kind] = {"rho": "clipped_mae", "focal_gamma": "focal"}
-"""The one kind that reads a setting of the loss."""
-
-
-@dataclass(frozen=True)
-class WorldModelLoss:
-    """The loss of an observation token predicted with probability p, and its weight w(p) as a cross-entropy.
-
-    ============= ========================== =================================================
-    kind          loss                       w(p)
-    ============= ========================== =================================================
-    clipped_mae   m (1 - p), eqs. (6)-(8)    m p, with m = 1[p <= rho] and no gradient through m
-    mae           1 - p                      p
-    cross_entropy -log p                     1
-    focal         -(1 - p)^gamma log p       (1 - p)^gamma - gamma p (1 - p)^(gamma - 1) log p
-    ============= ========================== =================================================
-
-    Division by |o| and the group's coefficient are weights that the caller multiplies in (eqs. 9 and 11).
-
-    Args:
-        rho: in (0, 1]; a token with p above it no longer trains, p = rho still does. `clipped_mae` only.
-        focal_gamma: >= 1; how fast the loss fades with p. `focal` only.
-    """
-
-    kind: Kind = "clipped_mae"
-    rho: float = 0.2
-    focal_gamma: float = 2.0
-
-    def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ValueError(f"model.world_model_loss.kind is {self.kind!r}; wanted one of {get_args(Kind)}")
-        if not 0 < self.rho <= 1:
-            raise ValueError(f"model.world_model_loss.rho is {self.rho}; wanted a probability in (0, 1]")
-        if not self.focal_gamma >= 1:  # below 1 the slope at p = 1 is infinite
-            raise ValueError(f"model.world_model_loss.focal_gamma is {self.focal_gamma}; wanted at least 1")
-
-    def __call__(self, logprobs: Tensor) -> Tensor:
-        """Per-token losses [M] of the targets' log-probs [M], nats."""
-        if self.kind == "cross_entropy":
-            return -logprobs
-        if self.kind == "focal":
-            return -(_complement(logprobs) ** self.focal_gamma) * logprobs
-        loss = -torch.expm1(logprobs)
-        return loss * self.active(logprobs) if self.kind == "clipped_mae" else loss
-
-    def token_weights(self, logprobs: Tensor) -> Tensor:
-        """w(p) [M], without gradient."""
-        logprobs = logprobs.detach()
-        p = logprobs.exp()
-        if self.kind == "cross_entropy":
-            return torch.ones_like(p)
-        if self.kind == "focal":
-            miss, gamma = _complement(logprobs), self.focal_gamma
-            return miss**gamma - gamma * p * miss ** (gamma - 1) * logprobs
-        return p * self.active(logprobs) if self.kind == "clipped_mae" else p
-
-    def active(self, logprobs: Tensor) -> Tensor:
-        """m = 1[p <= rho], bool [M] (eq. 7); all True for the kinds that do not clip."""
-        if self.kind != "clipped_mae":
-            return torch.ones_like(logprobs, dtype=torch.bool)
-        return logprobs <= math.log(self.rho) + ROUNDING
 
 
 def _complement(logprobs: Tensor) -> Tensor:

@@ -1,14 +1,23 @@
-"""Which transitions teach the world model: the share of highest action entropy (eq. 4), and its controls."""
+"""Which transitions teach the world model: the share of highest action entropy (eq. 4), and what it is compared with.
+
+A selection rule is a score for each transition; the ceil(alpha N) highest are kept.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from fractions import Fraction
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from paw_lightning.errors import SettingsError
+from paw_lightning.types import Transition
+
+Rule = Callable[[Sequence[Transition], torch.Generator], Sequence[float] | Tensor]
+"""Scores N transitions, the highest being kept; the generator is the only randomness."""
 
 
 def action_entropy(
@@ -32,7 +41,7 @@ def action_entropy(
     elif form == "sampled":
         terms = [-math.exp(logprob) * logprob for logprob in logprobs]
     else:
-        raise ValueError(f"entropy_selection.entropy is {form!r}; wanted 'full' or 'sampled'")
+        raise SettingsError(f"entropy_selection.entropy is {form!r}; wanted 'full' or 'sampled'")
     return math.fsum(terms) / len(terms) if terms else 0.0
 
 
@@ -61,6 +70,35 @@ def select_random(count: int, alpha: float, generator: torch.Generator) -> Tenso
     return _keep_highest(torch.rand(count, generator=generator), _kept(alpha, count))
 
 
+def by_entropy(transitions: Sequence[Transition], generator: torch.Generator) -> list[float]:
+    """The rule of eq. 4: H(a | h), nats."""
+    return [t.action_entropy for t in transitions]
+
+
+def by_surprise(transitions: Sequence[Transition], generator: torch.Generator) -> list[float]:
+    """The rule `lowest_probability`: minus the mean log-prob of the sampled action, nats."""
+    return [-_mean(t.sampled_logprobs) for t in transitions]
+
+
+def by_chance(transitions: Sequence[Transition], generator: torch.Generator) -> Tensor:
+    """The rule `random`: a number drawn for each transition."""
+    return torch.rand(len(transitions), generator=generator)
+
+
+RULES: dict[str, Rule] = {"entropy": by_entropy, "lowest_probability": by_surprise, "random": by_chance}
+
+
+def select(rule: Rule, transitions: Sequence[Transition], alpha: float, generator: torch.Generator) -> list[bool]:
+    """S_alpha: which of N transitions are among the ceil(alpha N) that the rule scores highest.
+
+    choice: the paper does not say how ties fall; the earlier transition wins.
+
+    Raises:
+        ValueError: alpha outside [0, 1], or a score that is not finite.
+    """
+    return _keep_highest(_finite(rule(transitions, generator)), _kept(alpha, len(transitions))).tolist()
+
+
 def first_occurrences(keys: Sequence[Hashable]) -> Tensor:
     """The transitions that repeat no earlier one, as bool [N]; equal keys are what makes two the same."""
     first: dict[Hashable, int] = {}
@@ -70,7 +108,7 @@ def first_occurrences(keys: Sequence[Hashable]) -> Tensor:
 def check_alpha(alpha: float) -> None:
     """Raise ValueError for a share outside [0, 1]."""
     if not 0 <= alpha <= 1:
-        raise ValueError(f"entropy_selection.alpha is {alpha}; wanted a share in [0, 1]")
+        raise SettingsError(f"entropy_selection.alpha is {alpha}; wanted a share in [0, 1]")
 
 
 def _kept(alpha: float, count: int) -> int:
@@ -94,3 +132,7 @@ def _keep_highest(scores: Tensor, count: int) -> Tensor:
     mask = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
     mask[order[:count]] = True
     return mask
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else 0.0

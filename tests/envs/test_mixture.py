@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from paw_lightning.envs import HouseholdEnv, MixtureEnv
 from paw_lightning.envs.mixture import assign, shares
-from tests import runs
+from tests.helpers import runs
 
-TOY = {"class_path": "tests.toy_env.ToyEnv"}
+TOY = {"class_path": "tests.helpers.toy_env.ToyEnv"}
 HOUSE = {"class_path": "paw_lightning.envs.HouseholdEnv", "init_args": {"num_tasks": 3, "success_reward": 5.0}}
 WORKER = {"class_path": "paw_lightning.envs.WorkerEnv", "init_args": {"environment": HOUSE}}
 
@@ -76,9 +76,9 @@ def test_a_mixture_of_workers_begins_in_the_right_one() -> None:
 @pytest.mark.parametrize(
     ("environments", "cause"),
     [
-        ({}, "environments is empty"),
-        ({"toy": TOY | {"weight": 0}}, "weight 0.0; wanted a plain name, a positive weight"),
-        ({"a/b": TOY}, "wanted a plain name"),
+        ({}, "environments is {}; wanted"),
+        ({"toy": TOY | {"weight": 0}}, "environments.toy.weight is 0.0; wanted a positive number"),
+        ({"a/b": TOY}, "wanted plain names"),
         ({"toy": TOY | {"size": 1}}, "and perhaps weight"),
     ],
 )

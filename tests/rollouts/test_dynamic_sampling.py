@@ -8,9 +8,9 @@ import pytest
 
 from paw_lightning.rollouts.collector import PlayedGroups
 from paw_lightning.rollouts.dynamic_sampling import play_useful, without_variance
-from tests import runs
-from tests.factories import make_group
-from tests.test_resume import assert_same_curves, assert_same_end
+from tests.helpers import runs
+from tests.helpers.factories import make_group
+from tests.helpers.runs import assert_same_curves, assert_same_end
 
 
 class Rounds:

@@ -11,8 +11,8 @@ from paw_lightning.text.prompts import Prompt, PromptBuilder
 from paw_lightning.types import Rollout, RolloutGroup
 from paw_lightning.update.rows import build_rows
 from tests.conftest import byte_tokenizer
-from tests.test_collector import END, TOKENIZER, ScriptedSampler
-from tests.toy_env import ToyEnv
+from tests.helpers.playing import END, TOKENIZER, ScriptedSampler
+from tests.helpers.toy_env import ToyEnv
 
 STRIPPING_TEMPLATE = (
     "{% for message in messages %}<|start|>{{ message['role'] }}\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from paw_lightning.envs.base import TextEnv
-from paw_lightning.envs.loading import import_extra, require_java
+from paw_lightning.envs.loading import check_split, import_extra, require_java
 
 FOLDS = {"train": "train", "val": "dev", "test": "test"}
 
@@ -20,6 +20,7 @@ class ExpressEnv(TextEnv):
     """
 
     def __init__(self, split: str = "train", *, game: str = "coin", parameters: str = "") -> None:
+        check_split(split)
         express = import_extra("textworld_express", "express")
         require_java()
         self._fold = FOLDS[split]

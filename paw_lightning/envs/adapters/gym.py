@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from paw_lightning.envs.base import TextEnv
-from paw_lightning.envs.loading import import_extra
+from paw_lightning.envs.loading import SPLITS, check_split, import_extra, wrong_argument
 
-SPLITS = ("train", "val", "test")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 HIGHLIGHT = re.compile(r"\x1b\[[0-9;]+m(.)\x1b\[0m")
 
@@ -43,11 +42,13 @@ class GymnasiumEnv(TextEnv):
         winning_reward: float = 0.0,
         make: dict[str, Any] | None = None,
     ) -> None:
+        check_split(split)
         gymnasium = import_extra("gymnasium", "gym")
         self._env = self._make(gymnasium, id, {"render_mode": self.renderer, **(make or {})})
         count = getattr(self._env.action_space, "n", None)
         if count is None or len(actions) > count:
-            raise ValueError(f"actions names {len(actions)} actions; {id} has the space {self._env.action_space}")
+            wanted = f"at most {count} actions" if count else "the id of an environment with numbered actions"
+            raise wrong_argument("actions", list(actions), f"{wanted}, as {id} has the space {self._env.action_space}")
         self._split, self._id, self._actions, self._task = SPLITS.index(split), id, list(actions), task
         self._max_reward, self._winning_reward = max_reward, winning_reward
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from paw_lightning.envs.base import TextEnv
-from paw_lightning.envs.loading import import_extra
+from paw_lightning.envs.loading import import_extra, wrong_argument
 
 
 class OpenEnvEnv(TextEnv):
@@ -43,7 +43,10 @@ class OpenEnvEnv(TextEnv):
         self._action, self._max_reward, self._winning_reward = action or {}, max_reward, winning_reward
         self._timeout = timeout
         address = url.replace("http", "ws", 1) if url.startswith("http") else url
-        self._socket = client.connect(f"{address.rstrip('/')}/ws", open_timeout=timeout, max_size=None)
+        try:
+            self._socket = client.connect(f"{address.rstrip('/')}/ws", open_timeout=timeout, max_size=None)
+        except OSError as error:
+            raise wrong_argument("url", url, f"the address of a server that answers: {error}") from error
         self._begun: dict[str, Any] | None = None
 
     def begin_reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
@@ -92,5 +95,5 @@ class OpenEnvEnv(TextEnv):
             return observation[self._observation_field]
         texts = [name for name, value in observation.items() if isinstance(value, str)]
         if len(texts) != 1:
-            raise ValueError(f"the observation has the text fields {texts}; name one in observation_field")
+            raise wrong_argument("observation_field", None, f"one of the text fields that were sent: {texts}")
         return observation[texts[0]]

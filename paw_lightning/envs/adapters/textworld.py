@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import re
 import shlex
 import shutil
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from paw_lightning.envs.base import TextEnv
-from paw_lightning.envs.loading import import_extra
+from paw_lightning.envs.loading import expand, import_extra, install_hint, wrong_argument
+from paw_lightning.errors import SettingsError
 
 BANNER = re.compile(r".*\$\$[^\n]*\n", re.DOTALL)
 """The letters, drawn in dollar signs, that every game opens with."""
@@ -44,11 +44,11 @@ class TextWorldEnv(TextEnv):
     ) -> None:
         self._textworld = import_extra("textworld", "textworld")
         if num_tasks < 1:
-            raise ValueError(f"num_tasks is {num_tasks}; wanted at least 1")
+            raise wrong_argument("num_tasks", num_tasks, "at least 1")
         self.num_tasks: int | None = num_tasks
         self._split, self._make = split, make
         name = f"{shlex.split(make)[0]}-{hashlib.blake2b(make.encode(), digest_size=4).hexdigest()}"
-        self._folder = Path(os.path.expandvars(folder)).expanduser() / name
+        self._folder = Path(expand(folder, "folder")) / name
         wanted = ("admissible_commands", "won", "lost", "max_score", "objective", "score")
         self._infos = self._textworld.EnvInfos(**dict.fromkeys(wanted, True))
         self._game: Any = None
@@ -89,9 +89,7 @@ class TextWorldEnv(TextEnv):
         seed = int.from_bytes(hashlib.blake2b(path.stem.encode(), digest_size=3).digest(), "big")
         beside = shutil.which("tw-make", path=str(Path(sys.executable).parent)) or shutil.which("tw-make")
         if beside is None:
-            raise FileNotFoundError(
-                "tw-make is not beside the Python interpreter: pip install 'paw-lightning[textworld]'"
-            )
+            raise SettingsError(f"tw-make is not beside the Python interpreter: {install_hint('textworld')}")
         draft = path.with_name(f"draft-{path.name}")
         command = [beside, *shlex.split(self._make), "--seed", str(seed), "--output", str(draft), "-f"]
         made = subprocess.run(command, capture_output=True, text=True)

@@ -11,9 +11,10 @@ from typing import Any
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.envs.household.engine import PASSIVE, HouseholdEngine, listing
 from paw_lightning.envs.household.expert import plan
-from paw_lightning.envs.household.files import SPLIT_FOLDERS, expand, find_games, load_game
+from paw_lightning.envs.household.files import find_games, load_game
 from paw_lightning.envs.household.game import TASKS, HouseholdGame
 from paw_lightning.envs.household.generator import MIN_OBJECTS, MIN_RECEPTACLES, generate_game
+from paw_lightning.envs.loading import check_split, expand, wrong_argument
 
 NUISANCES = ("none", "random_ids", "stochastic")
 FAILURE_PROBABILITY = 0.2
@@ -44,7 +45,7 @@ class HouseholdEnv(TextEnv):
         num_tasks: use only the first so many tasks of the split; None: all games, or a new house for every seed.
 
     Raises:
-        ValueError: a value that cannot work; the message names its key.
+        SettingsError: a value that cannot work; the message names its key.
     """
 
     def __init__(
@@ -61,9 +62,10 @@ class HouseholdEnv(TextEnv):
         brief_intro: bool = False,
         num_tasks: int | None = None,
     ) -> None:
-        _check_choices(split, tasks, nuisance)
+        check_split(split)
+        _check_choices(tasks, nuisance)
         if success_reward <= 0:
-            raise ValueError(f"success_reward={success_reward}: must be positive")
+            raise wrong_argument("success_reward", success_reward, "a positive number")
         self.split = split
         self.tasks = tuple(tasks)
         self.receptacles = receptacles
@@ -75,10 +77,8 @@ class HouseholdEnv(TextEnv):
         if not self._files:
             _check_sizes(self.tasks, receptacles, objects)
         elif (receptacles, objects) != (DEFAULT_RECEPTACLES, DEFAULT_OBJECTS):
-            raise ValueError(
-                f"receptacles={receptacles}, objects={objects} shape generated houses, official games bring their own: "
-                "remove them, or remove data_path and game_file"
-            )
+            wanted = f"no setting of it or of objects (which is {objects}) beside official games, which bring their own"
+            raise wrong_argument("receptacles", receptacles, wanted)
         self.num_tasks: int | None = _task_count(num_tasks, len(self._files))
         self._task_rng = random.Random(f"{split} task order")
         self._engine: HouseholdEngine | None = None
@@ -139,13 +139,13 @@ class HouseholdEnv(TextEnv):
 
     def _official_games(self, game_file: str | None, data_path: str | None) -> tuple[str, ...]:
         if game_file and data_path:
-            raise ValueError(f"game_file={game_file!r} and data_path={data_path!r} exclude each other: give one")
+            raise wrong_argument("game_file", game_file, f"only one of it and data_path, which is {data_path!r}")
         if not game_file:
-            return find_games(expand(data_path), self.split, self.tasks) if data_path else ()
-        path = expand(game_file)
+            return find_games(expand(data_path, "data_path"), self.split, self.tasks) if data_path else ()
+        path = expand(game_file, "game_file")
         task = load_game(path).goal.task
         if task not in self.tasks:
-            raise ValueError(f"game_file={path!r} is a {task!r} game, but tasks={list(self.tasks)}")
+            raise wrong_argument("game_file", path, f"a game of the tasks {list(self.tasks)}, which {task!r} is not")
         return (path,)
 
     def _game(self, number: int) -> HouseholdGame:
@@ -184,25 +184,23 @@ class HouseholdEnv(TextEnv):
         return text, info
 
 
-def _check_choices(split: str, tasks: Sequence[str], nuisance: str) -> None:
-    if split not in SPLIT_FOLDERS:
-        raise ValueError(f"split={split!r}: expected one of {list(SPLIT_FOLDERS)}")
+def _check_choices(tasks: Sequence[str], nuisance: str) -> None:
     if isinstance(tasks, str) or not tasks or not set(tasks) <= set(TASKS):
-        raise ValueError(f"tasks={tasks!r}: expected a non-empty list out of {list(TASKS)}")
+        raise wrong_argument("tasks", tasks, f"a non-empty list out of {list(TASKS)}")
     if nuisance not in NUISANCES:
-        raise ValueError(f"nuisance={nuisance!r}: expected one of {list(NUISANCES)}")
+        raise wrong_argument("nuisance", nuisance, f"one of {list(NUISANCES)}")
 
 
 def _check_sizes(tasks: Sequence[str], receptacles: int, objects: int) -> None:
     if receptacles < MIN_RECEPTACLES:
-        raise ValueError(f"receptacles={receptacles}: every task needs at least {MIN_RECEPTACLES}")
+        raise wrong_argument("receptacles", receptacles, f"at least {MIN_RECEPTACLES}")
     for task in tasks:
         if objects < MIN_OBJECTS[task]:
-            raise ValueError(f"objects={objects}: a {task!r} task needs at least {MIN_OBJECTS[task]}")
+            raise wrong_argument("objects", objects, f"at least {MIN_OBJECTS[task]}, as a {task!r} task needs")
 
 
 def _task_count(asked: int | None, games: int) -> int | None:
     if asked is not None and (asked < 1 or (games and asked > games)):
         limit = f"between 1 and {games}, the number of games" if games else "at least 1"
-        raise ValueError(f"num_tasks={asked}: expected {limit}")
+        raise wrong_argument("num_tasks", asked, limit)
     return asked or games or None

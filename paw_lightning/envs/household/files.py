@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 from collections import Counter, defaultdict
@@ -11,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from paw_lightning.envs.household.game import Goal, HouseholdGame
+from paw_lightning.envs.loading import wrong_argument
 
 GAME_FILE = "game.tw-pddl"
 FOLDERS = {
@@ -25,24 +25,12 @@ FOLDERS = {
 SPLIT_FOLDERS = {"train": "train", "val": "valid_seen", "test": "valid_unseen"}
 
 
-def expand(path: str | os.PathLike[str]) -> str:
-    """Replace ``~`` and environment variables.
-
-    Raises:
-        ValueError: a variable is not set.
-    """
-    for name in re.findall(r"\$\{?(\w+)", os.fspath(path)):
-        if name not in os.environ:
-            raise ValueError(f"data_path or game_file is {path!r}, but the environment variable {name} is not set")
-    return os.path.expanduser(os.path.expandvars(path))
-
-
 @lru_cache(maxsize=256)  # a parsed house is ~0.1 MB; the episodes of a group follow each other
 def load_game(path: str) -> HouseholdGame:
     """Parse one official game file; the members of a group share the result.
 
     Raises:
-        ValueError: the file is missing or is not an ALFWorld game.
+        SettingsError: the file is missing or is not an ALFWorld game.
     """
     try:
         stored = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -52,7 +40,7 @@ def load_game(path: str) -> HouseholdGame:
             raise KeyError("no task sentence in the grammar")
         return _build(init, goal, sentence.group(1), tuple(stored.get("walkthrough") or ()))
     except (OSError, KeyError, IndexError, ValueError) as error:
-        raise ValueError(f"game_file={path!r} is not a readable ALFWorld {GAME_FILE} file: {error}") from error
+        raise wrong_argument("game_file", path, f"a readable ALFWorld {GAME_FILE} file: {error}") from error
 
 
 @lru_cache(maxsize=16)
@@ -60,7 +48,7 @@ def find_games(data_path: str, split: str, tasks: tuple[str, ...]) -> tuple[str,
     """Paths of the split's games of these tasks, in a fixed shuffled order.
 
     Raises:
-        ValueError: there is no such folder or no such game below it; names the configuration key to change.
+        SettingsError: there is no such folder or no such game below it.
     """
     folder = _split_folder(Path(data_path), split)
     games = []
@@ -70,7 +58,7 @@ def find_games(data_path: str, split: str, tasks: tuple[str, ...]) -> tuple[str,
         if FOLDERS.get(kind.split("-")[0]) in tasks and "Sliced" not in kind:
             games.append(str(path))
     if not games:
-        raise ValueError(f"no {GAME_FILE} of tasks={list(tasks)} below {folder}: change tasks or data_path")
+        raise wrong_argument("tasks", list(tasks), f"tasks that occur among the games, but {folder} has none of them")
     games.sort()
     random.Random("household games").shuffle(games)
     return tuple(games)
@@ -79,17 +67,16 @@ def find_games(data_path: str, split: str, tasks: tuple[str, ...]) -> tuple[str,
 def _split_folder(root: Path, split: str) -> Path:
     wanted = SPLIT_FOLDERS[split]
     if root.name in SPLIT_FOLDERS.values() and root.name != wanted:
-        raise ValueError(
-            f"data_path={str(root)!r} is the {root.name} folder, but split={split!r} plays {wanted}: "
-            "set data_path to the folder above it"
-        )
+        raise wrong_argument("data_path", str(root), f"the folder above it: the split {split!r} plays {wanted}")
     candidates = [root] if root.name == wanted else [root / "json_2.1.1" / wanted, root / wanted]
     for folder in candidates:
         if folder.is_dir():
             return folder
-    raise ValueError(
-        f"data_path={str(root)!r} has no games for split={split!r}: expected the folder "
-        f"{' or '.join(map(str, candidates))}; change data_path or split, or leave data_path empty for generated houses"
+    folders = " or ".join(map(str, candidates))
+    raise wrong_argument(
+        "data_path",
+        str(root),
+        f"a folder with games for the split {split!r} in {folders}; empty means generated houses",
     )
 
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from paw_lightning.envs.base import TextEnv
-from paw_lightning.envs.household.files import expand
+from paw_lightning.envs.loading import check_split, expand, wrong_argument
 from paw_lightning.envs.search.facts import HOPS, MAX_LANDS, MIN_LANDS, fact_base
 from paw_lightning.envs.search.protocol import (
     FORMS,
@@ -19,7 +19,7 @@ from paw_lightning.envs.search.protocol import (
     observe,
     read_call,
 )
-from paw_lightning.envs.search.questions import SPLIT_NAMES, Question, exact_match, load_questions
+from paw_lightning.envs.search.questions import Question, exact_match, load_questions
 from paw_lightning.envs.search.retrievers import OverlapRetriever, Retriever
 
 DEFAULT_LANDS = 100
@@ -52,7 +52,7 @@ class SearchEnv(TextEnv):
         num_tasks: use only the first so many questions of the split; None: all.
 
     Raises:
-        ValueError: a value that cannot work; the message names its key.
+        SettingsError: a value that cannot work; the message names its key.
     """
 
     def __init__(
@@ -70,19 +70,23 @@ class SearchEnv(TextEnv):
         success_reward: float = 1.0,
         num_tasks: int | None = None,
     ) -> None:
-        _check(split, topk, observation_form, max_turns, success_reward)
+        check_split(split)
+        _check(topk, observation_form, max_turns, success_reward)
         self.split, self.topk, self.max_turns = split, topk, max_turns
         self.observation_form, self.success_reward = observation_form, float(success_reward)
         self._names: frozenset[str] = frozenset()
         if data_path:
             if (lands, tuple(hops), fact_seed) != (DEFAULT_LANDS, HOPS, 0):
-                raise ValueError(
-                    f"lands={lands}, hops={hops}, fact_seed={fact_seed} shape invented facts, data_path={data_path!r} "
-                    "brings its own questions: remove one or the other"
+                others = f"hops (which is {hops}), fact_seed (which is {fact_seed})"
+                wanted = (
+                    f"no setting of it or of {others} beside data_path={data_path!r}, which brings its own questions"
                 )
+                raise wrong_argument("lands", lands, wanted)
             if retriever is None:
-                raise ValueError(f"data_path={data_path!r} brings no documents: set retriever")
-            self._questions = load_questions(expand(data_path), split)
+                raise wrong_argument(
+                    "retriever", retriever, f"one for the questions of data_path, which is {data_path!r}"
+                )
+            self._questions = load_questions(expand(data_path, "data_path"), split)
             self.retriever = retriever
         else:
             _check_facts(lands, hops)
@@ -165,25 +169,24 @@ def _fact_questions(lands: int, fact_seed: int, split: str, hops: tuple[int, ...
     return tuple(questions)
 
 
-def _check(split: str, topk: int, form: str, max_turns: int, success_reward: float) -> None:
-    if split not in SPLIT_NAMES:
-        raise ValueError(f"split={split!r}: expected one of {list(SPLIT_NAMES)}")
+def _check(topk: int, form: str, max_turns: int, success_reward: float) -> None:
     if form not in FORMS:
-        raise ValueError(f"observation_form={form!r}: expected one of {list(FORMS)}")
-    if topk < 1 or max_turns < 1:
-        raise ValueError(f"topk={topk}, max_turns={max_turns}: must be at least 1")
+        raise wrong_argument("observation_form", form, f"one of {list(FORMS)}")
+    for name, value in {"topk": topk, "max_turns": max_turns}.items():
+        if value < 1:
+            raise wrong_argument(name, value, "at least 1")
     if not success_reward > 0:
-        raise ValueError(f"success_reward={success_reward}: must be positive")
+        raise wrong_argument("success_reward", success_reward, "a positive number")
 
 
 def _check_facts(lands: int, hops: Sequence[int]) -> None:
     if not MIN_LANDS <= lands <= MAX_LANDS:
-        raise ValueError(f"lands={lands}: expected from {MIN_LANDS} (one for each split) to {MAX_LANDS} (all names)")
+        raise wrong_argument("lands", lands, f"from {MIN_LANDS} (one for each split) to {MAX_LANDS} (all names)")
     if not hops or not set(hops) <= set(HOPS) or len(set(hops)) < len(hops):
-        raise ValueError(f"hops={hops!r}: expected a list of different numbers out of {list(HOPS)}")
+        raise wrong_argument("hops", hops, f"a list of different numbers out of {list(HOPS)}")
 
 
 def _task_count(asked: int | None, questions: int) -> int:
     if asked is not None and not 1 <= asked <= questions:
-        raise ValueError(f"num_tasks={asked}: expected between 1 and {questions}, the number of questions")
+        raise wrong_argument("num_tasks", asked, f"between 1 and {questions}, the number of questions")
     return asked or questions

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from paw_lightning.text.actions import THINK, ActionFormat, ParsedAction
+
 ObservationForm = Literal["plain", "verl_agent", "search_r1"]
 FORMS = ("plain", "verl_agent", "search_r1")
 NOTHING_FOUND = "No search results found."
@@ -68,6 +70,20 @@ def read_tags(text: str) -> tuple[str, bool]:
     if call is None:
         return "", False
     return f"<{call.kind}>{call.content}</{call.kind}>", len(OPENING.findall(text)) == 1
+
+
+class SearchTags(ActionFormat):
+    """``<search>...</search>`` or ``<answer>...</answer>`` (``rollout.prompt.action_format: search``), the paper's."""
+
+    def parse(self, text: str) -> ParsedAction:
+        """The first pair up to the first closing tag, see :func:`read_tags`."""
+        return ParsedAction(*read_tags(text))
+
+    def runs_on(self, text: str) -> bool:
+        """After the first closing tag, or with an ``<information>`` of its own outside the thought."""
+        closing = CLOSING.search(text)
+        behind = text[closing.end() :].strip() if closing else ""
+        return bool(behind or INFORMATION.search(THINK.sub("", text)))
 
 
 def neutralise(text: str) -> str:

@@ -11,6 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from paw_lightning.envs.loading import import_extra, wrong_argument
+from paw_lightning.errors import SettingsError
+
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "dev", "valid", "validation"), "test": ("test",)}
 """Split -> what its file may be called, without the suffix."""
 SUFFIXES = (".jsonl", ".parquet")
@@ -45,20 +48,21 @@ def load_questions(data_path: str, split: str) -> tuple[Question, ...]:
     """Read a split: ``train``, ``dev`` (or ``val``, ``valid``, ``validation``) or ``test``, as .jsonl or .parquet.
 
     Raises:
-        ValueError: no such file, or a row that is no question; names the row and the config key.
+        SettingsError: no such file, or a row that is no question; names the row and the config key.
     """
     path = _split_file(Path(data_path), split)
     questions = []
     try:
         for row in _rows(path):
             questions.append(read_row(row))
+    except SettingsError:  # a missing package
+        raise
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path}, row {len(questions) + 1}: {error}; wanted a row of FlashRAG (question, golden_answers) or "
-            "Search-R1 (prompt, reward_model): change data_path"
-        ) from error
+        kinds = "rows of FlashRAG (question, golden_answers) or Search-R1 (prompt, reward_model)"
+        wanted = f"{kinds}, but {path.name}, row {len(questions) + 1} is none: {error}"
+        raise wrong_argument("data_path", data_path, wanted) from error
     if not questions:
-        raise ValueError(f"{path} holds no question: change data_path")
+        raise wrong_argument("data_path", data_path, f"questions, but {path.name} holds none")
     return tuple(questions)
 
 
@@ -88,21 +92,15 @@ def _split_file(folder: Path, split: str) -> Path:
     found = [path for path in candidates if path.is_file()]
     if len(found) != 1:
         state = "several files" if found else "no file"
-        raise ValueError(
-            f"data_path={str(folder)!r} has {state} for split={split!r}; wanted exactly one of "
-            f"{[path.name for path in candidates]} (a link to the questions that you want to use there will do)"
-        )
+        names = [path.name for path in candidates]
+        wanted = f"a folder with exactly one of {names} (a link will do), but it has {state} for the split {split!r}"
+        raise wrong_argument("data_path", str(folder), wanted)
     return found[0]
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
     if path.suffix == ".parquet":
-        try:
-            from pyarrow import parquet
-        except ImportError as error:
-            raise ImportError(
-                f"{path} needs pyarrow: pip install 'paw-lightning[search]', or give .jsonl files (data_path)"
-            ) from error
+        parquet = import_extra("pyarrow.parquet", "search", str(path))
         file = parquet.ParquetFile(path)
         columns = [name for name in COLUMNS if name in file.schema_arrow.names]
         for batch in file.iter_batches(columns=columns):

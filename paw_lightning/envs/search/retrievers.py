@@ -17,11 +17,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from paw_lightning.envs.household.files import expand
+from paw_lightning.envs.loading import expand, import_extra, wrong_argument
 
-EXTRA = "pip install 'paw-lightning[search]'"
-KEY = "rollout.environment.init_args.retriever.init_args"
-"""Where a retriever's arguments stand in a configuration; error messages name it."""
+ARGUMENTS = "retriever.init_args"
+"""Where a retriever's arguments stand among the environment's; error messages name it."""
 
 
 class RetrievalError(RuntimeError):
@@ -87,13 +86,15 @@ class BM25Retriever(Retriever):
     """
 
     def __init__(self, corpus_path: str, index_path: str | None = None, k1: float = 0.9, b: float = 0.4) -> None:
-        if not k1 >= 0 or not 0 <= b <= 1:
-            raise ValueError(f"{KEY}.k1={k1}, b={b}: wanted k1 of at least 0 and b from 0 to 1")
-        self.corpus_path = expand(corpus_path)
-        self.index_path = index_path and expand(index_path)
+        if not k1 >= 0:
+            raise wrong_argument(f"{ARGUMENTS}.k1", k1, "at least 0")
+        if not 0 <= b <= 1:
+            raise wrong_argument(f"{ARGUMENTS}.b", b, "from 0 to 1")
+        self.corpus_path = expand(corpus_path, f"{ARGUMENTS}.corpus_path")
+        self.index_path = index_path and expand(index_path, f"{ARGUMENTS}.index_path")
         self.k1, self.b = k1, b
         if not Path(self.corpus_path).is_file():
-            raise ValueError(f"{KEY}.corpus_path={corpus_path!r} is not a file")
+            raise wrong_argument(f"{ARGUMENTS}.corpus_path", corpus_path, "a file")
         _import_bm25s()
 
     def search(self, query: str, topk: int) -> list[str]:
@@ -107,11 +108,7 @@ class BM25Retriever(Retriever):
 
 
 def _import_bm25s() -> Any:
-    try:
-        import bm25s
-    except ImportError as error:
-        raise ImportError(f"{KEY.removesuffix('.init_args')}: BM25Retriever needs bm25s: {EXTRA}") from error
-    return bm25s
+    return import_extra("bm25s", "search", "rollout.environment.init_args.retriever BM25Retriever")
 
 
 def _tokenize(texts: list[str]) -> list[list[str]]:
@@ -132,9 +129,8 @@ def _open_index(corpus_path: str, index_path: str | None, k1: float, b: float) -
     note = Path(index_path or "", "made_of.json")
     if index_path and note.is_file():
         if json.loads(note.read_text()) != made_of:
-            raise ValueError(
-                f"{KEY}.index_path={index_path!r} was made of {note.read_text()}, not {made_of}: remove it"
-            )
+            wanted = f"an index of {made_of}, but it was made of {note.read_text()}: remove it"
+            raise wrong_argument(f"{ARGUMENTS}.index_path", index_path, wanted)
         return bm25s.BM25.load(index_path, mmap=True), documents
     index = bm25s.BM25(k1=k1, b=b, method="lucene")
     index.index(_tokenize(documents), show_progress=False)
@@ -156,7 +152,8 @@ def _read_corpus(path: str) -> list[str]:
             try:
                 documents.append(str(json.loads(line)["contents"]))
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f'{KEY}.corpus_path={path!r}, line {number}: wanted {{"id", "contents"}}') from error
+                wanted = f'lines of {{"id", "contents"}}, but line {number} is none'
+                raise wrong_argument(f"{ARGUMENTS}.corpus_path", path, wanted) from error
     if not documents:
-        raise ValueError(f"{KEY}.corpus_path={path!r} holds no document")
+        raise wrong_argument(f"{ARGUMENTS}.corpus_path", path, "a corpus, but it holds no document")
     return documents

@@ -9,7 +9,8 @@ import urllib.error
 import urllib.request
 from typing import Any, Literal
 
-from paw_lightning.envs.search.retrievers import KEY, RetrievalError, Retriever
+from paw_lightning.envs.loading import wrong_argument
+from paw_lightning.envs.search.retrievers import ARGUMENTS, RetrievalError, Retriever
 
 MAX_BYTES = 16 * 2**20
 """An answer beyond it is no search result."""
@@ -45,14 +46,14 @@ class SearchServer(Retriever):
         backoff: float = 1.0,
     ) -> None:
         if not url.startswith(("http://", "https://")):
-            raise ValueError(f"{KEY}.url={url!r}: wanted http://... or https://...")
+            raise wrong_argument(f"{ARGUMENTS}.url", url, "http://... or https://...")
         if request_form not in ("search_r1", "verl_agent"):
-            raise ValueError(f"{KEY}.request_form={request_form!r}: wanted search_r1 or verl_agent")
-        if not timeout > 0 or retries < 0 or not backoff >= 0:
-            raise ValueError(
-                f"{KEY}: timeout={timeout}, retries={retries}, backoff={backoff}; wanted a positive timeout and "
-                "others of at least 0"
-            )
+            raise wrong_argument(f"{ARGUMENTS}.request_form", request_form, "search_r1 or verl_agent")
+        if not timeout > 0:
+            raise wrong_argument(f"{ARGUMENTS}.timeout", timeout, "a positive number of seconds")
+        for name, value in {"retries": retries, "backoff": backoff}.items():
+            if not value >= 0:
+                raise wrong_argument(f"{ARGUMENTS}.{name}", value, "at least 0")
         self.url, self.request_form = url, request_form
         self.timeout, self.retries, self.backoff = timeout, retries, backoff
 
@@ -81,7 +82,8 @@ class SearchServer(Retriever):
         _GONE.add(self.url)
         raise RetrievalError(
             f"the search server {self.url} failed {attempt + 1} times, at last with {_describe(failure)}: see that it "
-            f"runs and takes the {self.request_form} form, or change {KEY}.url, request_form, timeout or retries"
+            f"runs and takes the {self.request_form} form, or change "
+            f"rollout.environment.init_args.{ARGUMENTS}.url, request_form, timeout or retries"
         ) from failure
 
     def _post(self, body: bytes) -> bytes:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from paw_lightning.envs.loading import wrong_argument
 
 DEFAULT_PRICE = 100.0
 SMALL_FILE = "items_shuffle_1000.json"
@@ -53,18 +54,6 @@ class Product:
         return " ".join([self.title, self.description, self.bullets[0] if self.bullets else "", options]).lower()
 
 
-def expand(path: str | os.PathLike[str]) -> Path:
-    """Replace ``~`` and environment variables.
-
-    Raises:
-        ValueError: a variable is not set.
-    """
-    for name in re.findall(r"\$\{?(\w+)", os.fspath(path)):
-        if name not in os.environ:
-            raise ValueError(f"data_path is {path!r}, but the environment variable {name} is not set")
-    return Path(os.path.expanduser(os.path.expandvars(path)))
-
-
 def find_files(data_path: Path) -> tuple[Path, Path]:
     """The products' file and the attributes' file.
 
@@ -73,24 +62,22 @@ def find_files(data_path: Path) -> tuple[Path, Path]:
             products' file itself.
 
     Raises:
-        ValueError: a file is missing; names what was looked for.
+        SettingsError: a file is missing; names what was looked for.
     """
     candidates = [data_path / SMALL_FILE, data_path / FULL_FILE] if not data_path.is_file() else [data_path]
     for items in candidates:
         attributes = items.with_name(items.name.replace("items_shuffle", "items_ins_v2"))
         if items.is_file() and attributes.is_file() and attributes != items:
             return items, attributes
-    raise ValueError(
-        f"data_path={str(data_path)!r}: expected a folder with {SMALL_FILE} and items_ins_v2_1000.json, or with "
-        f"{FULL_FILE} and items_ins_v2.json; change data_path, or leave it empty for a generated shop"
-    )
+    files = f"{SMALL_FILE} and items_ins_v2_1000.json, or with {FULL_FILE} and items_ins_v2.json"
+    raise wrong_argument("data_path", str(data_path), f"a folder with {files}; empty means a made-up shop")
 
 
 def load_products(data_path: Path, rng: random.Random) -> list[Product]:
     """Read the official files; ``rng`` draws the price of every product that has a range, in the file's order.
 
     Raises:
-        ValueError: the files are missing or not WebShop's.
+        SettingsError: the files are missing or not WebShop's.
     """
     items, attributes = find_files(data_path)
     try:
@@ -103,7 +90,8 @@ def load_products(data_path: Path, rng: random.Random) -> list[Product]:
                 seen.add(asin)
                 products.append(_product(item, known.get(asin, {}), rng))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"data_path={str(data_path)!r}: {items.name} is not WebShop's: {error!r}") from error
+        wanted = f"WebShop's files, but {items.name} is not WebShop's: {error!r}"
+        raise wrong_argument("data_path", str(data_path), wanted) from error
     return products
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 from paw_lightning.envs.base import TextEnv
-from paw_lightning.envs.shop.catalogue import expand
+from paw_lightning.envs.loading import check_split, expand, wrong_argument
 from paw_lightning.envs.shop.engine import PAGE_SIZE, ShopEngine
 from paw_lightning.envs.shop.generator import MAX_PRODUCTS, MIN_PRODUCTS
 from paw_lightning.envs.shop.pages import write_lines, write_quoted, write_rich, write_text
-from paw_lightning.envs.shop.store import SPLITS, Store, generated_store, official_store
+from paw_lightning.envs.shop.store import Store, generated_store, official_store
 
 OBSERVATIONS = ("text", "text_rich", "quoted", "lines")
 REWARDS = ("score", "success")
@@ -49,8 +50,7 @@ class ShopEnv(TextEnv):
         num_tasks: use only the first so many goals of the split; None: all.
 
     Raises:
-        ValueError: a value that cannot work; the message names its key.
-        ImportError: official data without the extra ``webshop``.
+        SettingsError: a value that cannot work, or official data without the extra ``webshop``.
     """
 
     def __init__(
@@ -67,19 +67,21 @@ class ShopEnv(TextEnv):
         success_reward: float = 1.0,
         num_tasks: int | None = None,
     ) -> None:
-        _check("split", split, SPLITS)
+        check_split(split)
         _check("observation", observation, OBSERVATIONS)
         _check("reward", reward, REWARDS)
         if page_size < 1:
-            raise ValueError(f"page_size={page_size}: expected at least 1")
+            raise wrong_argument("page_size", page_size, "at least 1")
         if success_reward <= 0:
-            raise ValueError(f"success_reward={success_reward}: must be positive")
+            raise wrong_argument("success_reward", success_reward, "a positive number")
         self.split, self.page_size, self.observation = split, page_size, observation
         self.reward, self.success_reward = reward, float(success_reward)
         self.store = _open(data_path, products, brief, catalogue_seed)
         goals = self.store.split(split)
         if num_tasks is not None and not 1 <= num_tasks <= len(goals):
-            raise ValueError(f"num_tasks={num_tasks}: expected between 1 and {len(goals)}, the goals of {split!r}")
+            raise wrong_argument(
+                "num_tasks", num_tasks, f"between 1 and {len(goals)}, the number of goals of {split!r}"
+            )
         self.num_tasks: int = num_tasks or len(goals)
         self._goals = goals[: self.num_tasks]
         self._task_rng = random.Random(f"{split} task order")
@@ -142,16 +144,14 @@ class ShopEnv(TextEnv):
 def _open(data_path: str | None, products: int, brief: bool, seed: int) -> Store:
     if data_path:
         if (products, brief) != (DEFAULT_PRODUCTS, False):
-            raise ValueError(
-                f"products={products}, brief={brief} shape a made-up shop, official data brings its own: remove them, "
-                "or remove data_path"
-            )
-        return official_store(expand(data_path), seed)
+            wanted = f"no setting of it or of brief (which is {brief}) beside data_path, which brings its own products"
+            raise wrong_argument("products", products, wanted)
+        return official_store(Path(expand(data_path, "data_path")), seed)
     if not MIN_PRODUCTS <= products <= MAX_PRODUCTS:
-        raise ValueError(f"products={products}: expected between {MIN_PRODUCTS} and {MAX_PRODUCTS}")
+        raise wrong_argument("products", products, f"between {MIN_PRODUCTS} and {MAX_PRODUCTS}")
     return generated_store(products, brief, seed)
 
 
 def _check(key: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{key}={value!r}: expected one of {list(choices)}")
+        raise wrong_argument(key, value, f"one of {list(choices)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
+from paw_lightning.envs.loading import import_extra
 from paw_lightning.envs.shop.catalogue import Product
 from paw_lightning.envs.shop.goals import Goal
 from paw_lightning.envs.shop.words import COLORS, NO_NOUNS
@@ -78,16 +79,13 @@ def token_set_ratio() -> Similarity:
     """The fuzzy similarity that WebShop uses.
 
     Raises:
-        ImportError: rapidfuzz is missing; names the extra that brings it.
+        SettingsError: rapidfuzz is missing; names the extra that brings it.
     """
-    try:
-        from rapidfuzz import fuzz, utils
-    except ImportError as error:
-        raise ImportError("official WebShop data needs rapidfuzz: pip install 'paw-lightning[webshop]'") from error
+    rapidfuzz = import_extra("rapidfuzz", "webshop", "official WebShop data")
 
     def similarity(one: str, other: str) -> float:
         # As the older wrapper around it does: ASCII only, whole numbers.
-        plain = (utils.default_process(text.encode("ascii", "ignore").decode()) for text in (one, other))
-        return round(fuzz.token_set_ratio(*plain))
+        plain = (rapidfuzz.utils.default_process(text.encode("ascii", "ignore").decode()) for text in (one, other))
+        return round(rapidfuzz.fuzz.token_set_ratio(*plain))
 
     return similarity

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from paw_lightning.envs.loading import import_extra
 from paw_lightning.envs.shop.words import STOP_WORDS
 
 K1, B = 0.9, 0.4
@@ -47,13 +48,10 @@ def porter() -> Stem:
     """Porter's stemmer as Lucene has it.
 
     Raises:
-        ImportError: nltk is missing; names the extra that brings it.
+        SettingsError: nltk is missing; names the extra that brings it.
     """
-    try:
-        from nltk.stem.porter import PorterStemmer
-    except ImportError as error:
-        raise ImportError("official WebShop data needs nltk: pip install 'paw-lightning[webshop]'") from error
-    stemmer = PorterStemmer(PorterStemmer.MARTIN_EXTENSIONS)
+    porters = import_extra("nltk.stem.porter", "webshop", "official WebShop data")
+    stemmer = porters.PorterStemmer(porters.PorterStemmer.MARTIN_EXTENSIONS)
     known: dict[str, str] = {}
 
     def stem(word: str) -> str:
@@ -116,12 +114,7 @@ class LargeBM25:
     """The same score from bm25s, which holds a million products."""
 
     def __init__(self, documents: Sequence[Sequence[str]]) -> None:
-        try:
-            import bm25s
-        except ImportError as error:
-            raise ImportError(
-                f"a shop of more than {LARGE:,} products needs bm25s: pip install 'paw-lightning[webshop]'"
-            ) from error
+        bm25s = import_extra("bm25s", "webshop", f"a shop of more than {LARGE:,} products")
         self.count = len(documents)
         self.index: Any = bm25s.BM25(method="lucene", k1=K1, b=B)
         self.index.index([list(document) for document in documents], show_progress=False)

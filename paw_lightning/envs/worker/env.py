@@ -16,8 +16,9 @@ from contextlib import suppress
 from typing import IO, Any
 
 from paw_lightning.envs.base import TextEnv
-from paw_lightning.envs.loading import EnvironmentSpec, plain_spec
+from paw_lightning.envs.loading import EnvironmentSpec, plain_spec, wrong_argument
 from paw_lightning.envs.worker import process as worker_process
+from paw_lightning.errors import SettingsError
 
 MAX_ANSWER_BYTES = 64 * 2**20
 CLOSE_SECONDS = 3.0
@@ -52,7 +53,7 @@ class WorkerEnv(TextEnv):
         variables: environment variables of the worker. OMP_NUM_THREADS is 1 unless given.
 
     Raises:
-        ValueError: a value that cannot work; the message names its key.
+        SettingsError: a value that cannot work; the message names its key.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class WorkerEnv(TextEnv):
         limits = {"step_timeout": step_timeout, "reset_timeout": reset_timeout, "memory_limit_mb": memory_limit_mb}
         for name, value in limits.items():
             if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} is {value}; wanted a positive number")
+                raise wrong_argument(name, value, "a positive number")
         self.step_timeout, self.reset_timeout = step_timeout, reset_timeout
         self.settings = {"environment": plain_spec(environment), "split": split, "memory_limit_mb": memory_limit_mb}
         self.variables = {"OMP_NUM_THREADS": "1", **(variables or {})}
@@ -81,7 +82,7 @@ class WorkerEnv(TextEnv):
         worker = self._running()
         try:
             return worker.built(self.reset_timeout)
-        except WorkerError:
+        except (WorkerError, SettingsError):
             self._kill()
             raise
 
@@ -166,7 +167,7 @@ class WorkerEnv(TextEnv):
             answer = self._worker.receive()
             if not isinstance(answer, list) or len(answer) != length:
                 raise self._worker.failure(f"{self._begun[0]} returned {answer!r}; wanted {length} values")
-        except WorkerError:
+        except (WorkerError, SettingsError):
             self._kill()
             raise
         self._begun = None
@@ -218,7 +219,14 @@ class _Worker:
             self.socket.sendall(line)
 
     def built(self, seconds: float) -> int | None:
-        """Wait for the environment to be built if it has not been yet; what follows gets its full time from then."""
+        """Wait for the environment to be built, and return its number of tasks.
+
+        What was asked in the meantime gets its full time from then on.
+
+        Raises:
+            SettingsError: a package is missing, or the environment refuses its arguments.
+            WorkerError: anything else went wrong.
+        """
         if self.waiting and self.waiting[0][0] == 1:
             self.num_tasks = self.receive()
             self.waiting = [(number, time.monotonic() + limit, limit) for number, _, limit in self.waiting]
@@ -235,7 +243,8 @@ class _Worker:
         if answered != number:
             raise self.failure(f"the worker answered request {answered!r}; wanted {number}")
         if error is not None:
-            raise self.failure(str(error))
+            kind, _, message = error.partition(": ")
+            raise SettingsError(message) if kind == SettingsError.__name__ else self.failure(error)
         return result
 
     def _line(self, deadline: float, seconds: float) -> bytes:

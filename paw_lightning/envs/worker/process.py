@@ -61,14 +61,14 @@ def die_with_parent(channel: socket.socket, parent: int) -> None:
 def serve(channel: socket.socket, settings: dict[str, Any]) -> None:
     """Answer requests ``[number, method, positional, named, seconds]`` with ``[number, result, error]``."""
     from paw_lightning.envs.base import FAILURES
-    from paw_lightning.envs.loading import build_environment
+    from paw_lightning.envs.loading import ENVIRONMENT, build_environment
 
     env: Any = None
 
     def call(method: str, positional: list[Any], named: dict[str, Any]) -> Any:
         nonlocal env
         if method == "build":
-            env = build_environment(settings["environment"], settings["split"])
+            env = build_environment(settings["environment"], settings["split"], f"{ENVIRONMENT}.init_args.environment")
             return env.num_tasks
         if method == "peek":
             return [env.peek(*positional)]

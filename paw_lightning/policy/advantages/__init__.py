@@ -1,7 +1,8 @@
 """What each action is worth: one class for each algorithm."""
 
+from paw_lightning.policy.advantages.base import Advantage, GroupAdvantage
 from paw_lightning.policy.advantages.gae import GAE
 from paw_lightning.policy.advantages.group import GRPO, RLOO, GiGPO
 from paw_lightning.policy.advantages.no_reward import NoReward
 
-__all__ = ["GAE", "GRPO", "RLOO", "GiGPO", "NoReward"]
+__all__ = ["GAE", "GRPO", "RLOO", "Advantage", "GiGPO", "GroupAdvantage", "NoReward"]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from paw_lightning.policy.advantages.base import EPSILON, KEY, Level, _check
-from paw_lightning.types import Episode, Transition
+from paw_lightning.errors import SettingsError
+from paw_lightning.policy.advantages.base import EPSILON, KEY, Advantage, Level, check, inadmissible
+from paw_lightning.types import Episode, Rollout, Transition
 
 
 @dataclass(frozen=True)
-class GAE:
+class GAE(Advantage):
     """A_i = delta_i + gamma lambda A_{i+1} with delta_i = r_i + gamma V_{i+1} - V_i, over action tokens (PPO).
 
     A turn's reward, less the penalty if it was invalid, falls on its last action token; V after the end is 0.
@@ -29,6 +31,9 @@ class GAE:
         invalid_action_penalty: >= 0; subtracted from the reward of a turn whose text held no action.
     """
 
+    reads_values: ClassVar[bool] = True
+    relative: ClassVar[bool] = False
+
     level: Level = "trajectory"
     gamma: float = 1.0
     gae_lambda: float = 1.0
@@ -36,11 +41,26 @@ class GAE:
     invalid_action_penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        _check(self.level, self.invalid_action_penalty)
+        check(self.level, self.invalid_action_penalty)
         if not (0 <= self.gamma <= 1 and 0 <= self.gae_lambda <= 1):
-            raise ValueError(
+            raise SettingsError(
                 f"{KEY}.gamma and .gae_lambda are {self.gamma} and {self.gae_lambda}; wanted both in [0, 1]"
             )
+
+    def write(self, rollout: Rollout, inadmissible_penalty: float = 0.0) -> None:
+        """Write token_advantages and value_targets of every transition, and their mean as its `advantage`.
+
+        Logs ``train/explained_variance``, see :func:`explained_variance`.
+        """
+        transitions = rollout.transitions
+        for t, (advantages, target) in zip(transitions, self.of_update(rollout.episodes), strict=True):
+            t.token_advantages, t.value_targets = advantages - inadmissible(t, inadmissible_penalty), target
+            t.advantage = t.token_advantages.mean().item()
+        values = torch.cat([_values(t) for t in transitions])
+        targets = torch.cat([t.value_targets for t in transitions if t.value_targets is not None])
+        explained = explained_variance(values, targets)
+        if explained is not None:
+            rollout.metrics["train/explained_variance"] = explained
 
     def of_update(self, episodes: Sequence[Episode]) -> list[tuple[Tensor, Tensor]]:
         """(Advantages, value targets) of every turn of an update, from the turns' old_values; whitened if asked for."""
@@ -98,9 +118,9 @@ def whiten(advantages: Sequence[Tensor]) -> list[Tensor]:
 
 
 def explained_variance(values: Tensor, targets: Tensor) -> float | None:
-    """1 - Var(target - V) / Var(target) over N tokens; None where the targets do not vary, so leave nothing to explain.
+    """1 - Var(target - V) / Var(target) over N tokens; None where all targets are equal.
 
-    1: the critic knows the returns; 0: it does as well as a constant; below: worse.
+    1: the critic knows the returns; 0: it does as well as a constant; below 0: worse.
     """
     if len(targets) < 2 or bool((targets == targets[0]).all()):
         return None
@@ -109,5 +129,5 @@ def explained_variance(values: Tensor, targets: Tensor) -> float | None:
 
 def _values(transition: Transition) -> Tensor:
     if transition.old_values is None:
-        raise ValueError("rollout.advantage is GAE, but the rollout has no values; wanted a critic (model.critic)")
+        raise SettingsError("rollout.advantage is GAE, but the rollout has no values; wanted a critic (model.critic)")
     return transition.old_values

@@ -12,12 +12,13 @@ from difflib import SequenceMatcher
 from statistics import fmean, stdev
 from typing import Literal
 
-from paw_lightning.policy.advantages.base import EPSILON, KEY, Level, _check, _penalties
+from paw_lightning.errors import SettingsError
+from paw_lightning.policy.advantages.base import EPSILON, KEY, GroupAdvantage, Level, check, penalties
 from paw_lightning.types import Episode, RolloutGroup
 
 
 @dataclass(frozen=True)
-class GRPO:
+class GRPO(GroupAdvantage):
     """A = (R - mean R) / (std R + 1e-6), the same for every action token of an episode; std is unbiased.
 
     A group whose scores are all equal has advantage 0.
@@ -37,17 +38,17 @@ class GRPO:
     penalty_in_score: bool = False
 
     def __post_init__(self) -> None:
-        _check(self.level, self.invalid_action_penalty)
+        check(self.level, self.invalid_action_penalty)
 
     def __call__(self, group: RolloutGroup) -> list[float]:
         """One advantage per transition, in the order of `group.transitions`."""
-        in_score, apart = _penalties(group, self.invalid_action_penalty, self.penalty_in_score)
+        in_score, apart = penalties(group, self.invalid_action_penalty, self.penalty_in_score)
         outcome = _outcome(group, self.level, in_score, lambda scores: _standardize(scores, self.normalize_std))
         return [a - penalty for a, penalty in zip(outcome, apart, strict=True)]
 
 
 @dataclass(frozen=True)
-class RLOO:
+class RLOO(GroupAdvantage):
     """A = R - mean of the group's other returns; the arguments are GRPO's.
 
     At row level the others are the group's other turns: A = (s - mean s) N / (N - 1) over N turns.
@@ -58,17 +59,17 @@ class RLOO:
     penalty_in_score: bool = False
 
     def __post_init__(self) -> None:
-        _check(self.level, self.invalid_action_penalty)
+        check(self.level, self.invalid_action_penalty)
 
     def __call__(self, group: RolloutGroup) -> list[float]:
         """One advantage per transition, in the order of `group.transitions`."""
-        in_score, apart = _penalties(group, self.invalid_action_penalty, self.penalty_in_score)
+        in_score, apart = penalties(group, self.invalid_action_penalty, self.penalty_in_score)
         outcome = _outcome(group, self.level, in_score, _leave_one_out)
         return [a - penalty for a, penalty in zip(outcome, apart, strict=True)]
 
 
 @dataclass(frozen=True)
-class GiGPO:
+class GiGPO(GroupAdvantage):
     """A = A_episode + omega A_step: GRPO, plus a comparison of the turns that saw the same observation.
 
     Step return G_t = r_t + gamma G_{t+1}. The group's turns with matching anchors form a cluster, in which
@@ -94,20 +95,20 @@ class GiGPO:
     penalty_in_score: bool = False
 
     def __post_init__(self) -> None:
-        _check(self.level, self.invalid_action_penalty)
+        check(self.level, self.invalid_action_penalty)
         if not self.omega >= 0:
-            raise ValueError(f"{KEY}.omega is {self.omega}; wanted a weight of at least 0")
+            raise SettingsError(f"{KEY}.omega is {self.omega}; wanted a weight of at least 0")
         if not 0 <= self.gamma <= 1:
-            raise ValueError(f"{KEY}.gamma is {self.gamma}; wanted a discount in [0, 1]")
+            raise SettingsError(f"{KEY}.gamma is {self.gamma}; wanted a discount in [0, 1]")
         if self.normalization not in ("mean_std_norm", "mean_norm"):
-            raise ValueError(f"{KEY}.normalization is {self.normalization!r}; wanted 'mean_std_norm' or 'mean_norm'")
+            raise SettingsError(f"{KEY}.normalization is {self.normalization!r}; wanted 'mean_std_norm' or 'mean_norm'")
         if not 0 < self.similarity <= 1:
-            raise ValueError(f"{KEY}.similarity is {self.similarity}; wanted a ratio in (0, 1]")
+            raise SettingsError(f"{KEY}.similarity is {self.similarity}; wanted a ratio in (0, 1]")
 
     def __call__(self, group: RolloutGroup) -> list[float]:
         """One advantage per transition, in the order of `group.transitions`."""
         divide = self.normalization == "mean_std_norm"
-        in_score, apart = _penalties(group, self.invalid_action_penalty, self.penalty_in_score)
+        in_score, apart = penalties(group, self.invalid_action_penalty, self.penalty_in_score)
         outcome = _outcome(group, self.level, in_score, lambda scores: _standardize(scores, divide))
         returns = [g for episode in group.episodes for g in discounted_returns(_rewards(episode), self.gamma)]
         scores = [g - penalty for g, penalty in zip(returns, in_score, strict=True)]
@@ -149,15 +150,15 @@ def _rewards(episode: Episode) -> list[float]:
 
 
 def _outcome(
-    group: RolloutGroup, level: Level, penalties: list[float], advantages_of: Callable[[list[float]], list[float]]
+    group: RolloutGroup, level: Level, lowered: list[float], advantages_of: Callable[[list[float]], list[float]]
 ) -> list[float]:
     """Per turn, `advantages_of` the scores: returns less penalties, of the episodes or of their turns."""
     episode_of_turn = [j for j, episode in enumerate(group.episodes) for _ in episode.transitions]
     returns = group.returns
     if level == "row":
-        scores = [returns[j] - penalty for j, penalty in zip(episode_of_turn, penalties, strict=True)]
+        scores = [returns[j] - penalty for j, penalty in zip(episode_of_turn, lowered, strict=True)]
         return scores if len(scores) == 1 else advantages_of(scores)  # verl-agent: a lone row has mean 0, std 1
-    for j, penalty in zip(episode_of_turn, penalties, strict=True):
+    for j, penalty in zip(episode_of_turn, lowered, strict=True):
         returns[j] -= penalty
     advantages = advantages_of(returns)
     return [advantages[j] for j in episode_of_turn]

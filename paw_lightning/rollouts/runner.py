@@ -1,0 +1,232 @@
+"""The Runner: plays tasks with the policy as it is now, and scores what was played."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, Protocol
+
+from paw_lightning import ranks
+from paw_lightning.models.policy_world_model import PolicyWorldModel
+from paw_lightning.rollouts import scoring
+from paw_lightning.rollouts.collector import Collector, PlayedGroups, timed
+from paw_lightning.rollouts.dynamic_sampling import play_useful
+from paw_lightning.rollouts.episodes import describe
+from paw_lightning.rollouts.settings import RolloutSettings
+from paw_lightning.rollouts.tasks import Split, TaskOrder
+from paw_lightning.samplers.base import Sampler
+from paw_lightning.text.chat import ChatFormat
+from paw_lightning.text.prompts import PromptBuilder
+from paw_lightning.types import Rollout, RolloutGroup
+
+Progress = Callable[[int, int, str], None]
+"""Called after every turn with (finished episodes, all episodes, "train", "val" or "test")."""
+
+
+class Policy(Protocol):
+    """What plays and is scored; PaWModule is one."""
+
+    tokenizer: Any
+
+    @property
+    def played_model(self) -> PolicyWorldModel:
+        """The whole model on this device, between `gather` and `free`."""
+
+    def gather(self) -> None:
+        """Take over the weights as they are now; every rank has to call it, outside of any forward pass."""
+
+    def free(self) -> None:
+        """Give back the memory that only playing needs."""
+
+    def arithmetic(self) -> AbstractContextManager[None]:
+        """The precision of the training forward: sampler, scoring and trainer have to see one policy."""
+
+    def reference_model(self) -> AbstractContextManager[PolicyWorldModel | None]:
+        """The frozen reference policy; None when no KL is asked for."""
+
+
+class Runner:
+    """Plays and scores; of several ranks each does its part, and all of them hold what all have played."""
+
+    def __init__(
+        self, settings: RolloutSettings, tasks: TaskOrder, policy: Policy, progress: Progress | None = None
+    ) -> None:
+        self.settings, self.tasks, self.policy = settings, tasks, policy
+        self.progress = progress
+        self._sampler: Sampler | None = None
+        self._collectors: dict[Split, Collector] = {}
+        self._counts: dict[Split, int | None] = {}
+
+    # What there is to play
+
+    def num_tasks(self, split: Split) -> int | None:
+        """How many tasks the environment's split holds; None when they never end."""
+        if split not in self._counts:
+            try:
+                env = self.settings.environment(split)
+                self._counts[split] = env.num_tasks
+            except SystemExit as error:
+                raise RuntimeError(describe(None, f"__init__({split!r})", error)) from error
+            self.collector(split).keep(env)  # it may be a process that took seconds to start
+        return self._counts[split]
+
+    def first_info(self) -> dict[str, Any] | None:
+        """What the environment says of the first training task before anything is played; None where that fails."""
+        return self.collector("train").first_info(self.train_tasks(0)[0])
+
+    def train_tasks(self, iteration: int, extra_round: int = 0) -> list[int]:
+        """Task seeds of an iteration, or of one of its extra rounds (dynamic sampling)."""
+        return self.tasks.train(iteration, self.num_tasks("train"), extra_round)
+
+    def evaluation_tasks(self, split: Split) -> list[int]:
+        """Task seeds of a whole evaluation."""
+        assert split != "train"
+        return self.tasks.evaluation(split, self.num_tasks(split))
+
+    # Playing
+
+    def refresh(self) -> None:
+        """Take over the trained weights; every rank has to call it, outside of any forward pass."""
+        self.policy.gather()
+        ranks.together(self.sampler.update_weights)
+
+    def release(self) -> None:
+        """Give back what only playing needs."""
+        self.policy.free()
+        self.sampler.release()
+
+    def play(self, iteration: int, task_seeds: list[int]) -> Rollout:
+        """Play an iteration's tasks, and with dynamic sampling others in place of those that teach nothing."""
+        play_round = partial(self._round, iteration, task_seeds)
+        useful = play_useful(play_round, len(task_seeds), self.tasks.dynamic_sampling)
+        played = useful.played
+        if not played.groups:
+            raise RuntimeError(f"no train group could be played to its end; the last failure: {played.failures[-1]}")
+        rollout = Rollout(
+            iteration,
+            played.groups,
+            temperature=self.settings.temperature,
+            left_out=useful.left_out,
+            dropped_groups=len(played.failures),
+            seconds=dict(played.seconds),
+        )
+        overlong = [t for t in rollout.transitions if t.predictable and t.observation_text and not t.observation_ids]
+        rollout.metrics["rollout/overlong_observations"] = float(len(overlong))
+        rollout.metrics["rollout/retried_episodes"] = float(played.retried_episodes)
+        if self.tasks.dynamic_sampling:
+            rollout.metrics["rollout/resampled_groups"] = float(useful.resampled)
+        return rollout
+
+    def evaluate(self, split: Split, task_seeds: list[int]) -> PlayedGroups:
+        """Play unseen tasks once each; the same seeds give the same episodes at every call with equal weights."""
+        return self._play(split, task_seeds, 1, self.settings.validation_temperature, (0,))
+
+    def _round(self, iteration: int, task_seeds: list[int], number: int, count: int) -> PlayedGroups:
+        """Play the first `count` tasks of a round; round 0 holds the iteration's own, the others are extra ones."""
+        tasks = (self.train_tasks(iteration, number) if number else task_seeds)[:count]
+        # A finite split may give an extra round a task that was played before: it has to be played otherwise.
+        occasion = (iteration, f"extra round {number}") if number else (iteration,)
+        return self._play("train", tasks, self.tasks.group_size, self.settings.temperature, occasion)
+
+    def _play(
+        self,
+        split: Split,
+        task_seeds: list[int],
+        group_size: int,
+        temperature: float,
+        occasion: tuple[int | str, ...],
+    ) -> PlayedGroups:
+        """Play this rank's tasks and return all ranks' groups, in the order one process would have played them.
+
+        Every rank then holds the whole update, so that what is normalised or selected over it needs no further talk.
+        """
+        # This rank's part
+        mine = ranks.rank_slice(len(task_seeds))
+        earlier = {task: count * group_size for task, count in Counter(task_seeds[: mine.start]).items()}
+        play = partial(
+            self.collector(split).play,
+            task_seeds[mine],
+            group_size,
+            temperature=temperature,
+            seed=(self.tasks.seed, split, *occasion),
+            progress=partial(self.progress, stage=split) if self.progress else None,
+            earlier=earlier,
+        )
+        with self.policy.arithmetic():
+            parts = ranks.together(play)
+        # All ranks' parts, the slowest rank's seconds
+        names = dict.fromkeys(name for part in parts for name in part.seconds)
+        seconds = {name: max(part.seconds.get(name, 0.0) for part in parts) for name in names}
+        groups, failures = [g for p in parts for g in p.groups], [f for p in parts for f in p.failures]
+        return PlayedGroups(groups, failures, seconds, sum(part.retried_episodes for part in parts))
+
+    # Scoring
+
+    def score(self, rollout: Rollout) -> None:
+        """Write what scoring writes (types.py); every rank scores a part of the update and gets the rest."""
+        mine = ranks.rank_slice(len(rollout.groups))
+        with timed(rollout.seconds, "scoring"), self.policy.arithmetic():
+            parts = ranks.together(partial(self._score, rollout.groups[mine]))
+        rollout.groups = [group for part in parts for group in part]
+        if self.settings.old_logprobs == "trainer":
+            rollout.metrics["rollout/sampler_gap"] = scoring.sampler_gap(rollout.transitions)
+
+    def _score(self, groups: list[RolloutGroup]) -> list[RolloutGroup]:
+        settings, model = self.settings, self.policy.played_model
+        transitions = [t for group in groups for t in group.transitions]
+        limits = settings.temperature, settings.scoring_tokens
+        # The policy's own log-probs, entropies and values
+        own = settings.old_logprobs == "trainer"
+        if not own:
+            scoring.copy_sampled_logprobs(transitions)
+        scoring.write_policy_scores(model, transitions, *limits, logprobs=own, values=model.critic is not None)
+        if settings.importance_cap is not None:
+            scoring.write_importance(transitions, settings.importance_cap)
+        # The reference's log-probs
+        with self.policy.reference_model() as reference:
+            if reference is not None:
+                scoring.write_reference_logprobs(reference, transitions, *limits)
+        return groups
+
+    # Who plays, built when first needed
+
+    @property
+    def sampler(self) -> Sampler:
+        """Who writes the actions."""
+        if self._sampler is None:
+            model, tokenizer = self.policy.played_model.language_model, self.policy.tokenizer
+            self._sampler = self.settings.sampler(model, stop_token_ids(tokenizer, model), tokenizer.pad_token_id)
+        return self._sampler
+
+    def collector(self, split: Split) -> Collector:
+        """Who plays the episodes of a split."""
+        if split not in self._collectors:
+            settings, tokenizer = self.settings, self.policy.tokenizer
+            self._collectors[split] = Collector(
+                partial(settings.environment, split),
+                PromptBuilder(settings.prompt, ChatFormat(tokenizer)),
+                self.sampler,
+                max_steps=settings.max_steps,
+                max_action_tokens=settings.max_action_tokens,
+                max_observation_tokens=settings.max_observation_tokens,
+                stop_token_ids=stop_token_ids(tokenizer, self.policy.played_model.language_model),
+                layout=settings.layout,
+                counterfactuals=settings.counterfactuals and split == "train",
+                episode_retries=settings.episode_retries,
+            )
+        return self._collectors[split]
+
+    def close(self) -> None:
+        """Close every environment."""
+        for collector in self._collectors.values():
+            collector.close()
+        self._collectors.clear()
+
+
+def stop_token_ids(tokenizer: object, language_model: object) -> list[int]:
+    """Every token that ends an action: the tokenizer's eos and those of the model's generation settings."""
+    configured = getattr(getattr(language_model, "generation_config", None), "eos_token_id", None)
+    several = configured if isinstance(configured, list) else [configured]
+    return sorted({i for i in [*several, getattr(tokenizer, "eos_token_id", None)] if i is not None})

@@ -1,0 +1,63 @@
+"""How episodes are played and scored: the settings of the `rollout` section that need no Lightning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from transformers import PreTrainedModel
+
+from paw_lightning.envs.base import TextEnv
+from paw_lightning.errors import SettingsError
+from paw_lightning.rollouts.layouts import Layout, StepLayout, check_prompt
+from paw_lightning.samplers.base import Sampler
+from paw_lightning.samplers.native import NativeSampler
+from paw_lightning.samplers.paged import PagedSampler
+from paw_lightning.samplers.vllm import VLLMSampler
+from paw_lightning.text.prompts import Prompt
+
+SamplerFactory = Callable[[PreTrainedModel, list[int], int], Sampler]
+"""Called with the language model, the tokens that end an action, and the padding token."""
+SAMPLERS: dict[str, SamplerFactory] = {"native": NativeSampler, "paged": PagedSampler, "vllm": VLLMSampler}
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """How episodes are played and scored; the arguments are those of EnvironmentLoop."""
+
+    environment: Callable[[str], TextEnv]
+    prompt: Prompt = Prompt()  # noqa: RUF009 - frozen
+    layout: type[Layout] = StepLayout
+    sampler: SamplerFactory = NativeSampler
+    max_steps: int = 50
+    max_action_tokens: int = 512
+    max_observation_tokens: int = 512
+    temperature: float = 1.0
+    validation_temperature: float = 1.0
+    episode_retries: int = 1
+    old_logprobs: Literal["sampler", "trainer"] = "sampler"
+    importance_cap: float | None = None
+    scoring_tokens: int = 32_768
+    counterfactuals: bool = False
+    """Record with each training turn the world's answer to another action (`target_control.targets: wrong_action`)."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "max_action_tokens", "max_observation_tokens", "scoring_tokens"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"rollout.{name} is {getattr(self, name)}; wanted at least 1")
+        if not self.temperature > 0:
+            raise SettingsError(
+                f"rollout.temperature is {self.temperature}; wanted above 0: a greedy policy cannot explore"
+            )
+        if not self.validation_temperature >= 0:
+            raise SettingsError(f"rollout.validation_temperature is {self.validation_temperature}; wanted at least 0")
+        if self.episode_retries < 0:
+            raise SettingsError(f"rollout.episode_retries is {self.episode_retries}; wanted at least 0")
+        cap = self.importance_cap
+        if cap is not None and (not cap > 0 or self.old_logprobs != "trainer"):
+            raise SettingsError(
+                f"rollout.importance_cap is {cap} and rollout.old_logprobs is {self.old_logprobs!r}; wanted a cap above "
+                "0 and `trainer`, which measures the sampler against the trainer, or a cap of null"
+            )
+        check_prompt(self.layout, self.prompt)

@@ -1,0 +1,223 @@
+"""PaW's parts as callbacks: settings, and one method each that applies the formula beside it to a rollout.
+
+They use none of Lightning's hooks. An :class:`~paw_lightning.iteration.Iteration` calls them, in the one order that makes
+sense (select, replace, weigh), whatever their order in the trainer's list.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import lightning as L
+
+from paw_lightning.errors import SettingsError
+from paw_lightning.seeding import generator
+from paw_lightning.types import Rollout, RolloutGroup, Transition
+from paw_lightning.world_model import targets as controls
+from paw_lightning.world_model.coefficient import (
+    Measure,
+    linear_coefficient,
+    matching_scale,
+    reward_adaptive_coefficient,
+)
+from paw_lightning.world_model.loss import Kind, WorldModelLoss
+from paw_lightning.world_model.selection import RULES, Rule, action_entropy, check_alpha, first_occurrences, select
+
+
+class EntropySelection(L.Callback):
+    """Keeps the ceil(alpha |P|) transitions of highest action entropy over the whole update (eq. 4).
+
+    choice: P holds the transitions that have a next observation to predict; the others take no place in the share.
+
+    Logs ``wm/selected_fraction`` (of those that could be predicted), ``wm/duplicate_fraction`` (when they count once),
+    ``wm/entropy_threshold`` (the lowest entropy kept, rule `entropy`) and ``rollout/action_entropy``.
+
+    Args:
+        alpha: share to keep, in [0, 1]; 1 keeps all, 0 switches the world model off: plain policy optimisation.
+        rule: `entropy` is eq. 4. The others are its controls: `random` draws as many; `lowest_probability` keeps the
+            actions of lowest mean log-prob, those the policy was most surprised to write. Or a function of yours, by
+            its path, that scores transitions: (transitions, generator) -> one number each.
+        entropy: `full` over the vocabulary (default), or `sampled`, the paper's printed formula.
+        deduplicate: a transition that occurs several times in an update counts once. Two are the same when
+            environment, observation before, action and observation after are the same texts, whatever the history.
+            The first one can be selected, its repeats cannot.
+        pool: what the share is taken of: `global` is the paper's whole update; `environment` takes it of each
+            environment of a mixture, so that one of high entropy cannot take every place.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.75,
+        rule: Literal["entropy", "random", "lowest_probability"] | Rule = "entropy",
+        entropy: Literal["full", "sampled"] = "full",
+        deduplicate: bool = False,
+        pool: Literal["global", "environment"] = "global",
+    ) -> None:
+        check_alpha(alpha)
+        if isinstance(rule, str) and rule not in RULES:
+            raise SettingsError(f"entropy_selection.rule is {rule!r}; wanted one of {sorted(RULES)}, or a function")
+        self.alpha, self.rule, self.entropy = alpha, rule, entropy
+        self.deduplicate, self.pool = deduplicate, pool
+
+    def select(self, rollout: Rollout, seed: int) -> None:
+        """Write action_entropy and wm_selected of every transition."""
+        for t in rollout.transitions:
+            t.action_entropy = action_entropy(t.token_entropies, t.sampled_logprobs, self.entropy)
+            t.wm_selected = False
+        rule = RULES[self.rule] if isinstance(self.rule, str) else self.rule
+        pools = self._pools(rollout)
+        for environment, pool in pools.items():
+            randomness = generator(seed, "selection", rollout.iteration, environment)
+            for t, chosen in zip(pool, select(rule, pool, self.alpha, randomness), strict=True):
+                t.wm_selected = chosen
+        self._log(rollout, pools)
+
+    def _pools(self, rollout: Rollout) -> dict[str, list[Transition]]:
+        """The transitions that compete with each other, under their environment's name (or "" for all)."""
+        candidates = [(g.environment, t) for g in rollout.groups for t in g.transitions if t.observation_ids]
+        if self.deduplicate:
+            new = first_occurrences([(e, t.anchor, t.action_text, t.observation_text) for e, t in candidates])
+            candidates = [candidate for candidate, first in zip(candidates, new.tolist(), strict=True) if first]
+        pools: dict[str, list[Transition]] = {}
+        for environment, t in candidates:
+            pools.setdefault(environment if self.pool == "environment" else "", []).append(t)
+        return pools
+
+    def _log(self, rollout: Rollout, pools: dict[str, list[Transition]]) -> None:
+        transitions, metrics = rollout.transitions, rollout.metrics
+        predictable = sum(bool(t.observation_ids) for t in transitions)
+        entropies = [t.action_entropy for t in transitions]
+        metrics["rollout/action_entropy"] = math.fsum(entropies) / max(len(entropies), 1)
+        metrics["wm/selected_fraction"] = sum(t.wm_selected for t in transitions) / max(predictable, 1)
+        if self.deduplicate:
+            metrics["wm/duplicate_fraction"] = 1 - sum(map(len, pools.values())) / max(predictable, 1)
+        for environment, pool in pools.items():
+            kept = [t.action_entropy for t in pool if t.wm_selected]
+            if kept and self.rule == "entropy":
+                metrics["wm/entropy_threshold" + (f"/{environment}" if environment else "")] = min(kept)
+
+
+class TargetControl(L.Callback):
+    """Replaces what the world model predicts, leaving selection, coefficient and the weight of a transition alone.
+
+    Is it knowledge of the world that helps, or the update itself? With `data.wm_horizon` above 1 it replaces all that
+    the selected transitions reach.
+
+    Logs ``wm/true_target_fraction``, the share of a control's targets that are the true observation all the same.
+
+    Args:
+        targets: `observation`, the true next one; `shuffled`, the observations of the selected transitions, each given
+            to another of them, so that the tokens of an update stay the same and only their causes are wrong: nobody
+            gets an observation equal to its own, unless one observation makes up more than half of all;
+            `random_tokens`, as many ordinary tokens as the observation has, drawn uniformly; `wrong_action`, the
+            world's true answer to another admissible action in the same state (the environment has to offer `peek`).
+            Such answers have lengths of their own; where there is no other action, or its answer is longer than
+            `rollout.max_observation_tokens`, nothing is predicted.
+    """
+
+    def __init__(
+        self, targets: Literal["observation", "shuffled", "random_tokens", "wrong_action"] = "observation"
+    ) -> None:
+        self.targets = targets
+
+    @property
+    def needs_counterfactuals(self) -> bool:
+        """The collector has to record, beside each observation, the world's answer to another action."""
+        return self.targets == "wrong_action"
+
+    def replace(self, rollout: Rollout, tokenizer: Any, horizon: int, seed: int) -> None:
+        """Write control_ids of the transitions whose observation is predicted."""
+        transitions = controls.predicted(rollout, horizon)
+        if self.targets == "observation" or not transitions:
+            return
+        randomness = generator(seed, "targets", rollout.iteration)
+        if self.targets == "shuffled":
+            replaced = controls.shuffled(transitions, randomness)
+        elif self.targets == "random_tokens":
+            replaced = controls.random_tokens(transitions, tokenizer, randomness)
+        else:
+            replaced = controls.wrong_action(transitions)
+        for t, ids in zip(transitions, replaced, strict=True):
+            t.control_ids = ids
+        true = sum(t.control_ids == t.observation_ids for t in transitions)
+        rollout.metrics["wm/true_target_fraction"] = true / len(transitions)
+
+
+class RewardBalance(L.Callback):
+    """Gives every group its lambda_g: how much the world model counts there (eq. 10).
+
+    Logs ``wm/coefficient`` (mean lambda over the groups), ``wm/coefficient_max``, and ``wm/matching_scale``.
+
+    Args:
+        coefficient: `reward_adaptive` is `value` times eq. 10, 1 - mean return / R_max (under the advantage NoReward
+            returns count as 0); `constant` is `value` everywhere; `linear` goes from `value` to `final_value` in
+            `anneal_iterations` iterations and stays there.
+        value: at least 0; the paper's is 1.
+        final_value: at least 0; for `linear` alone.
+        anneal_iterations: at least 1; required by `linear`, and for it alone.
+        max_return: R_max; null takes what the environment states as ``info["max_reward"]``.
+        match_weight_of: scale every lambda by one factor per update, so that the mean of lambda w(p) over the update's
+            targets is what this kind of loss would have at the policy that sampled: then two kinds differ in shape
+            alone. It costs one forward pass without gradient over the update, none for a kind that is its own match.
+            choice: a factor of the whole update, from the policy before its first step, depends neither on how the
+            update is cut nor on earlier iterations, so that a resumed run needs no memory of it. null: no scaling.
+    """
+
+    def __init__(
+        self,
+        coefficient: Literal["reward_adaptive", "constant", "linear"] = "reward_adaptive",
+        value: float = 1.0,
+        final_value: float = 0.0,
+        anneal_iterations: int | None = None,
+        max_return: float | None = None,
+        match_weight_of: Kind | None = None,
+    ) -> None:
+        for name, number in (("value", value), ("final_value", final_value)):
+            if not number >= 0:
+                raise SettingsError(f"reward_balance.{name} is {number}; wanted at least 0")
+        if coefficient == "linear" and (anneal_iterations is None or anneal_iterations < 1):
+            raise SettingsError(
+                f"reward_balance.anneal_iterations is {anneal_iterations}; wanted at least 1 iteration for `linear`"
+            )
+        for name, given, unset in (("final_value", final_value, 0.0), ("anneal_iterations", anneal_iterations, None)):
+            if coefficient != "linear" and given != unset:
+                raise SettingsError(
+                    f"reward_balance.{name} is {given} and reward_balance.coefficient is {coefficient!r}, which does "
+                    f"not read it; wanted {'null' if unset is None else unset}, or coefficient linear"
+                )
+        if max_return is not None and not max_return > 0:
+            raise SettingsError(f"reward_balance.max_return is {max_return}; wanted above 0, or null")
+        self.coefficient, self.value, self.final_value = coefficient, value, final_value
+        self.anneal_iterations, self.max_return = anneal_iterations, max_return
+        self.match_weight_of = match_weight_of
+
+    def asks_environment(self, rewardless: bool) -> bool:
+        """Whether R_max has to come from the environment; without a reward returns count as 0, and eq. 10 gives 1."""
+        return self.coefficient == "reward_adaptive" and not rewardless and self.max_return is None
+
+    def weigh(self, rollout: Rollout, loss: WorldModelLoss, measure: Measure, *, rewardless: bool = False) -> None:
+        """Write wm_coefficient of every group; `measure` is asked only where another kind's weight is to be matched."""
+        if not any(t.wm_selected for t in rollout.transitions):
+            return  # nothing is predicted: plain policy optimisation needs no R_max
+        for group in rollout.groups:
+            group.wm_coefficient = self._coefficient(group, rollout.iteration, rewardless)
+        if self.match_weight_of is not None:
+            matched = self.match_weight_of == loss.kind
+            scale = 1.0 if matched else matching_scale(loss, self.match_weight_of, *measure(rollout))
+            rollout.metrics["wm/matching_scale"] = scale
+            for group in rollout.groups:
+                group.wm_coefficient *= scale
+        coefficients = [group.wm_coefficient for group in rollout.groups]
+        rollout.metrics["wm/coefficient"] = sum(coefficients) / len(coefficients)
+        rollout.metrics["wm/coefficient_max"] = max(coefficients)
+
+    def _coefficient(self, group: RolloutGroup, iteration: int, rewardless: bool) -> float:
+        if self.coefficient == "reward_adaptive" and not rewardless:
+            max_return = group.max_return if self.max_return is None else self.max_return
+            source = f"the environment of task {group.group_key}"
+            return self.value * reward_adaptive_coefficient(group.returns, max_return, source)
+        if self.coefficient == "linear":
+            assert self.anneal_iterations is not None
+            return linear_coefficient(iteration, self.value, self.final_value, self.anneal_iterations)
+        return self.value

@@ -1,0 +1,227 @@
+"""Every canary trips on what it is there for, and none of them changes a run."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+
+from paw_lightning.callbacks import canary_checks as checks
+from paw_lightning.callbacks.canary_checks import CanaryError
+from paw_lightning.models.lora import LoRA
+from paw_lightning.samplers.native import NativeSampler
+from paw_lightning.training.datamodule import RolloutDataModule
+from paw_lightning.training.module import PaWModule
+from tests.helpers import runs
+from tests.helpers.factories import make_transition
+
+QUICK = {
+    "trainer__limit_val_batches": 0,
+    "trainer__enable_checkpointing": "false",
+    "policy_export__folder": None,
+    "reward_balance__coefficient": "constant",  # something to learn from the first step on
+}
+
+
+@pytest.fixture
+def module(tiny_model_dir: str) -> PaWModule:
+    module = PaWModule(tiny_model_dir)
+    module.configure_model()
+    return module
+
+
+def test_canaries_change_nothing(tiny_model_dir: str, tmp_path: Path, capfd) -> None:
+    """The same weights to the last bit, the same curves, and the same random state afterwards."""
+    on = runs.fit(tmp_path / "on", tiny_model_dir, **QUICK)
+    printed, random_state = capfd.readouterr().err, torch.get_rng_state()
+    off = runs.fit(tmp_path / "off", tiny_model_dir, canaries__enabled="false", **QUICK)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(torch.equal(tensor, runs.weights(off)[name]) for name, tensor in runs.weights(on).items())
+    curves, others = runs.curves(on), runs.curves(off)
+    assert {tag: curves[tag] for tag in curves if not tag.startswith("time/")} == {
+        tag: others[tag] for tag in others if not tag.startswith("time/")
+    }
+    assert printed.count("canaries: log-probs of sampler and trainer differ by") == 1
+    assert printed.count("canaries: the policy trains on '") == 1
+    assert "canaries:" not in capfd.readouterr().err
+
+
+def patch_sampler(monkeypatch: pytest.MonkeyPatch, change) -> None:
+    original = NativeSampler.generate
+
+    def generate(self, prompts, *, temperature, **options):
+        return original(self, prompts, temperature=change(temperature), **options)
+
+    monkeypatch.setattr(NativeSampler, "generate", generate)
+
+
+def test_a_sampler_at_another_temperature(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
+    patch_sampler(monkeypatch, lambda temperature: 0.8 * temperature)
+    with pytest.raises(CanaryError, match=r"sampler's log-probs differ.*rollout\.temperature \(1\).*canaries\.enabled"):
+        runs.fit(tmp_path, tiny_model_dir, **QUICK)
+    runs.fit(tmp_path, tiny_model_dir, canaries__enabled="false", **QUICK)
+    runs.fit(tmp_path, tiny_model_dir, canaries__logprob_tolerance=1.0, **QUICK)
+
+
+def test_a_sampler_with_stale_weights(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
+    """It plays the first rollout rightly; that it has not followed the first steps is seen at the second."""
+    original = NativeSampler.__init__
+    monkeypatch.setattr(
+        NativeSampler, "__init__", lambda self, model, *rest: original(self, copy.deepcopy(model), *rest)
+    )
+    runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=1, **QUICK)
+    with pytest.raises(CanaryError, match=r"trainer's log-probs by .* nats on average, and the sampler's not at all"):
+        runs.fit(tmp_path, tiny_model_dir, **QUICK)
+
+
+def test_a_sampler_with_weights_of_its_own(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
+    original = NativeSampler.__init__
+
+    def other_weights(self, model, *rest):
+        model = copy.deepcopy(model)
+        with torch.no_grad():
+            model.get_input_embeddings().weight.mul_(1.5)
+        original(self, model, *rest)
+
+    monkeypatch.setattr(NativeSampler, "__init__", other_weights)
+    with pytest.raises(CanaryError, match="other weights"):
+        runs.fit(tmp_path, tiny_model_dir, **QUICK)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("action_mask", "action"), ("observation_mask", "target")])
+def test_a_shifted_mask(name: str, kind: str, tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
+    original = RolloutDataModule.transfer_batch_to_device
+
+    def shift(self, batch, *rest):
+        batch = original(self, batch, *rest)
+        return replace(batch, **{name: getattr(batch, name).roll(-1, 1)})
+
+    monkeypatch.setattr(RolloutDataModule, "transfer_batch_to_device", shift)
+    with pytest.raises(CanaryError, match=rf"first mini-batch's {kind} mask covers '.*', which is no {kind}"):
+        runs.fit(tmp_path, tiny_model_dir, **QUICK)
+
+
+def test_weights_that_do_not_move(tiny_model_dir: str, tmp_path: Path) -> None:
+    """A step of 1e-30 vanishes in float32, but where a bias is still 0."""
+    settings = {"model__optimizer__init_args__lr": 1e-30, "model__optimizer__init_args__weight_decay": 0, **QUICK}
+    with pytest.raises(CanaryError, match=r"learning rate 1e-30 moved \d+% of the weights.*model\.dtype: float32"):
+        runs.fit(tmp_path, tiny_model_dir, **settings)
+
+
+def test_bfloat16_weights_that_do_not_move_are_warned_of(tiny_model_dir: str, tmp_path: Path) -> None:
+    """As `model.dtype` itself warns: a step of 1e-6 is below the precision of most weights."""
+    settings = {"model__dtype": "bfloat16", "model__optimizer__init_args__lr": 1e-6}
+    with pytest.warns(UserWarning, match=r"learning rate 1e-06 moved \d+% of the weights.*torch\.bfloat16"):
+        runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=1, **settings, **QUICK)
+
+
+def test_a_gradient_of_zero(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
+    original = PaWModule.training_step
+    monkeypatch.setattr(PaWModule, "training_step", lambda self, *batch: 0 * original(self, *batch))
+    with pytest.raises(CanaryError, match="gradient is exactly 0"):
+        runs.fit(tmp_path, tiny_model_dir, **QUICK)
+
+
+def test_nothing_to_learn_is_no_failure(tiny_model_dir: str, tmp_path: Path) -> None:
+    """Without advantages and without a world model the gradient is 0 for a good reason."""
+    runs.fit(tmp_path, tiny_model_dir, entropy_selection__alpha=0, **QUICK | {"data__group_size": 1})
+
+
+def add_adapters(monkeypatch: pytest.MonkeyPatch, train_adapters: bool) -> None:
+    """LoRA layers in every run's model, whose adapters or whose own weights are trained."""
+    original = PaWModule.configure_model
+
+    def configure(self) -> None:
+        fresh = self.model is None
+        original(self)
+        if fresh:
+            inject_adapter_in_model(LoraConfig(r=2, target_modules=["q_proj", "up_proj"]), self.language_model)
+            for name, parameter in self.language_model.named_parameters():
+                parameter.requires_grad_(("lora_" in name) == train_adapters)
+
+    monkeypatch.setattr(PaWModule, "configure_model", configure)
+
+
+def test_trained_adapters_are_right(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
+    add_adapters(monkeypatch, train_adapters=True)
+    cli = runs.fit(tmp_path, tiny_model_dir, **QUICK)
+    trained = [name for name, parameter in cli.model.named_parameters() if parameter.requires_grad]
+    assert trained and all("lora_" in name for name in trained), "the check left them as they were"
+
+
+def test_adapters_without_effect(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
+    """The model's own weights are trained, and the adapters stay at their beginning, B = 0."""
+    add_adapters(monkeypatch, train_adapters=False)
+    with pytest.raises(CanaryError, match="4 LoRA layers have no effect"):
+        runs.fit(tmp_path, tiny_model_dir, **QUICK)
+
+
+def test_an_observation_that_changes_the_action(module: PaWModule) -> None:
+    """Stand-in for attention in both directions: log-probs that depend on what comes after."""
+    checked = [make_transition(prompt_ids=[10, 11], action_ids=[12, 13], observation_ids=[14, 15])]
+    assert checks.check_appended_observation(module, checked, 1e-3) < 1e-5
+    forward = module.model.forward
+
+    def looks_ahead(input_ids, *masks):
+        out = forward(input_ids, *masks)
+        return replace(out, action_logprobs=out.action_logprobs + 0.01 * input_ids.shape[1])
+
+    module.model.forward = looks_ahead
+    # Three tokens are appended: 0.03 nats.
+    with pytest.raises(CanaryError, match=r"appended observation changes .* by 0\.03 nats"):
+        checks.check_appended_observation(module, checked, 1e-3)
+
+
+def test_texts(module: PaWModule) -> None:
+    encode = module.tokenizer.encode
+    sent = {"action_ids": [*encode("go north"), 2], "action_text": "go north"}
+    right = make_transition(observation_ids=encode("A  hall.\n"), observation_text="A hall.", **sent)
+    checks.check_texts(module.tokenizer, [right])
+    checks.check_texts(module.tokenizer, [replace(right, action_text="GO NORTH"), replace(right, observation_ids=[])])
+    with pytest.raises(CanaryError, match=r"decode to 'go north', .* sent 'go south'.*action_format"):
+        checks.check_texts(module.tokenizer, [replace(right, action_text="go south")])
+    with pytest.raises(CanaryError, match=r"observation tokens decode to 'A room'; .* answer 'A hall\.'.*model\.path"):
+        checks.check_texts(module.tokenizer, [replace(right, observation_ids=encode("A room"))])
+
+
+def test_stretches_of_a_mask() -> None:
+    """A row may hold several."""
+    ids, mask = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]]), torch.tensor([[1, 1, 0, 1], [0, 0, 0, 0]]).bool()
+    assert checks.masked_runs(ids, mask) == [[1, 2], [4]]
+
+
+def test_checked_transitions_begin_a_row_and_have_targets() -> None:
+    follower = make_transition(prompt_ids=[])
+    plain = make_transition()
+    selected = [make_transition(wm_selected=True) for _ in range(8)]
+    assert checks.choose([follower, plain, *selected]) == [selected[0], selected[2], selected[4], selected[6]]
+    assert checks.choose([follower, plain]) == [plain] * checks.CHECKED
+    assert checks.choose([follower]) == []
+
+
+def test_watched_places_hold_the_largest_gradients() -> None:
+    """Of 100 numbers the 64 largest by size, the smallest of which is 37 in 1..100; a third of them is too few."""
+    parameter = torch.nn.Parameter(torch.zeros(10, 10))
+    parameter.grad = -torch.arange(1.0, 101.0).reshape(10, 10)
+    [same] = [checks.watch(parameter)]
+    assert sorted(same[1].tolist()) == list(range(36, 100))
+    optimizer, module = SimpleNamespace(param_groups=[{"lr": 0.1}]), SimpleNamespace(lora=LoRA())
+    with torch.no_grad():
+        parameter[:6] = 1.0  # places 0 to 59: 24 of the 64
+    with pytest.raises(CanaryError):
+        checks.check_weights_moved(module, [same], optimizer)
+    with pytest.warns(UserWarning, match="moved 38% of the weights"):
+        checks.check_weights_moved(SimpleNamespace(lora=LoRA(rank=1)), [same], optimizer)
+    with torch.no_grad():
+        parameter[9] = 1.0  # 10 more
+    checks.check_weights_moved(module, [same], optimizer)
+
+
+def test_bad_tolerance_is_named(tiny_model_dir: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"canaries\.logprob_tolerance is 0\.0; wanted above 0"):
+        runs.fit(tmp_path, tiny_model_dir, canaries__logprob_tolerance=0)

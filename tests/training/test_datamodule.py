@@ -1,0 +1,150 @@
+"""Task order and the cutting of updates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paw_lightning.training.datamodule import RolloutDataModule, split_evenly, without_targets
+from paw_lightning.update.rows import Row, policy_rows
+from tests.helpers.updates import make_rollout, transition
+
+
+class Source:
+    """A source that only knows how many tasks there are."""
+
+    def __init__(self, count: int | None) -> None:
+        self.count = count
+
+    def num_tasks(self, split: str) -> int | None:
+        return self.count
+
+
+def data(count: int | None, **settings) -> RolloutDataModule:
+    module = RolloutDataModule(**settings)
+    module.source = Source(count)
+    return module
+
+
+def test_endless_tasks_are_never_repeated() -> None:
+    module = data(None, groups=3)
+    assert [module.train_tasks(i) for i in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+
+
+def test_finite_tasks_come_in_shuffled_passes() -> None:
+    """5 tasks, 2 at a time: iterations 0..4 are two passes, each holding every task once."""
+    module = data(5, groups=2)
+    tasks = [task for i in range(5) for task in module.train_tasks(i)]
+    assert sorted(tasks[:5]) == sorted(tasks[5:]) == [0, 1, 2, 3, 4]
+    assert tasks[:5] != tasks[5:] or tasks[:5] != sorted(tasks[:5])
+    assert module.train_tasks(3) == data(5, groups=2).train_tasks(3), "a resumed run goes on in the same order"
+    assert tasks != [task for i in range(5) for task in data(5, groups=2, seed=1).train_tasks(i)]
+
+
+def test_every_iteration_owns_the_tasks_of_its_extra_rounds() -> None:
+    """3 groups and 2 extra rounds: blocks of 9, of which each round takes 3, whether the others were played or not."""
+    module = data(None, groups=3, dynamic_sampling=2)
+    assert [module.train_tasks(0, r) for r in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert module.train_tasks(1) == [9, 10, 11]
+    finite = data(20, groups=3, dynamic_sampling=2)
+    tasks = [task for i in range(2) for r in range(3) for task in finite.train_tasks(i, r)]
+    assert len(set(tasks)) == 18, "18 of one pass of 20"
+
+
+def test_world_model_takes_its_turn_after_every_fourth_policy_step() -> None:
+    """I = 4, 3 steps per iteration: of steps 0..14 in iterations 0..4, exactly 4, 9 and 14 are the world model's."""
+    module = data(None, minibatches=3, world_model_interval=4)
+    turns = [terms for i in range(5) for terms, _ in module.steps(replace(make_rollout(), iteration=i))]
+    assert [i for i, terms in enumerate(turns) if terms == "world_model"] == [4, 9, 14]
+    assert turns.count("policy") == 12
+
+
+def test_each_loss_divides_the_whole_rollout_among_its_steps() -> None:
+    """Iteration 1 of the above is P W P: the policy's two halves hold every action, the world model's part all."""
+    rollout = replace(make_rollout(), iteration=1)
+    steps = data(None, minibatches=3, world_model_interval=4).steps(rollout)
+    policy_steps = [row for terms, rows in steps if terms == "policy" for row in rows]
+    policy = [segment.ids[0] for row in policy_steps for segment in row.having("action")]
+    assert sorted(policy) == sorted(t.action_ids[0] for t in rollout.transitions)
+    assert not any(row.having("target") for row in policy_steps)
+    [world] = [rows for terms, rows in steps if terms == "world_model"]
+    # (0.5 + 1 + 0) / 3 groups, the whole of eq. 11 in one step
+    targets = [segment for row in world for segment in row.having("target")]
+    assert sum(segment.weight * len(segment.ids) for segment in targets) == pytest.approx(0.5)
+
+
+def test_a_turn_without_anything_to_predict_learns_nothing() -> None:
+    """Steps 0 to 2 of I = 2: the third is the world model's, and has rows but no target."""
+    steps = data(None, minibatches=3, world_model_interval=2).steps(without_targets(make_rollout()))
+    assert [terms for terms, _ in steps] == ["policy", "policy", "world_model"]
+    assert steps[2][1] and not any(row.having("target") for row in steps[2][1])
+
+
+def test_evaluation_plays_each_task_once() -> None:
+    assert data(None, validation_tasks=4).evaluation_seeds("val") == [0, 1, 2, 3]
+    assert data(3, test_tasks=10).evaluation_seeds("test") == [0, 1, 2]
+    assert len(data(None, validation_tasks=10, evaluation_batch=4).val_dataloader()) == 3
+
+
+def test_minibatches_partition_the_update() -> None:
+    rollout = make_rollout()
+    parts = data(None, minibatches=2).minibatch_rows(rollout)
+    ids = sorted(id(segment.transition) for rows in parts for row in rows for segment in row.having("action"))
+    assert ids == sorted(id(t) for t in rollout.transitions)
+
+
+@pytest.mark.parametrize("control", [False, True])
+def test_a_control_leaves_the_policy_steps_alone(control: bool) -> None:
+    """Whole episodes as rows, several with controls in their midst: the actions of each step stay what they are."""
+    rollout = make_rollout()
+    for group in rollout.groups:
+        for episode in group.episodes:
+            for t in episode.transitions[1:]:
+                t.prompt_ids, t.turn_ids = [], [5]
+
+    def actions() -> list[list[tuple[int, float]]]:
+        parts = data(None, minibatches=2).minibatch_rows(rollout)
+        return [[(s.ids[0], s.weight) for row in rows for s in row.having("action")] for rows in parts]
+
+    true = actions()
+    for t in rollout.transitions:
+        t.control_ids = [90] * len(t.observation_ids) if control else None
+    assert actions() == true
+
+
+def test_lost_rows_leave_steps_that_learn_nothing() -> None:
+    """Six rows for seven steps: one each, and one token of context for the last."""
+    with pytest.warns(UserWarning, match=r"6 rows for 7 optimizer steps: 1 of them.*data\.minibatches"):
+        parts = data(None, minibatches=7).minibatch_rows(make_rollout())
+    assert [len(rows) for rows in parts] == [1] * 7
+    assert [len(rows[0].having("action")) for rows in parts] == [1] * 6 + [0]
+    assert parts[-1][0].length == 1
+
+
+def row(length: int) -> Row:
+    """A prompt and one action token."""
+    [made] = policy_rows([transition(length, [60], [], 0.0)])
+    made.segments[1].weight = 1.0
+    return made
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=40), st.integers(1, 10))
+def test_split_evenly_keeps_every_row_once_in_exactly_so_many_parts(lengths: list[int], parts: int) -> None:
+    rows = [row(length) for length in lengths]
+    pieces = split_evenly(rows, parts, lambda row: row.length)
+    assert len(pieces) == parts and all(pieces)
+    weighted = [id(row) for piece in pieces for row in piece if row.having("action")]
+    assert sorted(weighted) == sorted(map(id, rows))
+    fillers = [row for piece in pieces for row in piece if not row.having("action")]
+    assert [row.length for row in fillers] == [1] * (parts - len(rows)), "a token of context where rows are short"
+
+
+def test_split_evenly_balances_tokens() -> None:
+    """Lengths 2..11 (prompt + 1), 65 tokens in 2 parts: 2..8 are 35, the rest 9+10+11 are 30."""
+    rows = [row(length) for length in range(10, 0, -1)]
+    first, second = split_evenly(rows, 2, lambda row: row.length)
+    assert [row.length for row in first] == [2, 3, 4, 5, 6, 7, 8]
+    assert [row.length for row in second] == [9, 10, 11]
