@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # One thread per core of the machine is what the tiny models want; tests set their own.
-.PHONY: quickstart test test-slow benchmarks check format clean help
+.PHONY: quickstart test test-slow benchmarks docs check format clean help
 
 help:  ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -27,6 +27,9 @@ test-slow: .venv/.installed-dev  ## The minutes-long tests.
 
 benchmarks: .venv/.installed-dev  ## Run all benchmarks into docs/benchmarks.md (about 40 minutes on 2 quiet cores).
 	$(BIN)/python benchmarks/run_all.py
+
+docs: .venv/.installed-dev  ## Build the documentation into build/site (any warning is an error).
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 check: .venv/.installed-dev  ## Format, lint, types.
 	$(BIN)/ruff format --check .

@@ -1,3 +1,91 @@
-"""PaW: policy and world-model co-training for language agents, on PyTorch Lightning."""
+"""PaW: policy and world-model co-training for language agents, on PyTorch Lightning.
+
+The names below are imported when they are first asked for, so that ``import paw_lightning`` takes no time.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from paw_lightning.callbacks import (
+        Canaries,
+        EntropySelection,
+        EnvironmentLoop,
+        GracefulStop,
+        IterationProgressBar,
+        PolicyExport,
+        RewardBalance,
+        RolloutSamples,
+        SuccessReport,
+        TargetControl,
+        WorldModelHealth,
+    )
+    from paw_lightning.envs import HouseholdEnv, MixtureEnv, SearchEnv, ShopEnv, TextEnv, WorkerEnv
+    from paw_lightning.models.lora import LoRA
+    from paw_lightning.policy.advantages import GAE, GRPO, RLOO, GiGPO, NoReward
+    from paw_lightning.policy.losses import PolicyLoss
+    from paw_lightning.text.prompts import Prompt
+    from paw_lightning.training.datamodule import RolloutDataModule
+    from paw_lightning.training.module import PaWModule
+    from paw_lightning.world_model.loss import WorldModelLoss
 
 __version__ = "0.1.0"
+__all__ = [
+    "GAE",
+    "GRPO",
+    "RLOO",
+    "Canaries",
+    "EntropySelection",
+    "EnvironmentLoop",
+    "GiGPO",
+    "GracefulStop",
+    "HouseholdEnv",
+    "IterationProgressBar",
+    "LoRA",
+    "MixtureEnv",
+    "NoReward",
+    "PaWModule",
+    "PolicyExport",
+    "PolicyLoss",
+    "Prompt",
+    "RewardBalance",
+    "RolloutDataModule",
+    "RolloutSamples",
+    "SearchEnv",
+    "ShopEnv",
+    "SuccessReport",
+    "TargetControl",
+    "TextEnv",
+    "WorkerEnv",
+    "WorldModelHealth",
+    "WorldModelLoss",
+]
+
+_HOMES = {
+    "callbacks": "Canaries EntropySelection EnvironmentLoop GracefulStop IterationProgressBar PolicyExport "
+    "RewardBalance RolloutSamples SuccessReport TargetControl WorldModelHealth",
+    "envs": "HouseholdEnv MixtureEnv SearchEnv ShopEnv TextEnv WorkerEnv",
+    "models.lora": "LoRA",
+    "policy.advantages": "GAE GRPO GiGPO NoReward RLOO",
+    "policy.losses": "PolicyLoss",
+    "text.prompts": "Prompt",
+    "training.datamodule": "RolloutDataModule",
+    "training.module": "PaWModule",
+    "world_model.loss": "WorldModelLoss",
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the module that defines it (PEP 562)."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value  # the next look-up finds it without this function
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -193,24 +193,29 @@ def _get(config: dict, section: str, key: str) -> object:
     return value.get(key) if isinstance(value, dict) else value
 
 
-def test_readme_environment_runs(tiny_model_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The README's "bring your own environment" code, copied out of it and trained on with its own command."""
+def test_readme_environment_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's "bring your own" code, copied out of it and trained on with its own command, shortened.
+
+    The policy has two tries among six places: even before training it wins some episodes of 32 and loses some.
+    """
     readme = (ROOT / "README.md").read_text()
-    [code] = re.findall(r"```python\n# guessing\.py\n(.*?)```", readme, re.DOTALL)
-    (tmp_path / "guessing.py").write_text(code)
+    [code] = re.findall(r"```python\n# finding\.py\n(.*?)```", readme, re.DOTALL)
+    (tmp_path / "finding.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "guessing", raising=False)
-    assert "--config configs/household/paw.yaml --rollout.environment guessing.Guessing" in readme
+    monkeypatch.delitem(sys.modules, "finding", raising=False)
+    [command] = re.findall(r"paw-lightning (fit --config household/paw --rollout\.environment .*\\\n.*)", readme)
+    environment, steps = re.search(r"environment (\S+) --rollout\.max_steps (\d+)", command).groups()
+    quick = {"data__groups": 8, "data__group_size": 4, "data__minibatches": 1, "trainer__limit_val_batches": 0}
     cli = runs.fit(
         tmp_path,
-        tiny_model_dir,
+        "tiny-household",
         (CONFIGS / "household" / "paw.yaml",),
-        rollout__environment="guessing.Guessing",
-        rollout__prompt__max_tokens=400,
-        rollout__max_steps=3,
-        **SMALL,
+        rollout__environment=environment,
+        **{**SMALL, **quick, "rollout__max_steps": steps},
     )
-    assert runs.curves(cli)["rollout/episode_length"]
+    curves = runs.curves(cli)
+    assert next(iter(curves["rollout/valid_action_rate"].values())) > 0.9
+    assert 0.1 < next(iter(curves["rollout/success_rate"].values())) < 0.7
 
 
 def test_every_config_is_tested() -> None:
