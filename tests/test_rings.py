@@ -68,7 +68,9 @@ def test_imports_go_down(path: Path) -> None:
         if own == "envs":
             assert name.split(".")[0] not in {"torch", "lightning", "transformers"}, f"{path.name} imports {name}"
         if name.split(".")[0] in {"lightning", "pytorch_lightning"}:
-            assert FLOOR_OF[own] >= LIGHTNING_FROM or path == PARTS_AS_CALLBACKS, f"{path.name} imports {name}; only the upper floors may"
+            assert FLOOR_OF[own] >= LIGHTNING_FROM or path == PARTS_AS_CALLBACKS, (
+                f"{path.name} imports {name}; only the upper floors may"
+            )
 
 
 def test_no_two_files_import_each_other() -> None:

@@ -14,9 +14,9 @@ import torch
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from paw_lightning.callbacks import EntropySelection, EnvironmentLoop
-from paw_lightning.policy.advantages import GRPO
 from paw_lightning.cli import check_checkpoint, main
 from paw_lightning.envs.search.env import SearchEnv
+from paw_lightning.policy.advantages import GRPO
 from paw_lightning.rollouts.collector import Collector
 from tests.helpers import runs
 from tests.helpers.runs import PPO

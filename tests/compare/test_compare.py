@@ -144,9 +144,7 @@ def test_shipped_files_are_found_from_anywhere(tmp_path: Path, monkeypatch: pyte
     assert len(read_comparison(options.comparison).arms) > 20
     (tmp_path / "study").write_text("metric: val/return\n")
     assert parse(["study"]).comparison == Path("study")
-    with pytest.raises(
-        SettingsError, match=r"config is 'compare/stduy', which does not exist; .* compare/study"
-    ):
+    with pytest.raises(SettingsError, match=r"config is 'compare/stduy', which does not exist; .* compare/study"):
         parse(["stduy"])
 
 

@@ -23,9 +23,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from paw_lightning.rollouts.runner import stop_token_ids
 from paw_lightning.models import heads
 from paw_lightning.models.policy_world_model import read
+from paw_lightning.rollouts.runner import stop_token_ids
 from paw_lightning.samplers.native import NativeSampler
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.training.module import PaWModule

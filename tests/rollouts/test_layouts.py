@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from paw_lightning.rollouts.layouts import LAYOUTS
 from paw_lightning.rollouts.collector import Collector
+from paw_lightning.rollouts.layouts import LAYOUTS
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import Prompt, PromptBuilder
 from paw_lightning.types import Rollout, RolloutGroup

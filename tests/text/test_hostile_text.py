@@ -12,8 +12,8 @@ from transformers import AddedToken, PreTrainedTokenizerFast
 
 from paw_lightning.envs import TextEnv
 from paw_lightning.models.loading import load_tokenizer
-from paw_lightning.rollouts.layouts import LAYOUTS
 from paw_lightning.rollouts.collector import Collector
+from paw_lightning.rollouts.layouts import LAYOUTS
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import Prompt, PromptBuilder
 from paw_lightning.types import Rollout, RolloutGroup
