@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paw_lightning.cli.keys import is_known, nearest_key
+from paw_lightning.cli.keys import is_known
+from paw_lightning.cli.messages import unknown_key
 from paw_lightning.cli.moved import new_path
 from paw_lightning.errors import SettingsError
 
@@ -58,9 +59,7 @@ def check_settings(settings: list[Setting]) -> None:
     """
     for setting in settings:
         if not is_known(setting.key):
-            near = nearest_key(setting.key)
-            meant = f"did you mean {near}?" if near else "wanted one of `paw-lightning fit --help`"
-            raise SettingsError(f"{setting.key}{setting.place} is no known key; {meant}")
+            raise SettingsError(unknown_key(setting.key, setting.place))
         moved = new_path(setting.value) if isinstance(setting.value, str) else None
         if moved:
             raise SettingsError(f"{setting.key}{setting.place} is {setting.value!r}, which has moved; wanted {moved!r}")

@@ -5,19 +5,21 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+from paw_lightning.errors import SettingsError
+
 
 def check_checkpoint(path: str | None) -> None:
     """Refuse a path to no checkpoint; what names none on this machine (Lightning's words, addresses) is left to it.
 
     Raises:
-        ValueError: neither a file that `torch.save` wrote nor a folder, as sharded checkpoints are.
+        SettingsError: neither a file that `torch.save` wrote nor a folder, as sharded checkpoints are.
     """
     if path is None or path in ("best", "last", "hpc") or path.startswith("registry") or "://" in path:
         return
     file = Path(path).expanduser()
     if not path or not (_is_saved_folder(file) if file.is_dir() else _is_saved_file(file)):
         found = "is no checkpoint" if file.exists() else "does not exist"
-        raise ValueError(f"ckpt_path is {path!r}, which {found}; wanted RUN/checkpoints/last.ckpt, or best.ckpt")
+        raise SettingsError(f"ckpt_path is {path!r}, which {found}; wanted RUN/checkpoints/last.ckpt, or best.ckpt")
 
 
 def _is_saved_folder(folder: Path) -> bool:

@@ -96,7 +96,9 @@ def signature(path: str) -> Signature | None:
         return {
             item.target.id: _dataclass(module, item.annotation)
             for item in node.body
-            if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+            if isinstance(item, ast.AnnAssign)
+            and isinstance(item.target, ast.Name)
+            and "ClassVar" not in ast.unparse(item.annotation)
         }
     return None
 

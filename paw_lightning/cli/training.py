@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import warnings
+import argparse
+import importlib
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import jsonargparse
 import lightning as L
 import transformers
+from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from paw_lightning import callbacks
 from paw_lightning.cli.checkpoints import check_checkpoint
+from paw_lightning.cli.checks import check_configuration
+from paw_lightning.cli.choices import choices
+from paw_lightning.cli.messages import explain
+from paw_lightning.cli.quiet import quiet
+from paw_lightning.cli.sections import SECTIONS, TRAINING
+from paw_lightning.errors import SettingsError
 from paw_lightning.training.datamodule import RolloutDataModule
 from paw_lightning.training.module import PaWModule
 
-# Callbacks get keys of their own: of a list only the last item could be overridden from the command line. They run in
-# this order: what is predicted is settled before it is weighed, and weighed before it is looked at.
-SECTIONS = {
-    "rollout": callbacks.EnvironmentLoop,
-    "entropy_selection": callbacks.EntropySelection,
-    "target_control": callbacks.TargetControl,
-    "reward_balance": callbacks.RewardBalance,
-    "canaries": callbacks.Canaries,
-    "world_model_health": callbacks.WorldModelHealth,
-    "rollout_samples": callbacks.RolloutSamples,
-    "policy_export": callbacks.PolicyExport,
-    "success_report": callbacks.SuccessReport,
-    "last_checkpoint": ModelCheckpoint,
-    "best_checkpoint": ModelCheckpoint,
-}
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+CALLBACKS = tuple(name for name in SECTIONS if name not in ("trainer", "model", "data"))
 CHECKPOINT_DEFAULTS = {
     # Two writers: the one that monitors a metric only runs after validation, the other after every iteration.
     # The second is a "top 1" without a metric: Lightning writes a `save_last` of its own only beside a top-k save.
@@ -43,6 +42,10 @@ CHECKPOINT_DEFAULTS = {
     "best_checkpoint.enable_version_counter": False,
 }
 TRAINER_DEFAULTS: dict[str, Any] = {
+    "max_epochs": 100,
+    "gradient_clip_val": 1.0,
+    "check_val_every_n_epoch": 10,
+    "num_sanity_val_steps": -1,  # every validation task once before training: what is learnt is seen against it
     "log_every_n_steps": 1,
     "inference_mode": False,  # tensors made under it may not enter a sharded model's training later
     "enable_model_summary": False,
@@ -53,13 +56,55 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 
 
+class PaWParser(LightningArgumentParser):
+    """A parser whose errors are one line and whose help begins with the package's own keys."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one line and end with status 2; parsers within parsers raise instead."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        print("error:", explain(message), file=sys.stderr)
+        sys.exit(2)
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        """Put Lightning's keys last, and those of a checkpoint's writer once."""
+        order = [*(name for name in SECTIONS if not name.endswith("checkpoint") and name != "trainer"), "trainer"]
+        places = {id(self.groups[name]): place for place, name in enumerate(order) if name in (self.groups or {})}
+        self._action_groups.sort(key=lambda group: places.get(id(group), -1 if not group.title else 99))
+        for action in self._actions:
+            if action.dest.startswith("last_checkpoint."):
+                action.help = argparse.SUPPRESS
+        return super().format_help(formatter)
+
+
+class RepeatableConfig(SaveConfigCallback):
+    """Saves the configuration of a resumed run so that fitting it again repeats the run from its beginning."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
+        config = config.clone()
+        options = getattr(config.trainer.logger, "init_args", None)
+        if config.get("ckpt_path") and options is not None:
+            options.version = None  # PaWCLI gave it that of the run whose checkpoint it is
+        config.ckpt_path = None
+        super().__init__(parser, config, **kwargs)
+
+
 class PaWCLI(LightningCLI):
     """A LightningCLI with one top-level section for each of the package's callbacks."""
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Those of Lightning's that make sense here."""
+        return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name in TRAINING}
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the seed; everything random hangs on one number."""
+        parser.add_argument("--seed_everything", type=int, default=0, help="Seed of everything that is random.")
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the sections; one seed rules everything random."""
-        for name, callback in SECTIONS.items():
-            parser.add_lightning_class_args(callback, name)
+        """Add the sections."""
+        for name in CALLBACKS:
+            parser.add_lightning_class_args(_named(SECTIONS[name]), name)
         parser.set_defaults(CHECKPOINT_DEFAULTS)
         parser.link_arguments("seed_everything", "data.seed")
 
@@ -67,7 +112,9 @@ class PaWCLI(LightningCLI):
         """Refuse a checkpoint that is none before Lightning reads it, and long before a model is built."""
         super().parse_arguments(parser, args)
         if self.config.get("subcommand"):
-            check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
+            config = self.config[self.config.subcommand]
+            check_checkpoint(config.get("ckpt_path"))
+            check_configuration(config)
 
     def before_instantiate_classes(self) -> None:
         """Let a resumed run write on where the checkpoint's run wrote, so that it stays one curve."""
@@ -82,6 +129,24 @@ class PaWCLI(LightningCLI):
         if folder.parent == home:
             options.version = folder.name
 
+    def instantiate_classes(self) -> None:
+        """Build what the configuration names; what a class says of its arguments is said of settings."""
+        try:
+            super().instantiate_classes()
+        except SettingsError:
+            raise
+        except (MisconfigurationException, ValueError, OSError, ImportError) as error:
+            raise SettingsError(self._blame(error)) from error
+
+    def _blame(self, error: Exception) -> str:
+        """The message of an error with the key in question before it, where the error's words tell which."""
+        config, text = self.config[self.subcommand], str(error)
+        names = [name for name in vars(config.trainer) if f"`{name}`" in text or f"{name}=" in text]
+        if names:
+            return f"trainer.{names[0]} is {config.trainer[names[0]]!r}; {text}"
+        logger = getattr(config.trainer.logger, "class_path", "")
+        return f"trainer.logger is {logger}; {text}" if isinstance(error, ImportError) and logger else text
+
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         """Let Lightning's own flags switch our default callbacks off instead of refusing them."""
         if config.get("enable_checkpointing") is False:
@@ -92,15 +157,28 @@ class PaWCLI(LightningCLI):
         return super()._instantiate_trainer(config, callbacks)
 
 
+def _named(path: str) -> type:
+    module, _, name = path.rpartition(".")
+    found: type = getattr(importlib.import_module(module), name)
+    return found
+
+
 def run(args: list[str] | None = None) -> PaWCLI:
     """Run one command line (by default the process's) and return what it built."""
     transformers.utils.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning's own use of torch
+    quiet()
+    choices("rollout.environment")  # imports the adapters, so that their environments may be named without a path
+    usage = "paw-lightning {} [--config NAME|FILE ...] [--KEY VALUE ...]"
+    texts = {
+        name: {"description": f"{text}.".capitalize(), "usage": usage.format(name)} for name, text in TRAINING.items()
+    }
     return PaWCLI(
         PaWModule,
         RolloutDataModule,
         args=args,
-        seed_everything_default=0,
+        parser_class=PaWParser,
+        parser_kwargs={"prog": "paw-lightning", **texts},
+        save_config_callback=RepeatableConfig,
         auto_configure_optimizers=False,
         trainer_defaults={
             **TRAINER_DEFAULTS,
