@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "paw_lightning"
 FLOORS = [
-    {"types", "seeding", "ranks", "errors"},
+    {"types", "seeding", "ranks", "errors", "config_files"},
     {"envs", "world_model", "policy"},
     {"text"},
     {"models"},

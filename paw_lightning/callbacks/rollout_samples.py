@@ -6,6 +6,7 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from paw_lightning.callbacks.base import RolloutCallback
+from paw_lightning.errors import SettingsError
 from paw_lightning.text.chat import valid_text
 from paw_lightning.types import Episode, Rollout, RolloutGroup
 
@@ -19,7 +20,7 @@ class RolloutSamples(RolloutCallback):
 
     def __init__(self, episodes: int = 2) -> None:
         if episodes < 0:
-            raise ValueError(f"rollout_samples.episodes is {episodes}; wanted at least 0")
+            raise SettingsError(f"rollout_samples.episodes is {episodes}; wanted at least 0")
         self.episodes = episodes
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:

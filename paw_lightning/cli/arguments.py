@@ -65,6 +65,18 @@ def check_settings(settings: list[Setting]) -> None:
             raise SettingsError(f"{setting.key}{setting.place} is {setting.value!r}, which has moved; wanted {moved!r}")
 
 
+def asks_for_choices(settings: list[Setting]) -> bool:
+    """Answer ``--rollout.environment.help`` and its like where no class is named; says whether it did."""
+    from paw_lightning.cli.choices import CHOICES, listing
+
+    for setting in settings:
+        key = setting.key.removesuffix(".help")
+        if key != setting.key and key in CHOICES and not setting.value:
+            print(listing(key))
+            return True
+    return False
+
+
 def summary(command: str, settings: list[Setting]) -> str:
     """What is about to run, in a few words."""
     values = {setting.key: setting.value for setting in settings}

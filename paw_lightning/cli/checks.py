@@ -19,6 +19,10 @@ def check_configuration(config: Any) -> None:
     Raises:
         SettingsError: names the key.
     """
+    if config.get("ckpt_path") == "best":
+        raise SettingsError(
+            "ckpt_path is 'best', which only the process that trained knows; wanted RUN/checkpoints/best.ckpt"
+        )
     check_environment(config.rollout.environment)
     check_optimizer(config.model.optimizer)
     check_writable(config.trainer.logger)

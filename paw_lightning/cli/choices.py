@@ -9,6 +9,7 @@ import pkgutil
 CHOICES = {
     "rollout.environment": ("paw_lightning.envs", "paw_lightning.envs.adapters"),
     "rollout.advantage": ("paw_lightning.policy.advantages",),
+    "trainer.logger": ("lightning.pytorch.loggers",),
 }
 """Key -> packages whose classes it takes."""
 

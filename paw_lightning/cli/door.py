@@ -58,6 +58,8 @@ def train(args: list[str]) -> int:
     args = config_files.expand(args)
     settings = arguments.settings_of(args[1:])
     arguments.check_settings(settings)
+    if arguments.asks_for_choices(settings):
+        return 0
     if not {"help", "h", "print_config"} & {setting.key.rpartition(".")[2] for setting in settings} and _is_first():
         print(f"paw-lightning {__version__}: {arguments.summary(args[0], settings)} ...", file=sys.stderr, flush=True)
 

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import inspect
 import re
 
 from paw_lightning.cli.choices import CHOICES, choices
-from paw_lightning.cli.keys import nearest_key, signature
+from paw_lightning.cli.keys import nearest_key
 
 KINDS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a text", "list": "a list"}
 
 
 def explain(message: str) -> str:
     """Say in one line what an error message of jsonargparse says in several."""
-    unknown = re.search(r"unrecognized arguments: --([\w.]+)|does not accept option '([\w.]+)'", message)
+    unknown = re.search(
+        r"(?:unrecognized arguments: --|ambiguous option: --|does not accept option ')([\w.]+)", message
+    )
     if unknown:
-        return unknown_key(unknown[1] or unknown[2])
+        return unknown_key(unknown[1])
     found = re.match(r'Parser key "([\w.]+)":', message)
     if found is None:
         return " ".join(message.split())
     key, text = found[1], message[found.end() :]
-    given = re.search(r"(?:Got value|Given value): (.*)", text)
+    given = re.search(r"(?:Got value|Given value|import path string): (.*)", text)
     value = given[1] if given else ""
     refused = re.search(r"Option '([\w.]+)' is not accepted", text)
     if refused:
@@ -47,7 +51,7 @@ def unknown_key(key: str, place: str = "") -> str:
 def _unknown_argument(key: str, name: str, text: str) -> str:
     found = re.search(r"class_path[=' :]+([\w.]+)", text)
     owner = found[1] if found else "its class"
-    known = list(signature(owner) or {}) if found else []
+    known = _arguments(owner) if found else []
     near = difflib.get_close_matches(name, known, n=1)
     meant = f"did you mean {near[0]}?" if near else f"wanted one of {', '.join(known)}" if known else "wanted another"
     return f"{key}.init_args.{name} is no argument of {owner.rpartition('.')[2]}; {meant}"
@@ -56,5 +60,14 @@ def _unknown_argument(key: str, name: str, text: str) -> str:
 def _no_class(key: str, value: str) -> str:
     names = choices(key) if key in CHOICES else {}
     near = difflib.get_close_matches(value.rpartition(".")[2], names, n=1)
-    wanted = f"did you mean {near[0]}?" if near else f"wanted {', '.join([*names, 'or package.module.Class'])}"
+    wanted = f"did you mean {near[0]}?" if near else f"wanted {', '.join([*names, 'package.module.Class'])}"
     return f"{key} is {value!r}, which names no class; {wanted}"
+
+
+def _arguments(path: str) -> list[str]:
+    """The names of a class's arguments; none where it does not tell."""
+    module, _, name = path.rpartition(".")
+    try:
+        return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+    except (ImportError, AttributeError, ValueError):
+        return []

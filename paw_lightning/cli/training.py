@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-import jsonargparse
 import lightning as L
 import transformers
 from jsonargparse import Namespace
@@ -26,8 +25,6 @@ from paw_lightning.cli.sections import SECTIONS, TRAINING
 from paw_lightning.errors import SettingsError
 from paw_lightning.training.datamodule import RolloutDataModule
 from paw_lightning.training.module import PaWModule
-
-jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 CALLBACKS = tuple(name for name in SECTIONS if name not in ("trainer", "model", "data"))
 CHECKPOINT_DEFAULTS = {
@@ -67,12 +64,16 @@ class PaWParser(LightningArgumentParser):
         sys.exit(2)
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
-        """Put Lightning's keys last, and those of a checkpoint's writer once."""
-        order = [*(name for name in SECTIONS if not name.endswith("checkpoint") and name != "trainer"), "trainer"]
-        places = {id(self.groups[name]): place for place, name in enumerate(order) if name in (self.groups or {})}
-        self._action_groups.sort(key=lambda group: places.get(id(group), -1 if not group.title else 99))
+        """Put the package's sections first, the trainer's many keys after them, those of checkpoints' writers once."""
+        order = [name for name in SECTIONS if name != "trainer"] + ["trainer", *TRAINING]
+        places = {}
+        for name, group in (self.groups or {}).items():
+            places[id(group)] = order.index(name.partition(".")[0])
+            if not str(group.title).startswith(f"{name}: "):
+                group.title = f"{name}: {group.title}"
+        self._action_groups = sorted(self._action_groups, key=lambda group: places.get(id(group), -1))
         for action in self._actions:
-            if action.dest.startswith("last_checkpoint."):
+            if action.dest.startswith("last_checkpoint."):  # the same keys as those of best_checkpoint
                 action.help = argparse.SUPPRESS
         return super().format_help(formatter)
 
@@ -170,7 +171,8 @@ def run(args: list[str] | None = None) -> PaWCLI:
     choices("rollout.environment")  # imports the adapters, so that their environments may be named without a path
     usage = "paw-lightning {} [--config NAME|FILE ...] [--KEY VALUE ...]"
     texts = {
-        name: {"description": f"{text}.".capitalize(), "usage": usage.format(name)} for name, text in TRAINING.items()
+        name: {"description": f"{text[0].upper()}{text[1:]}.", "usage": usage.format(name)}
+        for name, text in TRAINING.items()
     }
     return PaWCLI(
         PaWModule,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from paw_lightning.envs.base import TextEnv
+from paw_lightning.errors import SettingsError
 
 
 class EnvironmentSpec(TypedDict, total=False):
@@ -44,7 +45,7 @@ def plain_spec(spec: Any, optional: tuple[str, ...] = ()) -> dict[str, Any]:
     spec = _plain(spec)
     known = {"class_path", "init_args", *optional}
     if not isinstance(spec, dict) or "." not in str(spec.get("class_path")) or not spec.keys() <= known:
-        raise ValueError(
+        raise SettingsError(
             f"the environment {spec!r} cannot be built; wanted {{class_path: package.module.Class, init_args: {{...}}}}"
             + "".join(f", and perhaps {key}" for key in optional)
         )
@@ -59,6 +60,10 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+class MissingPackageError(ModuleNotFoundError, SettingsError):
+    """An optional package that the configured environment needs is not installed."""
+
+
 def import_extra(module: str, extra: str) -> Any:
     """Import an optional package, naming the extra that brings it when it is not there."""
     try:
@@ -66,7 +71,7 @@ def import_extra(module: str, extra: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise  # the package is there and itself lacks something
-        raise ModuleNotFoundError(
+        raise MissingPackageError(
             f"this environment needs {module.split('.')[0]}: pip install 'paw-lightning[{extra}]'", name=error.name
         ) from error
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.envs.loading import EnvironmentSpec, build_environment, plain_spec
+from paw_lightning.errors import SettingsError
 
 
 class MixtureEnv(TextEnv):
@@ -28,12 +29,14 @@ class MixtureEnv(TextEnv):
 
     def __init__(self, split: str = "train", *, environments: dict[str, EnvironmentSpec]) -> None:
         if not environments:
-            raise ValueError("environments is empty; wanted {name: {class_path: ..., weight: ...}}")
+            raise SettingsError("environments is empty; wanted {name: {class_path: ..., weight: ...}}")
         specs = {name: plain_spec(spec, ("weight",)) for name, spec in environments.items()}
         weights = {name: float(spec.pop("weight", 1.0)) for name, spec in specs.items()}
         for name, weight in weights.items():
             if not name or "/" in name or not 0 < weight < math.inf:
-                raise ValueError(f"environments.{name} has the weight {weight}; wanted a plain name, a positive weight")
+                raise SettingsError(
+                    f"environments.{name} has the weight {weight}; wanted a plain name, a positive weight"
+                )
         self._split, self._specs, self._shares = split, specs, shares(weights)
         self._built: dict[str, TextEnv] = {}
         self._random = random.Random(f"{split} task order")

@@ -6,6 +6,7 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from paw_lightning.errors import SettingsError
 from paw_lightning.text.actions import ActionFormat
 from paw_lightning.text.chat import ChatFormat
 
@@ -14,26 +15,33 @@ from paw_lightning.text.chat import ChatFormat
 class Prompt:
     """How a decision context is written (config key ``rollout.prompt``).
 
-    Templates are ``str.format`` strings over ``task``, ``initial_observation``, ``observation``, ``history``,
-    ``admissible_commands`` and ``step`` (1 at the first turn); ``history_turn`` is over ``task``, ``observation`` (what
-    was seen before the action), ``action`` and ``step``.
+    Templates are ``str.format`` strings.
+
+    Args:
+        template: a turn of the step layout, over ``task``, ``initial_observation``, ``observation``, ``history``,
+            ``admissible_commands`` and ``step`` (1 at the first turn).
+        first_template: the first turn, where there is no history; the fields of `template`.
+        turn_template: each later turn of the episode layout, over ``task``, ``observation`` (once),
+            ``admissible_commands`` and ``step``; the transcript itself is the history there, so `template`,
+            `history_turn` and `history_length` belong to the step layout.
+        history_turn: one past turn within ``{history}``, over ``task``, ``observation`` (seen before the action),
+            ``action`` and ``step``.
+        history_length: how many past turns are shown; 2 is the paper's for ALFWorld and WebShop.
+        action_format: plain: the whole answer is the action; tags: ``<think>...</think><action>...</action>``;
+            search: ``<search>...</search>`` or ``<answer>...</answer>``; the latter two are the paper's;
+            or the class path of an ActionFormat of yours.
+        max_tokens: longest decision context. The step layout drops the oldest history first to meet it; where that does
+            not help, as in the episode layout, the episode ends as cut off (the whole group is lost if that is its
+            first turn).
     """
 
     template: str = "{initial_observation}\n{history}{observation}\nTask: {task}"
     first_template: str = "{observation}\nTask: {task}"
-    """Used at the first turn, where there is no history."""
     turn_template: str = "{observation}\nTask: {task}"
-    """Text of each later turn in the episode layout, over ``task``, ``observation`` (once), ``admissible_commands`` and
-    ``step``; the transcript itself is the history, so `template` and the history's keys are of the step layout."""
     history_turn: str = "{observation}\n> {action}\n"
     history_length: int = 2
-    """Past turns that are shown, as in the paper (2 for ALFWorld and WebShop)."""
     action_format: ActionFormat = "plain"
-    """plain: the whole answer is the action; tags: ``<think>...</think><action>...</action>``; search:
-    ``<search>...</search>`` or ``<answer>...</answer>``; the latter two as in the paper."""
     max_tokens: int = 2048
-    """Longest decision context. Step layout: the oldest history is dropped first to meet it. Where dropping does not
-    help, as in the episode layout, the episode ends as cut off (the whole group is lost if that is its first turn)."""
 
     def __post_init__(self) -> None:
         known = {"task", "initial_observation", "observation", "history", "admissible_commands", "step"}
@@ -43,23 +51,25 @@ class Prompt:
         _check_fields("turn_template", self.turn_template, {"task", "observation", "admissible_commands", "step"})
         fields = [part[1:] for part in string.Formatter().parse(self.turn_template) if part[1] == "observation"]
         if fields != [("observation", "", None)]:
-            raise ValueError(
+            raise SettingsError(
                 f"rollout.prompt.turn_template is {self.turn_template!r}; wanted a plain {{observation}} in it exactly "
                 "once"
             )
         if self.history_length < 0:
-            raise ValueError(f"rollout.prompt.history_length is {self.history_length}; wanted 0 or more")
+            raise SettingsError(f"rollout.prompt.history_length is {self.history_length}; wanted 0 or more")
         if self.max_tokens < 1:
-            raise ValueError(f"rollout.prompt.max_tokens is {self.max_tokens}; wanted 1 or more")
+            raise SettingsError(f"rollout.prompt.max_tokens is {self.max_tokens}; wanted 1 or more")
 
 
 def _check_fields(name: str, template: str, known: set[str]) -> None:
     try:
         unknown = {part for _, part, _, _ in string.Formatter().parse(template) if part is not None} - known
     except ValueError as error:
-        raise ValueError(f"rollout.prompt.{name} is not a format string: {error}") from error
+        raise SettingsError(f"rollout.prompt.{name} is not a format string: {error}") from error
     if unknown:
-        raise ValueError(f"rollout.prompt.{name} uses unknown fields {sorted(unknown)}; wanted some of {sorted(known)}")
+        raise SettingsError(
+            f"rollout.prompt.{name} uses unknown fields {sorted(unknown)}; wanted some of {sorted(known)}"
+        )
 
 
 def _halves(template: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.envs.loading import import_extra
+from paw_lightning.errors import SettingsError
 
 SPLITS = ("train", "val", "test")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
@@ -47,7 +48,7 @@ class GymnasiumEnv(TextEnv):
         self._env = self._make(gymnasium, id, {"render_mode": self.renderer, **(make or {})})
         count = getattr(self._env.action_space, "n", None)
         if count is None or len(actions) > count:
-            raise ValueError(f"actions names {len(actions)} actions; {id} has the space {self._env.action_space}")
+            raise SettingsError(f"actions names {len(actions)} actions; {id} has the space {self._env.action_space}")
         self._split, self._id, self._actions, self._task = SPLITS.index(split), id, list(actions), task
         self._max_reward, self._winning_reward = max_reward, winning_reward
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.envs.loading import import_extra
+from paw_lightning.errors import SettingsError
 
 BANNER = re.compile(r".*\$\$[^\n]*\n", re.DOTALL)
 """The letters, drawn in dollar signs, that every game opens with."""
@@ -44,7 +45,7 @@ class TextWorldEnv(TextEnv):
     ) -> None:
         self._textworld = import_extra("textworld", "textworld")
         if num_tasks < 1:
-            raise ValueError(f"num_tasks is {num_tasks}; wanted at least 1")
+            raise SettingsError(f"num_tasks is {num_tasks}; wanted at least 1")
         self.num_tasks: int | None = num_tasks
         self._split, self._make = split, make
         name = f"{shlex.split(make)[0]}-{hashlib.blake2b(make.encode(), digest_size=4).hexdigest()}"

@@ -14,6 +14,7 @@ from paw_lightning.envs.household.expert import plan
 from paw_lightning.envs.household.files import SPLIT_FOLDERS, expand, find_games, load_game
 from paw_lightning.envs.household.game import TASKS, HouseholdGame
 from paw_lightning.envs.household.generator import MIN_OBJECTS, MIN_RECEPTACLES, generate_game
+from paw_lightning.errors import SettingsError
 
 NUISANCES = ("none", "random_ids", "stochastic")
 FAILURE_PROBABILITY = 0.2
@@ -63,7 +64,7 @@ class HouseholdEnv(TextEnv):
     ) -> None:
         _check_choices(split, tasks, nuisance)
         if success_reward <= 0:
-            raise ValueError(f"success_reward={success_reward}: must be positive")
+            raise SettingsError(f"success_reward={success_reward}: must be positive")
         self.split = split
         self.tasks = tuple(tasks)
         self.receptacles = receptacles
@@ -75,7 +76,7 @@ class HouseholdEnv(TextEnv):
         if not self._files:
             _check_sizes(self.tasks, receptacles, objects)
         elif (receptacles, objects) != (DEFAULT_RECEPTACLES, DEFAULT_OBJECTS):
-            raise ValueError(
+            raise SettingsError(
                 f"receptacles={receptacles}, objects={objects} shape generated houses, official games bring their own: "
                 "remove them, or remove data_path and game_file"
             )
@@ -139,13 +140,13 @@ class HouseholdEnv(TextEnv):
 
     def _official_games(self, game_file: str | None, data_path: str | None) -> tuple[str, ...]:
         if game_file and data_path:
-            raise ValueError(f"game_file={game_file!r} and data_path={data_path!r} exclude each other: give one")
+            raise SettingsError(f"game_file={game_file!r} and data_path={data_path!r} exclude each other: give one")
         if not game_file:
             return find_games(expand(data_path), self.split, self.tasks) if data_path else ()
         path = expand(game_file)
         task = load_game(path).goal.task
         if task not in self.tasks:
-            raise ValueError(f"game_file={path!r} is a {task!r} game, but tasks={list(self.tasks)}")
+            raise SettingsError(f"game_file={path!r} is a {task!r} game, but tasks={list(self.tasks)}")
         return (path,)
 
     def _game(self, number: int) -> HouseholdGame:
@@ -186,23 +187,23 @@ class HouseholdEnv(TextEnv):
 
 def _check_choices(split: str, tasks: Sequence[str], nuisance: str) -> None:
     if split not in SPLIT_FOLDERS:
-        raise ValueError(f"split={split!r}: expected one of {list(SPLIT_FOLDERS)}")
+        raise SettingsError(f"split={split!r}: expected one of {list(SPLIT_FOLDERS)}")
     if isinstance(tasks, str) or not tasks or not set(tasks) <= set(TASKS):
-        raise ValueError(f"tasks={tasks!r}: expected a non-empty list out of {list(TASKS)}")
+        raise SettingsError(f"tasks={tasks!r}: expected a non-empty list out of {list(TASKS)}")
     if nuisance not in NUISANCES:
-        raise ValueError(f"nuisance={nuisance!r}: expected one of {list(NUISANCES)}")
+        raise SettingsError(f"nuisance={nuisance!r}: expected one of {list(NUISANCES)}")
 
 
 def _check_sizes(tasks: Sequence[str], receptacles: int, objects: int) -> None:
     if receptacles < MIN_RECEPTACLES:
-        raise ValueError(f"receptacles={receptacles}: every task needs at least {MIN_RECEPTACLES}")
+        raise SettingsError(f"receptacles={receptacles}: every task needs at least {MIN_RECEPTACLES}")
     for task in tasks:
         if objects < MIN_OBJECTS[task]:
-            raise ValueError(f"objects={objects}: a {task!r} task needs at least {MIN_OBJECTS[task]}")
+            raise SettingsError(f"objects={objects}: a {task!r} task needs at least {MIN_OBJECTS[task]}")
 
 
 def _task_count(asked: int | None, games: int) -> int | None:
     if asked is not None and (asked < 1 or (games and asked > games)):
         limit = f"between 1 and {games}, the number of games" if games else "at least 1"
-        raise ValueError(f"num_tasks={asked}: expected {limit}")
+        raise SettingsError(f"num_tasks={asked}: expected {limit}")
     return asked or games or None

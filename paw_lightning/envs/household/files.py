@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from paw_lightning.envs.household.game import Goal, HouseholdGame
+from paw_lightning.errors import SettingsError
 
 GAME_FILE = "game.tw-pddl"
 FOLDERS = {
@@ -33,7 +34,7 @@ def expand(path: str | os.PathLike[str]) -> str:
     """
     for name in re.findall(r"\$\{?(\w+)", os.fspath(path)):
         if name not in os.environ:
-            raise ValueError(f"data_path or game_file is {path!r}, but the environment variable {name} is not set")
+            raise SettingsError(f"data_path or game_file is {path!r}, but the environment variable {name} is not set")
     return os.path.expanduser(os.path.expandvars(path))
 
 
@@ -52,7 +53,7 @@ def load_game(path: str) -> HouseholdGame:
             raise KeyError("no task sentence in the grammar")
         return _build(init, goal, sentence.group(1), tuple(stored.get("walkthrough") or ()))
     except (OSError, KeyError, IndexError, ValueError) as error:
-        raise ValueError(f"game_file={path!r} is not a readable ALFWorld {GAME_FILE} file: {error}") from error
+        raise SettingsError(f"game_file={path!r} is not a readable ALFWorld {GAME_FILE} file: {error}") from error
 
 
 @lru_cache(maxsize=16)
@@ -70,7 +71,7 @@ def find_games(data_path: str, split: str, tasks: tuple[str, ...]) -> tuple[str,
         if FOLDERS.get(kind.split("-")[0]) in tasks and "Sliced" not in kind:
             games.append(str(path))
     if not games:
-        raise ValueError(f"no {GAME_FILE} of tasks={list(tasks)} below {folder}: change tasks or data_path")
+        raise SettingsError(f"no {GAME_FILE} of tasks={list(tasks)} below {folder}: change tasks or data_path")
     games.sort()
     random.Random("household games").shuffle(games)
     return tuple(games)
@@ -79,7 +80,7 @@ def find_games(data_path: str, split: str, tasks: tuple[str, ...]) -> tuple[str,
 def _split_folder(root: Path, split: str) -> Path:
     wanted = SPLIT_FOLDERS[split]
     if root.name in SPLIT_FOLDERS.values() and root.name != wanted:
-        raise ValueError(
+        raise SettingsError(
             f"data_path={str(root)!r} is the {root.name} folder, but split={split!r} plays {wanted}: "
             "set data_path to the folder above it"
         )
@@ -87,7 +88,7 @@ def _split_folder(root: Path, split: str) -> Path:
     for folder in candidates:
         if folder.is_dir():
             return folder
-    raise ValueError(
+    raise SettingsError(
         f"data_path={str(root)!r} has no games for split={split!r}: expected the folder "
         f"{' or '.join(map(str, candidates))}; change data_path or split, or leave data_path empty for generated houses"
     )

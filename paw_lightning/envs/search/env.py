@@ -21,6 +21,7 @@ from paw_lightning.envs.search.protocol import (
 )
 from paw_lightning.envs.search.questions import SPLIT_NAMES, Question, exact_match, load_questions
 from paw_lightning.envs.search.retrievers import OverlapRetriever, Retriever
+from paw_lightning.errors import SettingsError
 
 DEFAULT_LANDS = 100
 NAME = re.compile(r"[A-Z][a-z]+ [A-Z][a-z]+")
@@ -76,12 +77,12 @@ class SearchEnv(TextEnv):
         self._names: frozenset[str] = frozenset()
         if data_path:
             if (lands, tuple(hops), fact_seed) != (DEFAULT_LANDS, HOPS, 0):
-                raise ValueError(
+                raise SettingsError(
                     f"lands={lands}, hops={hops}, fact_seed={fact_seed} shape invented facts, data_path={data_path!r} "
                     "brings its own questions: remove one or the other"
                 )
             if retriever is None:
-                raise ValueError(f"data_path={data_path!r} brings no documents: set retriever")
+                raise SettingsError(f"data_path={data_path!r} brings no documents: set retriever")
             self._questions = load_questions(expand(data_path), split)
             self.retriever = retriever
         else:
@@ -167,23 +168,23 @@ def _fact_questions(lands: int, fact_seed: int, split: str, hops: tuple[int, ...
 
 def _check(split: str, topk: int, form: str, max_turns: int, success_reward: float) -> None:
     if split not in SPLIT_NAMES:
-        raise ValueError(f"split={split!r}: expected one of {list(SPLIT_NAMES)}")
+        raise SettingsError(f"split={split!r}: expected one of {list(SPLIT_NAMES)}")
     if form not in FORMS:
-        raise ValueError(f"observation_form={form!r}: expected one of {list(FORMS)}")
+        raise SettingsError(f"observation_form={form!r}: expected one of {list(FORMS)}")
     if topk < 1 or max_turns < 1:
-        raise ValueError(f"topk={topk}, max_turns={max_turns}: must be at least 1")
+        raise SettingsError(f"topk={topk}, max_turns={max_turns}: must be at least 1")
     if not success_reward > 0:
-        raise ValueError(f"success_reward={success_reward}: must be positive")
+        raise SettingsError(f"success_reward={success_reward}: must be positive")
 
 
 def _check_facts(lands: int, hops: Sequence[int]) -> None:
     if not MIN_LANDS <= lands <= MAX_LANDS:
-        raise ValueError(f"lands={lands}: expected from {MIN_LANDS} (one for each split) to {MAX_LANDS} (all names)")
+        raise SettingsError(f"lands={lands}: expected from {MIN_LANDS} (one for each split) to {MAX_LANDS} (all names)")
     if not hops or not set(hops) <= set(HOPS) or len(set(hops)) < len(hops):
-        raise ValueError(f"hops={hops!r}: expected a list of different numbers out of {list(HOPS)}")
+        raise SettingsError(f"hops={hops!r}: expected a list of different numbers out of {list(HOPS)}")
 
 
 def _task_count(asked: int | None, questions: int) -> int:
     if asked is not None and not 1 <= asked <= questions:
-        raise ValueError(f"num_tasks={asked}: expected between 1 and {questions}, the number of questions")
+        raise SettingsError(f"num_tasks={asked}: expected between 1 and {questions}, the number of questions")
     return asked or questions

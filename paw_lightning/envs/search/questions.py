@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from paw_lightning.errors import SettingsError
+
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "dev", "valid", "validation"), "test": ("test",)}
 """Split -> what its file may be called, without the suffix."""
 SUFFIXES = (".jsonl", ".parquet")
@@ -53,12 +55,12 @@ def load_questions(data_path: str, split: str) -> tuple[Question, ...]:
         for row in _rows(path):
             questions.append(read_row(row))
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise SettingsError(
             f"{path}, row {len(questions) + 1}: {error}; wanted a row of FlashRAG (question, golden_answers) or "
             "Search-R1 (prompt, reward_model): change data_path"
         ) from error
     if not questions:
-        raise ValueError(f"{path} holds no question: change data_path")
+        raise SettingsError(f"{path} holds no question: change data_path")
     return tuple(questions)
 
 
@@ -79,7 +81,7 @@ def read_row(row: Mapping[str, Any]) -> Question:
     answers = (answers,) if isinstance(answers, str) else tuple(answers)
     text = str(text).strip()
     if not text or not answers or not all(isinstance(answer, str) for answer in answers):
-        raise ValueError(f"question {text!r} with gold answers {answers!r}")
+        raise SettingsError(f"question {text!r} with gold answers {answers!r}")
     return Question(text if text.endswith("?") else text + "?", answers)
 
 
@@ -88,7 +90,7 @@ def _split_file(folder: Path, split: str) -> Path:
     found = [path for path in candidates if path.is_file()]
     if len(found) != 1:
         state = "several files" if found else "no file"
-        raise ValueError(
+        raise SettingsError(
             f"data_path={str(folder)!r} has {state} for split={split!r}; wanted exactly one of "
             f"{[path.name for path in candidates]} (a link to the questions that you want to use there will do)"
         )

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from paw_lightning.envs.household.files import expand
+from paw_lightning.errors import SettingsError
 
 EXTRA = "pip install 'paw-lightning[search]'"
 KEY = "rollout.environment.init_args.retriever.init_args"
@@ -88,12 +89,12 @@ class BM25Retriever(Retriever):
 
     def __init__(self, corpus_path: str, index_path: str | None = None, k1: float = 0.9, b: float = 0.4) -> None:
         if not k1 >= 0 or not 0 <= b <= 1:
-            raise ValueError(f"{KEY}.k1={k1}, b={b}: wanted k1 of at least 0 and b from 0 to 1")
+            raise SettingsError(f"{KEY}.k1={k1}, b={b}: wanted k1 of at least 0 and b from 0 to 1")
         self.corpus_path = expand(corpus_path)
         self.index_path = index_path and expand(index_path)
         self.k1, self.b = k1, b
         if not Path(self.corpus_path).is_file():
-            raise ValueError(f"{KEY}.corpus_path={corpus_path!r} is not a file")
+            raise SettingsError(f"{KEY}.corpus_path={corpus_path!r} is not a file")
         _import_bm25s()
 
     def search(self, query: str, topk: int) -> list[str]:
@@ -132,7 +133,7 @@ def _open_index(corpus_path: str, index_path: str | None, k1: float, b: float) -
     note = Path(index_path or "", "made_of.json")
     if index_path and note.is_file():
         if json.loads(note.read_text()) != made_of:
-            raise ValueError(
+            raise SettingsError(
                 f"{KEY}.index_path={index_path!r} was made of {note.read_text()}, not {made_of}: remove it"
             )
         return bm25s.BM25.load(index_path, mmap=True), documents
@@ -156,7 +157,9 @@ def _read_corpus(path: str) -> list[str]:
             try:
                 documents.append(str(json.loads(line)["contents"]))
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f'{KEY}.corpus_path={path!r}, line {number}: wanted {{"id", "contents"}}') from error
+                raise SettingsError(
+                    f'{KEY}.corpus_path={path!r}, line {number}: wanted {{"id", "contents"}}'
+                ) from error
     if not documents:
-        raise ValueError(f"{KEY}.corpus_path={path!r} holds no document")
+        raise SettingsError(f"{KEY}.corpus_path={path!r} holds no document")
     return documents

@@ -10,6 +10,7 @@ import urllib.request
 from typing import Any, Literal
 
 from paw_lightning.envs.search.retrievers import KEY, RetrievalError, Retriever
+from paw_lightning.errors import SettingsError
 
 MAX_BYTES = 16 * 2**20
 """An answer beyond it is no search result."""
@@ -45,11 +46,11 @@ class SearchServer(Retriever):
         backoff: float = 1.0,
     ) -> None:
         if not url.startswith(("http://", "https://")):
-            raise ValueError(f"{KEY}.url={url!r}: wanted http://... or https://...")
+            raise SettingsError(f"{KEY}.url={url!r}: wanted http://... or https://...")
         if request_form not in ("search_r1", "verl_agent"):
-            raise ValueError(f"{KEY}.request_form={request_form!r}: wanted search_r1 or verl_agent")
+            raise SettingsError(f"{KEY}.request_form={request_form!r}: wanted search_r1 or verl_agent")
         if not timeout > 0 or retries < 0 or not backoff >= 0:
-            raise ValueError(
+            raise SettingsError(
                 f"{KEY}: timeout={timeout}, retries={retries}, backoff={backoff}; wanted a positive timeout and "
                 "others of at least 0"
             )

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paw_lightning.errors import SettingsError
+
 DEFAULT_PRICE = 100.0
 SMALL_FILE = "items_shuffle_1000.json"
 FULL_FILE = "items_shuffle.json"
@@ -61,7 +63,7 @@ def expand(path: str | os.PathLike[str]) -> Path:
     """
     for name in re.findall(r"\$\{?(\w+)", os.fspath(path)):
         if name not in os.environ:
-            raise ValueError(f"data_path is {path!r}, but the environment variable {name} is not set")
+            raise SettingsError(f"data_path is {path!r}, but the environment variable {name} is not set")
     return Path(os.path.expanduser(os.path.expandvars(path)))
 
 
@@ -80,7 +82,7 @@ def find_files(data_path: Path) -> tuple[Path, Path]:
         attributes = items.with_name(items.name.replace("items_shuffle", "items_ins_v2"))
         if items.is_file() and attributes.is_file() and attributes != items:
             return items, attributes
-    raise ValueError(
+    raise SettingsError(
         f"data_path={str(data_path)!r}: expected a folder with {SMALL_FILE} and items_ins_v2_1000.json, or with "
         f"{FULL_FILE} and items_ins_v2.json; change data_path, or leave it empty for a generated shop"
     )
@@ -103,7 +105,7 @@ def load_products(data_path: Path, rng: random.Random) -> list[Product]:
                 seen.add(asin)
                 products.append(_product(item, known.get(asin, {}), rng))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"data_path={str(data_path)!r}: {items.name} is not WebShop's: {error!r}") from error
+        raise SettingsError(f"data_path={str(data_path)!r}: {items.name} is not WebShop's: {error!r}") from error
     return products
 
 

@@ -11,6 +11,7 @@ from paw_lightning.envs.shop.engine import PAGE_SIZE, ShopEngine
 from paw_lightning.envs.shop.generator import MAX_PRODUCTS, MIN_PRODUCTS
 from paw_lightning.envs.shop.pages import write_lines, write_quoted, write_rich, write_text
 from paw_lightning.envs.shop.store import SPLITS, Store, generated_store, official_store
+from paw_lightning.errors import SettingsError
 
 OBSERVATIONS = ("text", "text_rich", "quoted", "lines")
 REWARDS = ("score", "success")
@@ -71,15 +72,15 @@ class ShopEnv(TextEnv):
         _check("observation", observation, OBSERVATIONS)
         _check("reward", reward, REWARDS)
         if page_size < 1:
-            raise ValueError(f"page_size={page_size}: expected at least 1")
+            raise SettingsError(f"page_size={page_size}: expected at least 1")
         if success_reward <= 0:
-            raise ValueError(f"success_reward={success_reward}: must be positive")
+            raise SettingsError(f"success_reward={success_reward}: must be positive")
         self.split, self.page_size, self.observation = split, page_size, observation
         self.reward, self.success_reward = reward, float(success_reward)
         self.store = _open(data_path, products, brief, catalogue_seed)
         goals = self.store.split(split)
         if num_tasks is not None and not 1 <= num_tasks <= len(goals):
-            raise ValueError(f"num_tasks={num_tasks}: expected between 1 and {len(goals)}, the goals of {split!r}")
+            raise SettingsError(f"num_tasks={num_tasks}: expected between 1 and {len(goals)}, the goals of {split!r}")
         self.num_tasks: int = num_tasks or len(goals)
         self._goals = goals[: self.num_tasks]
         self._task_rng = random.Random(f"{split} task order")
@@ -142,16 +143,16 @@ class ShopEnv(TextEnv):
 def _open(data_path: str | None, products: int, brief: bool, seed: int) -> Store:
     if data_path:
         if (products, brief) != (DEFAULT_PRODUCTS, False):
-            raise ValueError(
+            raise SettingsError(
                 f"products={products}, brief={brief} shape a made-up shop, official data brings its own: remove them, "
                 "or remove data_path"
             )
         return official_store(expand(data_path), seed)
     if not MIN_PRODUCTS <= products <= MAX_PRODUCTS:
-        raise ValueError(f"products={products}: expected between {MIN_PRODUCTS} and {MAX_PRODUCTS}")
+        raise SettingsError(f"products={products}: expected between {MIN_PRODUCTS} and {MAX_PRODUCTS}")
     return generated_store(products, brief, seed)
 
 
 def _check(key: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{key}={value!r}: expected one of {list(choices)}")
+        raise SettingsError(f"{key}={value!r}: expected one of {list(choices)}")

@@ -13,6 +13,7 @@ from paw_lightning.envs.shop.generator import generate_products
 from paw_lightning.envs.shop.goals import Goal, make_goals
 from paw_lightning.envs.shop.reward import Similarity, same_words, score, token_set_ratio
 from paw_lightning.envs.shop.search import Stem, make_index, porter, same, words
+from paw_lightning.errors import SettingsError
 
 OFFICIAL_TEST_GOALS = 500
 SPLITS = ("train", "val", "test")
@@ -69,7 +70,7 @@ class Store:
         validation = tests if official else (tenth, 2 * tenth)
         numbers = {"test": range(*tests), "val": range(*validation), "train": range(validation[1], count)}[name]
         if not numbers or numbers[-1] >= count:
-            raise ValueError(f"the shop has {count} goals, too few for the split {name!r}: more products are needed")
+            raise SettingsError(f"the shop has {count} goals, too few for the split {name!r}: more products are needed")
         return numbers
 
 

@@ -18,11 +18,14 @@ from typing import IO, Any
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.envs.loading import EnvironmentSpec, plain_spec
 from paw_lightning.envs.worker import process as worker_process
+from paw_lightning.errors import SettingsError
 
 MAX_ANSWER_BYTES = 64 * 2**20
 CLOSE_SECONDS = 3.0
 LOG_CHARACTERS = 600
 """How much of what a worker last wrote to its standard error goes into an error message."""
+REFUSALS = ("SettingsError", "MissingPackageError", "ModuleNotFoundError")
+"""How the worker's message begins where its environment's settings are at fault, or a package is missing."""
 _Call = tuple[str, list[Any], dict[str, Any]]
 """Method, positional and named arguments."""
 
@@ -68,7 +71,7 @@ class WorkerEnv(TextEnv):
         limits = {"step_timeout": step_timeout, "reset_timeout": reset_timeout, "memory_limit_mb": memory_limit_mb}
         for name, value in limits.items():
             if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} is {value}; wanted a positive number")
+                raise SettingsError(f"{name} is {value}; wanted a positive number")
         self.step_timeout, self.reset_timeout = step_timeout, reset_timeout
         self.settings = {"environment": plain_spec(environment), "split": split, "memory_limit_mb": memory_limit_mb}
         self.variables = {"OMP_NUM_THREADS": "1", **(variables or {})}
@@ -81,8 +84,10 @@ class WorkerEnv(TextEnv):
         worker = self._running()
         try:
             return worker.built(self.reset_timeout)
-        except WorkerError:
+        except WorkerError as error:
             self._kill()
+            if str(error).startswith(REFUSALS):
+                raise SettingsError(f"the environment of a WorkerEnv cannot be built: {error}") from error
             raise
 
     @property
