@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -142,11 +143,24 @@ class PaWCLI(LightningCLI):
     def _blame(self, error: Exception) -> str:
         """The message of an error with the key in question before it, where the error's words tell which."""
         config, text = self.config[self.subcommand], str(error)
-        names = [name for name in vars(config.trainer) if f"`{name}`" in text or f"{name}=" in text]
-        if names:
-            return f"trainer.{names[0]} is {config.trainer[names[0]]!r}; {text}"
+        given = vars(config.trainer)
+        named = [name for name in given if f"`{name}`" in text or f"{name}=" in text]
+        named += [name for name, value in given.items() if isinstance(value, str) and value in text]
+        if named:
+            return f"trainer.{named[0]} is {given[named[0]]!r}; {text}"
         logger = getattr(config.trainer.logger, "class_path", "")
         return f"trainer.logger is {logger}; {text}" if isinstance(error, ImportError) and logger else text
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; one that is refused before its first step leaves no folder behind."""
+        folder = getattr(self.trainer.logger, "log_dir", None) if self.trainer.is_global_zero else None
+        begun_here = folder is not None and not Path(folder).exists()
+        try:
+            super()._run_subcommand(subcommand)
+        except SettingsError:
+            if begun_here and self.trainer.global_step == 0:
+                shutil.rmtree(str(folder), ignore_errors=True)
+            raise
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         """Let Lightning's own flags switch our default callbacks off instead of refusing them."""
@@ -170,10 +184,8 @@ def run(args: list[str] | None = None) -> PaWCLI:
     quiet()
     choices("rollout.environment")  # imports the adapters, so that their environments may be named without a path
     usage = "paw-lightning {} [--config NAME|FILE ...] [--KEY VALUE ...]"
-    texts = {
-        name: {"description": f"{text[0].upper()}{text[1:]}.", "usage": usage.format(name)}
-        for name, text in TRAINING.items()
-    }
+    titles = {name: f"{text[0].upper()}{text[1:]}." for name, text in TRAINING.items()}
+    texts = {name: {"description": title, "usage": usage.format(name)} for name, title in titles.items()}
     return PaWCLI(
         PaWModule,
         RolloutDataModule,

@@ -44,7 +44,7 @@ def ask(*args: str, folder: Path | None = None) -> tuple[int, str, str]:
         (["fit", "--data.temperature", "1"], 2, "did you mean rollout.temperature?"),
         (["fit", "--rollout.prompt.tempalte", "x"], 2, "did you mean rollout.prompt.template?"),
         (["fit", "--data.seed", "3"], 2, "error: data.seed is no known key; did you mean seed_everything?"),
-        (["fit", "--config", "nowhere.yaml"], 2, "error: config is 'nowhere.yaml', which does not exist; wanted"),
+        (["fit", "--config", "no/where.yaml"], 2, "error: config is 'no/where.yaml', which does not exist; wanted"),
         (
             ["fit", "--config=runn.yaml"],
             2,
@@ -61,7 +61,7 @@ def ask(*args: str, folder: Path | None = None) -> tuple[int, str, str]:
         (
             ["fit", "--config", "old.yaml"],
             2,
-            "error: rollout.environment.class_path in old.yaml is 'paw_lightning.envs.gym.MiniGridEnv', which has moved; "
+            "rollout.environment.class_path in old.yaml is 'paw_lightning.envs.gym.MiniGridEnv', which has moved; "
             "wanted 'paw_lightning.envs.adapters.gym.MiniGridEnv'",
         ),
     ],

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,8 +14,10 @@ from paw_lightning.cli import training
 from paw_lightning.cli.keys import known_keys
 from paw_lightning.cli.moved import MOVED, new_path
 from paw_lightning.cli.sections import SECTIONS
+from paw_lightning.envs.base import TextEnv
 from paw_lightning.errors import SettingsError
 from tests import runs
+from tests.toy_env import ToyEnv
 
 
 class Parsed(Exception):
@@ -41,8 +46,9 @@ def parse(*args: str) -> training.PaWCLI:
 
 def test_the_door_knows_every_key_and_no_other(cli: training.PaWCLI) -> None:
     for command, parser in cli._subcommand_parsers.items():
-        options = {option[2:] for action in parser._actions for option in action.option_strings}
-        keys = {key for key in options if key and not key.endswith((".help", "+"))} - SECTIONS.keys()
+        options = {option for action in parser._actions for option in action.option_strings}
+        named = {option[2:] for option in options if option.startswith("--") and not option.endswith((".help", "+"))}
+        keys = named - SECTIONS.keys()
         own = {"verbose"} if command == "fit" else set()
         assert keys == set(known_keys()) - own, command
 
@@ -92,22 +98,31 @@ def test_the_parser_refuses_in_one_line(args: list[str], message: str, capsys) -
     assert end.value.code == 2 and line.startswith("error: ") and message in line
 
 
-class NoSplit:
+class NoSplit(ToyEnv):
     """An environment that cannot be told its split."""
 
     def __init__(self, *, size: int = 1) -> None: ...
+
+
+class NoStep(TextEnv):
+    """An environment that cannot be played."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        return "", {}
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (["--model.optimizer.lr=-1"], r"model\.optimizer is AdamW with lr: -1\.0; Invalid learning rate"),
-        (["--trainer.accelerator=gpu"], r"trainer\.accelerator is 'gpu'; .*"),
+        (["--trainer.accelerator=gpu"], r"trainer\.accelerator is 'gpu'; No supported gpu backend"),
         (["--trainer.logger.save_dir={file}"], r"save_dir is '.*file' and .*file is no folder; wanted a folder"),
         (
             ["--ckpt_path=best"],
             r"ckpt_path is 'best', which only the process that trained knows; wanted RUN/checkpoints",
         ),
+        (["--rollout.environment=tests.cli.test_parser.NoSplit"], r"NoSplit, whose __init__ takes no split; wanted"),
+        (["--rollout.environment=tests.cli.test_parser.NoStep"], r"NoStep, which lacks step; wanted a class with"),
         (["--model.path=./nowhere"], r"model\.path is '\./nowhere', which does not exist; wanted"),
         (["--model.path=runs/alfworld-base"], r"model\.path is 'runs/alfworld-base'.*make_alfworld_base"),
         (["--model.path={file}.ckpt"], r"model\.path is '.*file\.ckpt', which is a file, a run's checkpoint.*export"),
@@ -124,7 +139,7 @@ def test_what_others_would_refuse_later_is_refused_at_once(
     with pytest.raises((SettingsError, SystemExit)) as refused:
         training.run(["fit", "--model.path=tiny-household", "--rollout.environment=HouseholdEnv", *given])
     said = str(refused.value) + capsys.readouterr().err
-    assert __import__("re").search(message, said), said
+    assert re.search(message, said), said
 
 
 def test_the_trainer_has_sane_defaults(cli: training.PaWCLI) -> None:
@@ -139,8 +154,6 @@ def test_adapters_may_be_named_without_a_path() -> None:
 
 def test_old_paths_lead_to_modules_that_are_there() -> None:
     """Old prefixes are the table's; the new ones have to exist as modules, or as names in one."""
-    import importlib
-
     for new in MOVED.values():
         module, _, name = new.rpartition(".")
         assert importlib.import_module(module) and (not name or hasattr(importlib.import_module(module), name)), new
@@ -156,3 +169,11 @@ def test_a_resumed_runs_own_config_repeats_it(tiny_model_dir: str, tmp_path: Pat
     saved = yaml.safe_load((runs.log_dir(second) / "config.yaml").read_text())
     assert saved["ckpt_path"] is None and saved["trainer"]["max_epochs"] == 2
     assert saved["trainer"]["logger"]["init_args"]["version"] is None, "a run of its own"
+
+
+def test_a_refused_run_leaves_no_folder(tmp_path: Path) -> None:
+    """The context is longer than any that the model knows positions for, which is seen when the model is built."""
+    folder = tmp_path / "runs"
+    with pytest.raises(ValueError, match="do not fit the model's"):
+        runs.fit(folder, "tiny-household", rollout__prompt__max_tokens=100_000)
+    assert not (folder / "paw_lightning" / "version_0").exists()
