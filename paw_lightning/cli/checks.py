@@ -38,7 +38,7 @@ def check_environment(spec: Any) -> None:
     if not inspect.isclass(cls):
         return
     if inspect.isabstract(cls):
-        missing = ", ".join(sorted(cls.__abstractmethods__))
+        missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
         raise SettingsError(f"rollout.environment is {path}, which lacks {missing}; wanted a class with reset and step")
     takes = [p.kind for p in inspect.signature(cls).parameters.values()]
     if not takes or takes[0] not in (

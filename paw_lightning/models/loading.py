@@ -98,4 +98,6 @@ def without_dropout(config: Any) -> Any:
 
 def _no_model(path: str, what: str, error: Exception) -> SettingsError:
     bundled = sorted(p.name for p in ASSETS.iterdir() if p.is_dir()) if ASSETS.is_dir() else []
-    return SettingsError(f"no {what} at model.path={path!r}; wanted {WANTED} ({', '.join(bundled)}): {error}")
+    said = str(error).partition("\n")[0]
+    wanted = f"{WANTED} ({', '.join(bundled)})"
+    return SettingsError(f"model.path is {path!r}, which gave no {what}; wanted {wanted}: {said}")
