@@ -89,3 +89,16 @@ class FamilyEnv(ToyEnv):
         child = subprocess.Popen(["sleep", "1000"])
         observation, info = super().reset(**options)
         return observation, info | {"child": child.pid}
+
+
+class LacksPackage(TextEnv):
+    """Needs what nobody has."""
+
+    def __init__(self, split: str) -> None:
+        import_extra("a_package_that_is_not_there", "gym")
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        return "", {}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        return "", 0.0, True, False, {}

@@ -20,6 +20,10 @@ def explain(message: str) -> str:
     )
     if unknown:
         return unknown_key(unknown[1])
+    missing = re.search(r"arguments are required: (.*)", message)
+    if missing:
+        keys = re.sub(r"\b(fit|validate|test)\.", "", missing[1])
+        return f"{keys}: not set; wanted a value for each, in a --config or as --KEY VALUE"
     found = re.match(r'Parser key "([\w.]+)":', message)
     if found is None:
         return " ".join(message.split())

@@ -20,7 +20,8 @@ def quiet() -> None:
     """Drop the chatter of Lightning's loggers and its own use of torch; every other line and warning stays."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).addFilter(_says_something)
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+    for words in (".*treespec, LeafSpec.*", "LightningCLI's args parameter"):
+        warnings.filterwarnings("ignore", message=words)
 
 
 def _says_something(record: logging.LogRecord) -> bool:

@@ -15,6 +15,7 @@ import pytest
 
 from paw_lightning.envs import HouseholdEnv, TextEnv, WorkerEnv
 from paw_lightning.envs.worker.env import WorkerError
+from paw_lightning.errors import SettingsError
 from paw_lightning.rollouts.collector import Collector, PlayedGroups
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import Prompt, PromptBuilder
@@ -317,3 +318,10 @@ def test_a_worker_that_cannot_peek_stops_the_run() -> None:
     spec = {"class_path": "tests.toy_env.ToyEnv", "init_args": {"commands": True}}
     with pytest.raises(NotImplementedError, match=r"has no `peek`.*target_control\.targets"):
         play_counterfactuals(lambda: WorkerEnv("train", environment=spec))
+
+
+def test_a_package_that_the_workers_environment_lacks_is_a_setting() -> None:
+    """It cannot come later: no retry, no traceback, but the remedy."""
+    env = worker("LacksPackage")
+    with pytest.raises(SettingsError, match=r"cannot be built: MissingPackageError: .*'paw-lightning\[gym\]'"):
+        _ = env.num_tasks
