@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from paw_lightning.envs.loading import import_extra
 from tests.toy_env import ToyEnv
 
 
@@ -91,14 +92,8 @@ class FamilyEnv(ToyEnv):
         return observation, info | {"child": child.pid}
 
 
-class LacksPackage(TextEnv):
+class LacksPackage(ToyEnv):
     """Needs what nobody has."""
 
     def __init__(self, split: str) -> None:
         import_extra("a_package_that_is_not_there", "gym")
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        return "", {}
-
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        return "", 0.0, True, False, {}
