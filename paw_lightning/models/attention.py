@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from paw_lightning.errors import SettingsError
+
 
 def branch_arguments(model: PreTrainedModel, position_ids: Tensor, visible: Tensor) -> dict[str, Any]:
     """Arguments of the model's forward pass, from position_ids long [B, T] and visible bool [B, 1, T, T].
@@ -26,7 +28,7 @@ def branch_arguments(model: PreTrainedModel, position_ids: Tensor, visible: Tens
 def _mask(model: PreTrainedModel, kind: str, position_ids: Tensor, visible: Tensor, window: int | None) -> Tensor:
     attention = model.config._attn_implementation
     if attention not in ("sdpa", "eager") or kind not in ("full_attention", "sliding_attention"):
-        raise ValueError(
+        raise SettingsError(
             f"the model's attention ({attention}, {kind}) cannot read a row with branches; wanted model.attention: "
             "sdpa or eager and a model with full or sliding attention, or target_control.targets: observation"
         )

@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
+from paw_lightning.errors import SettingsError
+
 REFERENCE = "reference weights"
 CONFIG_KEYS = {"world_model_head": "model.world_model_head", "critic": "model.critic", "lora": "model.lora"}
 """What sets a part of the identity, where that is not model.path."""
@@ -70,7 +72,7 @@ def check_identity(saved: dict[str, Any], current: dict[str, Any], *, same_refer
             f"{key}: checkpoint {saved.get(key)!r}, configured {current.get(key)!r}" for key in different
         )
         settings = " and ".join(dict.fromkeys(CONFIG_KEYS.get(key, "model.path") for key in different))
-        raise ValueError(
+        raise SettingsError(
             f"the checkpoint belongs to another model or tokenizer ({listed}); wanted {settings} as in the run that "
             "saved it, or another ckpt_path"
         )

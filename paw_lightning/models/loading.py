@@ -9,19 +9,42 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+from paw_lightning.errors import SettingsError
+
 ASSETS = Path(__file__).parent.parent / "assets"
+WANTED = "a Hugging Face model directory, a hub name, or the name of a policy shipped with the package"
 
 
 def resolve_model_path(path: str) -> str:
-    """Return the directory of a policy shipped with the package, or `path` itself (a directory or a hub name)."""
+    """Return the directory of a policy shipped with the package, or `path` itself (a directory or a hub name).
+
+    Raises:
+        SettingsError: the path can only be one of this machine, and there is none.
+    """
     bundled = ASSETS / path
-    return str(bundled) if path and bundled.is_dir() else str(Path(path).expanduser()) if path else path
+    if path and bundled.is_dir():
+        return str(bundled)
+    local = Path(path).expanduser()
+    if local.is_file():
+        checkpoint = ", a run's checkpoint (`paw-lightning export` writes its policy)" if path.endswith(".ckpt") else ""
+        raise SettingsError(f"model.path is {path!r}, which is a file{checkpoint}; wanted {WANTED}")
+    if not local.exists() and _names_a_folder(path):
+        made = "; tools/make_alfworld_base.py makes it" if path.endswith("alfworld-base") else ""
+        raise SettingsError(f"model.path is {path!r}, which does not exist{made}; wanted {WANTED}")
+    return str(local) if path else path
+
+
+def _names_a_folder(path: str) -> bool:
+    """Whether a path is none of the hub's OWNER/NAME: the hub would be asked for it, and answer after a minute."""
+    first, *rest = path.split("/")
+    written_as_path = path.startswith(("/", "~", ".")) or len(rest) > 1
+    return written_as_path or first == "runs" or bool(rest and Path(first).is_dir())
 
 
 def load_tokenizer(path: str) -> Any:
     """Load the tokenizer of a model directory or hub name.
 
-    Raises ValueError naming ``model.path`` when there is none.
+    Raises SettingsError naming ``model.path`` when there is none.
     """
     directory = resolve_model_path(path)
     try:
@@ -57,7 +80,7 @@ def load_language_model(
         else:
             model = AutoModelForCausalLM.from_pretrained(directory, config=config, **settings)
     except ImportError as error:
-        raise ValueError(f"model.attention is {attention!r}; wanted one that can run here: {error}") from error
+        raise SettingsError(f"model.attention is {attention!r}; wanted one that can run here: {error}") from error
     except (OSError, ValueError) as error:
         raise _no_model(path, "causal language model", error) from error
     if activation_checkpointing:
@@ -73,9 +96,8 @@ def without_dropout(config: Any) -> Any:
     return config
 
 
-def _no_model(path: str, what: str, error: Exception) -> ValueError:
+def _no_model(path: str, what: str, error: Exception) -> SettingsError:
     bundled = sorted(p.name for p in ASSETS.iterdir() if p.is_dir()) if ASSETS.is_dir() else []
-    return ValueError(
-        f"no {what} at model.path={path!r}; wanted a Hugging Face model directory or hub name, or one of the bundled "
-        f"policies {bundled}: {error}"
-    )
+    said = str(error).partition("\n")[0]
+    wanted = f"{WANTED} ({', '.join(bundled)})"
+    return SettingsError(f"model.path is {path!r}, which gave no {what}; wanted {wanted}: {said}")

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from paw_lightning.errors import SettingsError
 from paw_lightning.seeding import stable_seed
 
 NAME = "default"  # peft's name of an only adapter
@@ -37,9 +38,9 @@ class LoRA:
 
     def __post_init__(self) -> None:
         if self.rank < 0:
-            raise ValueError(f"model.lora.rank is {self.rank}; wanted at least 1, or 0 to train the whole model")
+            raise SettingsError(f"model.lora.rank is {self.rank}; wanted at least 1, or 0 to train the whole model")
         if not self.alpha > 0:
-            raise ValueError(f"model.lora.alpha is {self.alpha}; wanted above 0")
+            raise SettingsError(f"model.lora.alpha is {self.alpha}; wanted above 0")
 
     @property
     def config(self) -> LoraConfig:
@@ -64,7 +65,7 @@ def add_adapters(language_model: PreTrainedModel, lora: LoRA) -> None:
         try:
             inject_adapter_in_model(lora.config, language_model)
         except ValueError as error:
-            raise ValueError(f"model.lora.target_modules is {lora.target_modules!r}: {error}") from error
+            raise SettingsError(f"model.lora.target_modules is {lora.target_modules!r}: {error}") from error
     for name, parameter in language_model.named_parameters():
         parameter.requires_grad_(is_adapter(name))
         if is_adapter(name):

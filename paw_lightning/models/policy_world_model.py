@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from paw_lightning.errors import SettingsError
 from paw_lightning.models.attention import branch_arguments
 from paw_lightning.models.heads import LogitForm, PolicyHead, WorldModelHead
 from paw_lightning.types import Minibatch
@@ -86,7 +87,7 @@ def check_heads(model: PolicyWorldModel) -> None:
     logprobs = torch.log_softmax(model.language_model(input_ids=input_ids, use_cache=False).logits[0, :-1].float(), -1)
     gap = (read - logprobs.gather(1, input_ids[0, 1:, None]).squeeze(1)).abs().max().item()
     if gap > (1e-3 if read.dtype == next(model.parameters()).dtype else 0.1):
-        raise ValueError(
+        raise SettingsError(
             f"the model's own log-probs differ by {gap:.2g} nats from those read off its hidden states; wanted a model "
             "whose logits are its LM head's output, scaled or capped as its config says (model.path)"
         )

@@ -8,6 +8,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from paw_lightning.errors import SettingsError
+
 Estimator = Literal["k1", "k2", "k3"]
 MAX_LOG_RATIO = 20.0  # exp of more than 88 is infinite in float32, and infinite x zero advantage is nan
 
@@ -35,15 +37,15 @@ class PolicyLoss:
 
     def __post_init__(self) -> None:
         if not 0 <= self.clip_low <= 1:
-            raise ValueError(f"model.policy_loss.clip_low is {self.clip_low}; wanted a number in [0, 1]")
+            raise SettingsError(f"model.policy_loss.clip_low is {self.clip_low}; wanted a number in [0, 1]")
         if not self.clip_high >= 0:
-            raise ValueError(f"model.policy_loss.clip_high is {self.clip_high}; wanted at least 0")
+            raise SettingsError(f"model.policy_loss.clip_high is {self.clip_high}; wanted at least 0")
         if self.dual_clip is not None and not self.dual_clip > 1:
-            raise ValueError(f"model.policy_loss.dual_clip is {self.dual_clip}; wanted above 1, or null")
+            raise SettingsError(f"model.policy_loss.dual_clip is {self.dual_clip}; wanted above 1, or null")
         if not self.kl_coefficient >= 0:
-            raise ValueError(f"model.policy_loss.kl_coefficient is {self.kl_coefficient}; wanted at least 0")
+            raise SettingsError(f"model.policy_loss.kl_coefficient is {self.kl_coefficient}; wanted at least 0")
         if self.kl_estimator not in ("k2", "k3"):
-            raise ValueError(
+            raise SettingsError(
                 f"model.policy_loss.kl_estimator is {self.kl_estimator!r}; wanted k2 or k3 (k1 as a penalty of the "
                 "token's advantage is k2 as a loss)"
             )
@@ -67,7 +69,7 @@ class PolicyLoss:
         )
         if self.kl_coefficient:
             if reference_logprobs is None:
-                raise ValueError(
+                raise SettingsError(
                     f"model.policy_loss.kl_coefficient is {self.kl_coefficient} but the batch has no "
                     "reference log-probs; score a reference policy, or set the coefficient to 0"
                 )
@@ -118,7 +120,7 @@ def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor, kind: Estimator = 
         return log_ratio.square() / 2
     if kind == "k3":
         return torch.expm1(log_ratio) - log_ratio
-    raise ValueError(f"KL estimator is {kind!r}; wanted one of {get_args(Estimator)}")
+    raise SettingsError(f"KL estimator is {kind!r}; wanted one of {get_args(Estimator)}")
 
 
 @dataclass(frozen=True)
@@ -136,9 +138,9 @@ class ValueLoss:
 
     def __post_init__(self) -> None:
         if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"model.value_loss.clip is {self.clip}; wanted above 0, or null")
+            raise SettingsError(f"model.value_loss.clip is {self.clip}; wanted above 0, or null")
         if not self.coefficient > 0:
-            raise ValueError(f"model.value_loss.coefficient is {self.coefficient}; wanted above 0")
+            raise SettingsError(f"model.value_loss.coefficient is {self.coefficient}; wanted above 0")
 
     def __call__(self, values: Tensor, old_values: Tensor, targets: Tensor) -> Tensor:
         """Loss [N] of N action tokens, before the coefficient; every argument is float [N]."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
+from paw_lightning.errors import SettingsError
 from paw_lightning.samplers.base import Generation
 from paw_lightning.samplers.kv_cache import (
     CACHE_BYTES,
@@ -40,7 +41,7 @@ class Decoder:
         max_batch_tokens: int | None = None,
     ) -> None:
         if max_batch_tokens is not None and max_batch_tokens < 1:
-            raise ValueError(f"rollout.sampler.max_batch_tokens is {max_batch_tokens}; wanted at least 1, or null")
+            raise SettingsError(f"rollout.sampler.max_batch_tokens is {max_batch_tokens}; wanted at least 1, or null")
         self.model = model
         self.stop_token_ids = frozenset(stop_token_ids)
         self.pad_token_id = pad_token_id

@@ -18,9 +18,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from paw_lightning import ranks
+from paw_lightning.errors import SettingsError
 from paw_lightning.models.lora import has_adapters, merged
 from paw_lightning.samplers.base import Generation, Sampler
 from paw_lightning.samplers.paged import seed_of
+
+
+class MissingServerError(ConnectionError, SettingsError):
+    """No server has ever answered."""
 
 
 class VLLMSampler(Sampler):
@@ -50,6 +55,8 @@ class VLLMSampler(Sampler):
         self.urls, self.weights = list(urls), Path(weights).absolute()
         self.connections, self.timeout = connections, timeout
         self.name: str | None = None
+        self.reached = False
+        """Whether a server has ever answered; one that never did is not there."""
 
     def update_weights(self) -> None:
         """Write the weights once, let every server read them, and forget what they computed with the old ones."""
@@ -112,7 +119,7 @@ class VLLMSampler(Sampler):
                 f"{url}{path} answered {error.code}: {error.read()[:500]!r} (rollout.sampler)"
             ) from error
         except OSError as error:
-            raise ConnectionError(
-                f"no vLLM server at {url}{path}: {error}; start one, or set rollout.sampler: native"
-            ) from error
+            kind = ConnectionError if self.reached else MissingServerError
+            raise kind(f"no vLLM server at {url}{path}: {error}; start one, or set rollout.sampler: native") from error
+        self.reached = True
         return json.loads(body) if body else None

@@ -15,27 +15,33 @@ from paw_lightning.text.chat import ChatFormat
 class Prompt:
     """How a decision context is written (config key ``rollout.prompt``).
 
-    Templates are ``str.format`` strings over ``task``, ``initial_observation``, ``observation``, ``history``,
-    ``admissible_commands`` and ``step`` (1 at the first turn); ``history_turn`` is over ``task``, ``observation`` (what
-    was seen before the action), ``action`` and ``step``.
+    Templates are ``str.format`` strings.
+
+    Args:
+        template: a turn of the step layout, over ``task``, ``initial_observation``, ``observation``, ``history``,
+            ``admissible_commands`` and ``step`` (1 at the first turn).
+        first_template: the first turn, where there is no history; the fields of `template`.
+        turn_template: each later turn of the episode layout, over ``task``, ``observation`` (once),
+            ``admissible_commands`` and ``step``; the transcript itself is the history there, so `template`,
+            `history_turn` and `history_length` belong to the step layout.
+        history_turn: one past turn within ``{history}``, over ``task``, ``observation`` (seen before the action),
+            ``action`` and ``step``.
+        history_length: how many past turns are shown; 2 is the paper's for ALFWorld and WebShop.
+        action_format: plain: the whole answer is the action; tags: ``<think>...</think><action>...</action>``;
+            search: ``<search>...</search>`` or ``<answer>...</answer>``; the latter two are the paper's;
+            or the class path of an ActionFormat of yours.
+        max_tokens: longest decision context. The step layout drops the oldest history first to meet it; where that does
+            not help, as in the episode layout, the episode ends as cut off (the whole group is lost if that is its
+            first turn).
     """
 
     template: str = "{initial_observation}\n{history}{observation}\nTask: {task}"
     first_template: str = "{observation}\nTask: {task}"
-    """Used at the first turn, where there is no history."""
     turn_template: str = "{observation}\nTask: {task}"
-    """Text of each later turn in the episode layout, over ``task``, ``observation`` (once), ``admissible_commands`` and
-    ``step``; the transcript itself is the history, so `template` and the history's keys are of the step layout."""
     history_turn: str = "{observation}\n> {action}\n"
     history_length: int = 2
-    """Past turns that are shown, as in the paper (2 for ALFWorld and WebShop)."""
     action_format: str = "plain"
-    """plain: the whole answer is the action; tags: ``<think>...</think><action>...</action>``; search:
-    ``<search>...</search>`` or ``<answer>...</answer>``; the latter two as in the paper. Or the class path of an
-    ActionFormat of yours."""
     max_tokens: int = 2048
-    """Longest decision context. Step layout: the oldest history is dropped first to meet it. Where dropping does not
-    help, as in the episode layout, the episode ends as cut off (the whole group is lost if that is its first turn)."""
 
     def __post_init__(self) -> None:
         known = {"task", "initial_observation", "observation", "history", "admissible_commands", "step"}

@@ -331,7 +331,10 @@ class BadTrainingQuestions(SearchEnv):
     ("change", "message"),
     [
         ({"data.groups": 0}, "data.groups is 0; wanted at least 1"),
-        ({"model.path": "/nowhere"}, "no tokenizer at model.path='/nowhere'"),
+        (
+            {"model.path": "/nowhere"},
+            "model.path is '/nowhere', which does not exist; wanted a Hugging Face model directory",
+        ),
         ({"trainer.max_steps": 3}, "trainer.max_steps is 3; wanted a multiple"),
         ({"rollout.environment": "tests.cli.test_cli.BadQuestions"}, "lands is 2; wanted from 3"),
         ({"rollout.environment.max_reward": None}, "does not state its largest return; set reward_balance.max_return"),
@@ -423,7 +426,7 @@ def test_a_bug_keeps_its_traceback(tiny_model_dir: str, tmp_path: Path, monkeypa
 
 
 def test_missing_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"model\.path='.*nowhere'"):
+    with pytest.raises(ValueError, match=r"model\.path is '.*nowhere', which does not exist"):
         runs.fit(tmp_path, str(tmp_path / "nowhere"))
 
 

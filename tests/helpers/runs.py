@@ -20,6 +20,8 @@ TOY = {
     "trainer.max_epochs": 2,
     "trainer.accumulate_grad_batches": 2,
     "trainer.num_sanity_val_steps": 0,
+    "trainer.check_val_every_n_epoch": 1,
+    "trainer.gradient_clip_val": None,
     "model.optimizer": "torch.optim.AdamW",
     "model.optimizer.init_args.lr": 0.01,
     "data.groups": 2,

@@ -322,3 +322,10 @@ def test_a_worker_that_cannot_peek_stops_the_run() -> None:
     spec = {"class_path": "tests.helpers.toy_env.ToyEnv", "init_args": {"commands": True}}
     with pytest.raises(NotImplementedError, match=r"has no `peek`.*target_control\.targets"):
         play_counterfactuals(lambda: WorkerEnv("train", environment=spec))
+
+
+def test_a_package_that_the_workers_environment_lacks_is_a_setting() -> None:
+    """It cannot come later: no retry, no traceback, but the remedy."""
+    env = worker("LacksPackage")
+    with pytest.raises(SettingsError, match=r"cannot be built: MissingPackageError: .*'paw-lightning\[gym\]'"):
+        _ = env.num_tasks

@@ -1,0 +1,225 @@
+"""What Lightning runs: ``fit``, ``validate`` and ``test`` with a section for each callback."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning as L
+import transformers
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from paw_lightning import callbacks, config_files
+from paw_lightning.cli.checkpoints import check_checkpoint
+from paw_lightning.cli.checks import check_configuration
+from paw_lightning.cli.choices import choices
+from paw_lightning.cli.messages import explain
+from paw_lightning.cli.quiet import quiet
+from paw_lightning.cli.sections import SECTIONS, TRAINING
+from paw_lightning.errors import SettingsError
+from paw_lightning.training.datamodule import RolloutDataModule
+from paw_lightning.training.module import PaWModule
+from paw_lightning.training.run_folder import run_folder
+
+CALLBACKS = tuple(name for name in SECTIONS if name not in ("trainer", "model", "data"))
+CHECKPOINT_DEFAULTS = {
+    # Two writers: the one that monitors a metric only runs after validation, the other after every iteration.
+    # The second is a "top 1" without a metric: Lightning writes a `save_last` of its own only beside a top-k save.
+    "last_checkpoint.filename": "last",
+    "last_checkpoint.enable_version_counter": False,
+    "last_checkpoint.save_on_train_epoch_end": True,
+    "best_checkpoint.monitor": "val/success_rate",
+    "best_checkpoint.mode": "max",
+    "best_checkpoint.filename": "best",
+    "best_checkpoint.enable_version_counter": False,
+}
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "max_epochs": 100,
+    "gradient_clip_val": 1.0,
+    "check_val_every_n_epoch": 10,
+    "num_sanity_val_steps": -1,  # every validation task once before training: what is learnt is seen against it
+    "log_every_n_steps": 1,
+    "inference_mode": False,  # tensors made under it may not enter a sharded model's training later
+    "enable_model_summary": False,
+    "logger": {
+        "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+        "init_args": {"save_dir": "runs", "name": "paw_lightning"},
+    },
+}
+
+
+class PaWParser(LightningArgumentParser):
+    """A parser whose errors are one line and whose help begins with the package's own keys."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one line and end with status 2; parsers within parsers raise instead."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        print("error:", explain(message), file=sys.stderr)
+        sys.exit(2)
+
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
+        """Parse a file's own settings: the files that it lies on stand before it on the command line."""
+        return super().parse_string(config_files.own_text(content), *args, **kwargs)
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        """Put the package's sections first, the trainer's many keys after them, those of checkpoints' writers once."""
+        order = [name for name in SECTIONS if name != "trainer"] + ["trainer", *TRAINING]
+        places = {}
+        for name, group in (self.groups or {}).items():
+            places[id(group)] = order.index(name.partition(".")[0])
+            if not str(group.title).startswith(f"{name}: "):
+                group.title = f"{name}: {group.title}"
+        self._action_groups = sorted(self._action_groups, key=lambda group: places.get(id(group), -1))
+        for action in self._actions:
+            if action.dest.startswith("last_checkpoint."):  # the same keys as those of best_checkpoint
+                action.help = argparse.SUPPRESS
+        return super().format_help(formatter)
+
+
+class RepeatableConfig(SaveConfigCallback):
+    """Saves the configuration into the run's own folder; fitting it again repeats the run from its beginning."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
+        config = config.clone()
+        options = getattr(config.trainer.logger, "init_args", None)
+        if config.get("ckpt_path") and options is not None:
+            options.version = None  # PaWCLI gave it that of the run whose checkpoint it is
+        config.ckpt_path = None
+        super().__init__(parser, config, **kwargs)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write it; Lightning would write it where several runs of a logger without folders share one."""
+        folder = run_folder(trainer)
+        if folder is None:
+            super().setup(trainer, pl_module, stage)
+        elif trainer.is_global_zero:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = str(folder / self.config_filename)
+            self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=self.multifile)
+
+
+class PaWCLI(LightningCLI):
+    """A LightningCLI with one top-level section for each of the package's callbacks."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        given = kwargs.get("args")
+        words = sys.argv[1:] if given is None else given
+        self.asked = words[0] if isinstance(words, list) and words else None
+        super().__init__(*args, **kwargs)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The one that is asked for: a parser for each takes a second. Else those that make sense here."""
+        names = [self.asked] if self.asked in TRAINING else list(TRAINING)
+        return {name: LightningCLI.subcommands()[name] for name in names}
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the seed; everything random hangs on one number."""
+        parser.add_argument("--seed_everything", type=int, default=0, help="Seed of everything that is random.")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the sections."""
+        for name in CALLBACKS:
+            parser.add_lightning_class_args(_named(SECTIONS[name]), name)
+        parser.set_defaults(CHECKPOINT_DEFAULTS)
+        parser.link_arguments("seed_everything", "data.seed")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Find the files of ``--config``; refuse what can be refused long before a model is built."""
+        if args is None or isinstance(args, list):
+            args = config_files.expand(sys.argv[1:] if args is None else args)
+        super().parse_arguments(parser, args)
+        if self.config.get("subcommand"):
+            config = self.config[self.config.subcommand]
+            check_checkpoint(config.get("ckpt_path"))
+            check_configuration(config)
+
+    def before_instantiate_classes(self) -> None:
+        """Let a resumed run write on where the checkpoint's run wrote, so that it stays one curve."""
+        if self.subcommand != "fit":
+            return
+        config = self.config[self.subcommand]
+        options = getattr(config.trainer.logger, "init_args", None)
+        if options is None or not config.get("ckpt_path") or options.get("version") is not None:
+            return
+        folder = Path(config.ckpt_path).resolve().parent.parent
+        home = Path(options.get("save_dir") or ".", options.get("name") or "").resolve()
+        if folder.parent == home:
+            options.version = folder.name
+
+    def instantiate_classes(self) -> None:
+        """Build what the configuration names; what a class says of its arguments is said of settings."""
+        try:
+            super().instantiate_classes()
+        except SettingsError:
+            raise
+        except (MisconfigurationException, ValueError, OSError, ImportError) as error:
+            raise SettingsError(self._blame(error)) from error
+
+    def _blame(self, error: Exception) -> str:
+        """The message of an error with the key in question before it, where the error's words tell which."""
+        config, text = self.config[self.subcommand], str(error)
+        given = vars(config.trainer)
+        named = [name for name in given if f"`{name}`" in text or f"{name}=" in text]
+        named += [name for name, value in given.items() if isinstance(value, str) and value in text]
+        if named:
+            return f"trainer.{named[0]} is {given[named[0]]!r}; {text}"
+        logger = getattr(config.trainer.logger, "class_path", "")
+        return f"trainer.logger is {logger}; {text}" if isinstance(error, ImportError) and logger else text
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; one that is refused before its first step leaves no folder behind."""
+        folder = getattr(self.trainer.logger, "log_dir", None) if self.trainer.is_global_zero else None
+        begun_here = folder is not None and not Path(folder).exists()
+        try:
+            super()._run_subcommand(subcommand)
+        except SettingsError:
+            if begun_here and self.trainer.global_step == 0:
+                shutil.rmtree(str(folder), ignore_errors=True)
+            raise
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
+        """Let Lightning's own flags switch our default callbacks off instead of refusing them."""
+        if config.get("enable_checkpointing") is False:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint)]
+        if config.get("enable_progress_bar") is False:
+            defaults = self.trainer_defaults["callbacks"]
+            self.trainer_defaults["callbacks"] = [c for c in defaults if not isinstance(c, ProgressBar)]
+        return super()._instantiate_trainer(config, callbacks)
+
+
+def _named(path: str) -> type:
+    module, _, name = path.rpartition(".")
+    found: type = getattr(importlib.import_module(module), name)
+    return found
+
+
+def run(args: list[str] | None = None) -> PaWCLI:
+    """Run one command line (by default the process's) and return what it built."""
+    transformers.utils.logging.disable_progress_bar()
+    quiet()
+    choices("rollout.environment")  # imports the adapters, so that their environments may be named without a path
+    usage = "paw-lightning {} [--config NAME|FILE ...] [--KEY VALUE ...]"
+    titles = {name: f"{text[0].upper()}{text[1:]}." for name, text in TRAINING.items()}
+    texts = {name: {"description": title, "usage": usage.format(name)} for name, title in titles.items()}
+    return PaWCLI(
+        PaWModule,
+        RolloutDataModule,
+        args=args,
+        parser_class=PaWParser,
+        parser_kwargs={"prog": "paw-lightning", **texts},
+        save_config_callback=RepeatableConfig,
+        auto_configure_optimizers=False,
+        trainer_defaults={
+            **TRAINER_DEFAULTS,
+            "callbacks": [callbacks.GracefulStop(), callbacks.IterationProgressBar()],
+        },
+        save_config_kwargs={"overwrite": True},
+    )
