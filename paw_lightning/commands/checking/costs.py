@@ -22,7 +22,6 @@ EPISODES = 4
 TURNS = 4
 ACTION_TOKENS = 64
 """Bounds of the short rollout, so that a large model's check ends."""
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,10 @@ class Measured:
 
 
 def measure(settings: RunSettings, model: PreTrainedModel) -> Measured:
-    """Play a few turns with the policy, then run one micro-batch of their rows forwards and backwards."""
+    """Play a few turns with the policy, then run one micro-batch of their rows forwards and backwards.
+
+    Both are done twice and the faster counts: the first also warms up.
+    """
     loop = settings.loop
     sampler = native_sampler(settings, model)
     collector = make_collector(
@@ -49,26 +51,31 @@ def measure(settings: RunSettings, model: PreTrainedModel) -> Measured:
         max_action_tokens=min(loop.max_action_tokens, ACTION_TOKENS),
     )
     with torch.no_grad(), settings.arithmetic():
-        played = collector.play(list(range(EPISODES)), 1, temperature=loop.temperature, seed=("check",))
+        runs = [collector.play(range(EPISODES), 1, temperature=loop.temperature, seed=("check",)) for _ in range(2)]
     collector.close()
-    transitions = [t for group in played.groups for t in group.transitions]
-    if not transitions:
+    played = min(runs, key=lambda run: sum(run.seconds.values()))
+    if not played.groups:
         return Measured(played, 0.0, 0.0)
-    written = sum(len(t.action_ids) for t in transitions)
-    cut_short = any(t.truncated for t in transitions) and loop.max_action_tokens > ACTION_TOKENS
-    # Where the short rollout cut actions off, nobody knows how long they would have become: as long as they may.
-    longer = loop.max_action_tokens * len(transitions) / written if cut_short else 1.0
-    other = sum(played.seconds.values()) - played.seconds["generation"]
-    rollout = (played.seconds["generation"] * longer + other) / len(transitions)
-    return Measured(played, rollout, seconds_per_token(settings, model, played))
+    return Measured(
+        played, seconds_per_turn(played, loop.max_action_tokens), seconds_per_token(settings, model, played)
+    )
+
+
+def seconds_per_turn(played: PlayedGroups, max_action_tokens: int) -> float:
+    """Of one episode. Where the short rollout cut actions off, they are taken to become as long as they may."""
+    transitions = [t for group in played.groups for t in group.transitions]
+    cut_short = any(t.truncated for t in transitions) and max_action_tokens > ACTION_TOKENS
+    longer = max_action_tokens * len(transitions) / sum(len(t.action_ids) for t in transitions) if cut_short else 1.0
+    generation = played.seconds["generation"]
+    return (generation * longer + sum(played.seconds.values()) - generation) / len(transitions)
 
 
 def seconds_per_token(settings: RunSettings, model: PreTrainedModel, played: PlayedGroups) -> float:
-    """Of forward and backward over one row of each episode; the second pass counts, the first warms up."""
+    """Of forward and backward over the last row of each episode."""
     rows: list[Row] = [selected_rows(group)[-1] for group in played.groups]
     heads = PolicyWorldModel(model, settings.module.separate_head).to(settings.device).train()
     batch = [tensor.to(settings.device) for tensor in rectangle(rows, 0)]
-    seconds = 0.0
+    seconds = []
     for _ in range(2):
         start = time.perf_counter()
         with settings.arithmetic():
@@ -77,8 +84,8 @@ def seconds_per_token(settings: RunSettings, model: PreTrainedModel, played: Pla
         heads.zero_grad(set_to_none=True)
         if settings.device.type == "cuda":
             torch.cuda.synchronize()
-        seconds = time.perf_counter() - start
-    return seconds / batch[0].numel()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds) / batch[0].numel()
 
 
 def show_time(settings: RunSettings, measured: Measured, scripted: list[Episode], row_tokens: int) -> Finding:
@@ -88,9 +95,8 @@ def show_time(settings: RunSettings, measured: Measured, scripted: list[Episode]
     episodes = settings.data.groups * settings.data.group_size
     rollout = episodes * settings.loop.max_steps * measured.rollout
     update = episodes * row_tokens / len(scripted) * measured.update
-    headline(
-        f"time of one iteration here ({settings.device.type}), {episodes} episodes of at most {settings.loop.max_steps} turns"
-    )
+    turns = f"{episodes} episodes of at most {settings.loop.max_steps} turns"
+    headline(f"time of one iteration here ({settings.device.type}): {turns}")
     say(f"rollout {_seconds(rollout)} ({measured.rollout * 1e3:.1f} ms a turn, {EPISODES} episodes side by side)", "  ")
     say(f"update  {_seconds(update)} ({measured.update * 1e6:.0f} us a token, forward and backward)", "  ")
     say(

@@ -59,7 +59,8 @@ class Breach(Exception):
 def choose(admissible: list[str] | None, observation: str, dice: random.Random) -> str:
     """An action that needs no model: an admissible command, or one to three words of what was just seen."""
     if admissible:
-        return dice.choice(admissible)
+        # A page of help is no turn of a typical episode, and prompts do not list it either.
+        return dice.choice([command for command in admissible if command != "help"] or admissible)
     words = re.findall(r"\w+", observation) or ["look"]
     start = dice.randrange(len(words))
     return " ".join(words[start : start + 3])

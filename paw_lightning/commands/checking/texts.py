@@ -12,7 +12,6 @@ from paw_lightning.types import Episode, Rollout, RolloutGroup
 from paw_lightning.update.rows import Row, build_rows
 
 COLOURS: dict[str, Colour] = {"context": "dim", "action": "green", "bridge": "magenta", "observation": "cyan"}
-MARGIN = 22
 PURPOSE = {
     "context": "read",
     "action": "trains the policy",
@@ -44,7 +43,8 @@ def show_row(group: RolloutGroup, tokenizer: Any, *, alpha: float) -> None:
     print("-" * WIDTH)
     for role, ids in parts(row):
         first = f"{role:12}{len(ids):6}  | "
-        for line in wrapped(visible(tokenizer, ids), first, " " * (len(first) - 2) + "| "):
+        text = visible(tokenizer, ids).replace("\n", "⏎\n").removesuffix("\n")
+        for line in wrapped(text, first, " " * (len(first) - 2) + "| "):
             print(painted(line, COLOURS[role]))
 
 
