@@ -1,13 +1,8 @@
-"""The command line: ``paw-lightning fit|validate|test --config FILE ...``."""
+"""What Lightning runs: ``fit``, ``validate`` and ``test`` with a section for each callback."""
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import traceback
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +10,9 @@ import lightning as L
 import transformers
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from paw_lightning import callbacks
+from paw_lightning.cli.checkpoints import check_checkpoint
 from paw_lightning.training.datamodule import RolloutDataModule
 from paw_lightning.training.module import PaWModule
 
@@ -97,32 +92,6 @@ class PaWCLI(LightningCLI):
         return super()._instantiate_trainer(config, callbacks)
 
 
-def check_checkpoint(path: str | None) -> None:
-    """Refuse a path to no checkpoint; what names none on this machine (Lightning's words, addresses) is left to it.
-
-    Raises:
-        ValueError: neither a file that `torch.save` wrote nor a folder, as sharded checkpoints are.
-    """
-    if path is None or path in ("best", "last", "hpc") or path.startswith("registry") or "://" in path:
-        return
-    file = Path(path).expanduser()
-    if not path or not (_is_saved_folder(file) if file.is_dir() else _is_saved_file(file)):
-        found = "is no checkpoint" if file.exists() else "does not exist"
-        raise ValueError(f"ckpt_path is {path!r}, which {found}; wanted RUN/checkpoints/last.ckpt, or best.ckpt")
-
-
-def _is_saved_folder(folder: Path) -> bool:
-    """Sharded checkpoints have a part for each rank and a list of what is where."""
-    return any((folder / name).exists() for name in (".metadata", "meta.pt"))
-
-
-def _is_saved_file(file: Path) -> bool:
-    if not zipfile.is_zipfile(file):
-        return False
-    with zipfile.ZipFile(file) as archive:
-        return any(name.endswith("/data.pkl") for name in archive.namelist())
-
-
 def run(args: list[str] | None = None) -> PaWCLI:
     """Run one command line (by default the process's) and return what it built."""
     transformers.utils.logging.disable_progress_bar()
@@ -139,39 +108,3 @@ def run(args: list[str] | None = None) -> PaWCLI:
         },
         save_config_kwargs={"overwrite": True},
     )
-
-
-def refuses_settings(error: BaseException) -> bool:
-    """Whether the package's own code turned settings down before anything was played; all else is shown as a bug."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    called = {frame.f_code.co_name for frame in frames}
-    # Lightning runs from `_run_stage` on; an environment is first built there, to count its tasks.
-    set_up = "_run_stage" not in called or "num_tasks" in called
-    return set_up and frames[-1].f_globals["__name__"].startswith("paw_lightning.")
-
-
-def main() -> None:
-    """The console script.
-
-    A run whose settings are refused exits with 2, as for an unknown key; one that a signal stopped with 128 plus the
-    signal's number, as shells count.
-    """
-    sys.path.insert(0, os.getcwd())  # so that a config can name a class of a file beside it, as `python -m` can
-    try:
-        trainer = run().trainer
-    except SIGTERMException:  # before the first iteration the signal is Lightning's, which would exit with 0
-        sys.exit(128 + signal.SIGTERM)
-    except SystemExit as end:
-        interrupt = end.__context__
-        if not isinstance(interrupt, KeyboardInterrupt):
-            raise
-        # Ctrl-C outside of training, or a second signal in it (GracefulStop says which): Lightning would exit with 1.
-        sys.exit(128 + (interrupt.args or (signal.SIGINT,))[0])
-    except (ValueError, FileNotFoundError) as error:
-        if not refuses_settings(error):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, callbacks.GracefulStop) and callback.received:
-            sys.exit(128 + callback.received)

@@ -1,0 +1,119 @@
+"""A command line and its configuration files, looked at before anything heavy is imported."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paw_lightning.cli.keys import is_known, nearest_key
+from paw_lightning.cli.moved import new_path
+from paw_lightning.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key, its value, and the file that it stands in (None: the command line)."""
+
+    key: str
+    value: Any
+    file: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Where it stands, for a message."""
+        return f" in {self.file}" if self.file else ""
+
+
+def settings_of(args: list[str]) -> list[Setting]:
+    """Every setting of a training command's arguments, files included, in the order in which they apply.
+
+    Raises:
+        SettingsError: a file is missing, or is no YAML mapping.
+    """
+    settings: list[Setting] = []
+    rest = iter([*args, ""])
+    argument = next(rest)
+    while argument:
+        following = next(rest)
+        if argument.startswith("-") and not _is_number(argument):
+            key, equals, value = argument.lstrip("-").partition("=")
+            if not equals and (not following.startswith("-") or _is_number(following)):
+                value, following = following, next(rest, "")
+            if key in ("config", "c"):
+                settings += _settings_of_file(value)
+            else:
+                settings.append(Setting(key.removesuffix("+"), value))
+        argument = following
+    return settings
+
+
+def check_settings(settings: list[Setting]) -> None:
+    """Refuse keys that do not exist and classes that have moved.
+
+    Raises:
+        SettingsError: names the key, the file, and what was most likely meant.
+    """
+    for setting in settings:
+        if not is_known(setting.key):
+            near = nearest_key(setting.key)
+            meant = f"did you mean {near}?" if near else "wanted one of `paw-lightning fit --help`"
+            raise SettingsError(f"{setting.key}{setting.place} is no known key; {meant}")
+        moved = new_path(setting.value) if isinstance(setting.value, str) else None
+        if moved:
+            raise SettingsError(f"{setting.key}{setting.place} is {setting.value!r}, which has moved; wanted {moved!r}")
+
+
+def summary(command: str, settings: list[Setting]) -> str:
+    """What is about to run, in a few words."""
+    values = {setting.key: setting.value for setting in settings}
+    environment = values.get("rollout.environment.class_path", values.get("rollout.environment"))
+    words = [command, values.get("model.path"), environment and "in " + str(environment).rpartition(".")[2]]
+    return " ".join(str(word) for word in words if word)
+
+
+def _settings_of_file(name: str) -> list[Setting]:
+    if "://" in name or name.lstrip().startswith("{") or "\n" in name:
+        return []  # an address, or the configuration itself: the parser's business
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise SettingsError(f"config is {name!r}, {_missing(path)}")
+    import yaml
+
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"config is {name!r}, which is no YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise SettingsError(f"config is {name!r}, which holds {content!r:.40}; wanted a mapping of sections")
+    return list(_flat(content, "", name))
+
+
+def _missing(path: Path) -> str:
+    if path.is_dir():
+        return "which is a folder; wanted a YAML file"
+    siblings = [str(file) for file in path.parent.glob("*.yaml")]
+    near = difflib.get_close_matches(str(path), siblings, n=1)
+    return "which does not exist; " + (f"did you mean {near[0]!r}?" if near else "wanted a YAML file")
+
+
+def _flat(content: dict[Any, Any], prefix: str, file: str) -> Iterator[Setting]:
+    for name, value in content.items():
+        key = f"{prefix}{name}".removesuffix("+")
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{key}.", file)
+        else:
+            yield Setting(key, value, file)
+            for item in value if isinstance(value, list) else []:
+                if isinstance(item, dict):
+                    yield from (Setting(key, s.value, file) for s in _flat(item, "", file))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

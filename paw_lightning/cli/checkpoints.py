@@ -1,0 +1,32 @@
+"""What may stand under ``ckpt_path``."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+
+def check_checkpoint(path: str | None) -> None:
+    """Refuse a path to no checkpoint; what names none on this machine (Lightning's words, addresses) is left to it.
+
+    Raises:
+        ValueError: neither a file that `torch.save` wrote nor a folder, as sharded checkpoints are.
+    """
+    if path is None or path in ("best", "last", "hpc") or path.startswith("registry") or "://" in path:
+        return
+    file = Path(path).expanduser()
+    if not path or not (_is_saved_folder(file) if file.is_dir() else _is_saved_file(file)):
+        found = "is no checkpoint" if file.exists() else "does not exist"
+        raise ValueError(f"ckpt_path is {path!r}, which {found}; wanted RUN/checkpoints/last.ckpt, or best.ckpt")
+
+
+def _is_saved_folder(folder: Path) -> bool:
+    """Sharded checkpoints have a part for each rank and a list of what is where."""
+    return any((folder / name).exists() for name in (".metadata", "meta.pt"))
+
+
+def _is_saved_file(file: Path) -> bool:
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any(name.endswith("/data.pkl") for name in archive.namelist())
