@@ -1,1 +1,1 @@
-"""The subcommands that Lightning knows nothing of; each is a function ``command(words) -> exit status``."""
+"""The commands beside fit, validate and test."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from compare_results import ArmSummary, Results, final_values
+from paw_lightning.compare.results import ArmSummary, Results, final_values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

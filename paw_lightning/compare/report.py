@@ -6,10 +6,10 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from compare_page import page
-from compare_plots import plot
-from compare_results import Results, further_differences, summarise
-from compare_words import Section, notes, sections
+from paw_lightning.compare.page import page
+from paw_lightning.compare.plots import plot
+from paw_lightning.compare.results import Results, further_differences, summarise
+from paw_lightning.compare.words import Section, notes, sections
 
 
 def markdown(results: Results, parts: list[Section], lines: list[str]) -> str:
@@ -29,7 +29,8 @@ def markdown(results: Results, parts: list[Section], lines: list[str]) -> str:
 def write(results: Results, output: Path) -> str:
     """Write report.md, report.json, curves.png and report.html; returns the Markdown."""
     rows = summarise(results)
-    parts, lines = sections(results, rows), notes(results, rows)
+    further = further_differences(results)
+    parts, lines = sections(results, rows, further), notes(results, rows, further)
     text = markdown(results, parts, lines)
     plot(results, rows, output / "curves.png")
     (output / "report.md").write_text(text)
@@ -40,7 +41,7 @@ def write(results: Results, output: Path) -> str:
         "last_points": results.last_points,
         "also": results.also,
         "arms": [asdict(row) for row in rows],
-        "further_pairs": [asdict(difference) for difference in further_differences(results)],
+        "further_pairs": [asdict(difference) for difference in further],
         "verdicts": [sentence for part in parts for sentence in part.sentences],
         "notes": lines,
         "curves": {n: {seed: asdict(c) for seed, c in curves.items()} for n, curves in results.arms.items()},

@@ -1,4 +1,4 @@
-"""Runs of a comparison: processes with one thread each, several at a time, that can be stopped and gone on with."""
+"""Runs of a comparison: processes of one thread each, several at a time; a stopped one can be continued."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from paw_lightning.errors import SettingsError
+
 LAUNCHER = [sys.executable, "-m", "paw_lightning", "fit"]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 POLL_SECONDS = 0.2
@@ -30,6 +32,8 @@ LOG_INTERVAL = 10.0
 """Seconds between two lines of progress where it is not on a terminal."""
 INTERRUPTED = {code for number in (signal.SIGINT, signal.SIGTERM) for code in (128 + number, -number)}
 """Exit codes of a run that a signal stopped, whoever sent it: after its iteration, or dead of it before the first."""
+NOT_TRAINED = {"compare", "commands"}
+"""Parts of the package that no training goes through."""
 LOG_TAIL = 4096
 """Bytes at the end of a log in which its newest progress is looked for."""
 
@@ -138,7 +142,8 @@ def code_digest() -> str:
     """Names the state of the package's code that a run starts with."""
     spec = importlib.util.find_spec("paw_lightning")
     assert spec is not None and spec.submodule_search_locations
-    files = sorted(Path(spec.submodule_search_locations[0]).rglob("*.py"))
+    package = Path(spec.submodule_search_locations[0])
+    files = [path for path in sorted(package.rglob("*.py")) if path.relative_to(package).parts[0] not in NOT_TRAINED]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
@@ -230,8 +235,8 @@ def locked(output: Path) -> Iterator[int]:
         except BlockingIOError:
             outcomes = [json.loads(path.read_text()) for path in output.glob("*/seed_*/outcome.json")]
             processes = ", ".join(str(o["process"]) for o in outcomes if o["state"] == "running")
-            raise ValueError(
-                f"{output} is at work: another tools/compare.py has it, or runs go on that one left behind when it was "
-                f"killed; wait for them or interrupt them (runs: {processes or 'none yet'})"
+            raise SettingsError(
+                f"--output is {output}, which is at work: another `paw-lightning compare` has it, or runs go on that "
+                f"one left behind when it was killed; wait for them or interrupt them (runs: {processes or 'none yet'})"
             ) from None
         yield file.fileno()

@@ -8,12 +8,13 @@ from math import isnan, nan
 from pathlib import Path
 
 import numpy as np
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from paw_lightning import event_files
+from paw_lightning.event_files import Scalars
 
 VALIDATION_WITNESS = "val/dropped_tasks"
 """Logged by every validation between iterations, lost ones too, but not by the one before training."""
 TRAINING_SECONDS = ("time/rollout_s", "time/update_s")
-Scalars = dict[str, list[tuple[int, float]]]
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,9 @@ class Curve:
 
 
 def read_scalars(folder: Path) -> Scalars:
-    """All scalars of a run, in the order in which they were written: {tag: [(step, value)]}."""
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    events.Reload()
-    return {tag: [(e.step, as_logged(e.value)) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    """All scalars of a run, as the numbers that were logged."""
+    scalars = event_files.read_scalars(folder)
+    return {tag: [(step, as_logged(value)) for step, value in points] for tag, points in scalars.items()}
 
 
 def as_logged(value: float) -> float:

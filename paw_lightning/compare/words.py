@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 
-import compare_statistics as statistics
-from compare_results import ArmSummary, Difference, Results, further_differences
+from paw_lightning.compare import statistics
+from paw_lightning.compare.results import ArmSummary, Difference, Results
 
 FEW_SEEDS = 10
 FURTHER = "Further differences"
@@ -23,11 +25,10 @@ class Section:
     sentences: list[str]
 
 
-def sections(results: Results, rows: list[ArmSummary]) -> list[Section]:
+def sections(results: Results, rows: list[ArmSummary], further: list[Difference]) -> list[Section]:
     """One for each table, and one for the further differences."""
     tables = {group: [row for row in rows if row.group == group] for group in results.tables()}
     parts = [Section(group, table(results, members), verdicts(results, members)) for group, members in tables.items()]
-    further = further_differences(results)
     if further:
         sentences = [verdict(difference, results.metric) for difference in further]
         parts.append(Section(FURTHER, _further_table(further), sentences))
@@ -57,20 +58,22 @@ def verdict(row: Difference, metric: str) -> str:
     return f"{claim} A hint, not a result: its Holm-adjusted sign-flip chance is {_percent(row.chance)}."
 
 
-def notes(results: Results, rows: list[ArmSummary]) -> list[str]:
+def notes(results: Results, rows: list[ArmSummary], further: list[Difference]) -> list[str]:
     """How to read the tables, and what is missing from them."""
-    lines = _meanings(results)
+    lines = _meanings(results, any(row.before is not None for row in rows))
     if any(len(row.seeds) < 2 for row in rows):
         lines.append('"-" stands for what is undefined; one seed has no interval.')
     if any(1 < len(row.seeds) < FEW_SEEDS for row in rows):
         lines.append("The bootstrap interval of few seeds is too narrow: it knows no values but theirs.")
-    lines += _out_of_reach(results, rows)
+    families = {group: [row for row in rows if row.group == group] for group in results.tables()}
+    lines += _out_of_reach({**families, FURTHER: further})
+    lines += _interim({**families, FURTHER: further})
     if results.unfinished:
         lines.append(f"Not finished, and not counted: {'; '.join(map(str, results.unfinished))}.")
-    return lines + _warnings(results)
+    return lines + _unknown_tags(results) + _warnings(results)
 
 
-def _meanings(results: Results) -> list[str]:
+def _meanings(results: Results, before: bool) -> list[str]:
     end = "the last point" if results.last_points == 1 else f"the mean of the last {results.last_points} points"
     lines = [
         f"{results.metric} counts at its end: {end} of a run's curve. Square brackets hold 95 % percentile bootstrap "
@@ -79,30 +82,68 @@ def _meanings(results: Results) -> list[str]:
         f"{100 * LARGEST_CHANCE:.0f} %. The chance is how often equal arms would differ at least as much (sign-flip "
         "test over seeds), Holm-adjusted for all the differences of its table, whatever their bases, and not for other "
         "tables.",
+        "P(arm > base) is the share of all pairs of a run of the arm and a run of its base in which the arm ends "
+        "higher, ties counting half: 0.5 is no difference, 1 is every run above every other.",
         "The area is the curve's mean height over iterations. Training is the median over seeds of the wall time of "
         "rollouts and updates, while other runs may have shared the machine.",
     ]
+    if before:
+        lines.append(f"Before is {results.metric} of the policy that training starts from, mean over seeds.")
     if results.further_pairs:
         lines.append(
             f"{FURTHER} are Holm-adjusted over their own list. Nothing in the folder says whether this list was made "
             "before the runs were seen; whoever cites it has to."
         )
-    if results.also:
-        lines.append(f"{', '.join(results.also)}: the last value of the curve, mean over seeds.")
+    if shown := further_columns(results):
+        lines.append(f"{', '.join(shown)}: the last value of the curve, mean over seeds.")
     return lines
 
 
-def _out_of_reach(results: Results, rows: list[ArmSummary]) -> list[str]:
+def _out_of_reach(families: dict[str, list[Difference]]) -> list[str]:
     """Where even the clearest difference comes out with too large a chance: with 2 of 2^n signs, times the number."""
-    families = {group: [row for row in rows if row.group == group] for group in results.tables()}
     lines = []
-    for place, family in {**families, FURTHER: further_differences(results)}.items():
+    for place, family in families.items():
         pairs = [row.pairs for row in family if row.chance is not None]
         least = min(1.0, len(pairs) * 2 ** (1 - max(pairs, default=0)))
         if pairs and least > LARGEST_CHANCE:
             seeds = f"{max(pairs)} seeds give no Holm-adjusted chance below {_percent(least)}"
-            lines.append(f"{place + ': ' if place else ''}{seeds}, so no difference can count as a result.")
+            lines.append(f"{_where(place)}{seeds}, so no difference can count as a result.")
     return lines
+
+
+def _interim(families: dict[str, list[Difference]]) -> list[str]:
+    """Where chances are adjusted for fewer differences than the whole comparison will have."""
+    lines = []
+    for place, family in families.items():
+        wanted = [row for row in family if row.arm != row.base]
+        there = sum(row.chance is not None for row in wanted)
+        if 0 < there < len(wanted):
+            lines.append(
+                f"{_where(place)}the chances are Holm-adjusted for the {there} differences that have runs so far, not "
+                f"for all {len(wanted)}: this is an interim report, and they rise when the rest is there."
+            )
+    return lines
+
+
+def _where(place: str) -> str:
+    return f"{place}: " if place else ""
+
+
+def further_columns(results: Results) -> list[str]:
+    """The further curves that some run has."""
+    unknown = results.unknown_tags()
+    return [tag for tag in results.also if tag not in unknown]
+
+
+def _unknown_tags(results: Results) -> list[str]:
+    return [
+        f"Warning: also has {tag}, which no run has{_nearest(tag, results.tags)}." for tag in results.unknown_tags()
+    ]
+
+
+def _nearest(tag: str, tags: Iterable[str]) -> str:
+    found = get_close_matches(tag, sorted(tags), 1)
+    return f"; the nearest curve is {found[0]}" if found else ""
 
 
 def _warnings(results: Results) -> list[str]:
@@ -124,7 +165,7 @@ def table(results: Results, rows: list[ArmSummary]) -> list[list[str]]:
     bases = {row.base for row in rows if row.base != row.arm} or {row.base for row in rows}
     base = next(iter(bases)) if len(bases) == 1 else "its base"
     header = ["arm", "seeds", "before", f"{results.metric} at the end", f"difference from {base}"]
-    header += ["P(arm > base)", "area", "training", *results.also]
+    header += ["P(arm > base)", "area", "training", *further_columns(results)]
     return [header, *(_cells(results, row, several_bases=len(bases) > 1) for row in rows)]
 
 
@@ -142,7 +183,7 @@ def _cells(results: Results, row: ArmSummary, several_bases: bool) -> list[str]:
         _number(row.probability_of_improvement, digits=2),
         _number(row.area),
         "-" if row.training_seconds is None else f"{row.training_seconds:.0f} s",
-        *(_number(row.also[tag]) for tag in results.also),
+        *(_number(row.also[tag]) for tag in further_columns(results)),
     ]
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import html
+from urllib.parse import quote
 
-from compare_results import Results
-from compare_words import Section
+from paw_lightning.compare.results import Results, final_values
+from paw_lightning.compare.words import Section
 
 NAMED_ARMS = 4
 STYLE = """
@@ -18,7 +19,7 @@ th, td { padding: 0.4rem 0.45rem; text-align: right; border-bottom: 1px solid #d
 td { white-space: nowrap }
 th { font-weight: 600; border-bottom: 2px solid #1b1f24; vertical-align: bottom; line-height: 1.3 }
 th:first-child, td:first-child { text-align: left; padding-left: 0 }
-th:nth-child(2), td:nth-child(2) { text-align: left; white-space: normal }
+table:not(.runs) :is(th, td):nth-child(2) { text-align: left; white-space: normal }
 img { width: 100%; max-width: 62rem; display: block; margin: 1.5rem 0 }
 ul, p { max-width: 62rem }
 .notes { color: #57606a; font-size: 0.9rem }
@@ -45,6 +46,7 @@ def page(results: Results, sections: list[Section], notes: list[str], png: bytes
         *map(_section, sections),
         f"<img alt='every run' src='data:image/png;base64,{base64.b64encode(png).decode()}'>",
         *(f"<p class='notes'>{html.escape(line)}</p>" for line in notes),
+        _every_run(results),
         *(["<h2>Failed</h2>", *failures] if failures else []),
         f"<section><h2>Arms</h2><ul>{''.join(commands)}</ul></section></body></html>",
     ]
@@ -57,6 +59,27 @@ def _section(section: Section) -> str:
     heading = f"<h2>{html.escape(section.heading)}</h2>" if section.heading else ""
     sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in section.sentences)
     return f"{heading}<div class='wide'><table>{''.join(lines)}</table></div><ul>{sentences}</ul>"
+
+
+def _every_run(results: Results) -> str:
+    """A row for each arm, a column for each seed: what counts of a run, with a link to its folder."""
+    missing = {
+        (run.arm, run.seed): word
+        for word, runs in (("failed", results.failures), ("not finished", results.unfinished))
+        for run in runs
+    }
+    seeds = sorted({seed for _, seed in missing}.union(*results.arms.values()))
+    lines = [_table_row(["arm", *(f"seed {seed}" for seed in seeds)], "th")]
+    for arm in (name for names in results.tables().values() for name in names):
+        ends = {seed: f"{value:.3f}" for seed, value in final_values(results, arm).items()}
+        cells = [_run_link(arm, seed, ends.get(seed) or missing.get((arm, seed), "")) for seed in seeds]
+        lines.append(f"<tr><td>{html.escape(arm)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    heading = f"<h2>Every run</h2><p>{html.escape(results.metric)} at the end; each links to its run's folder.</p>"
+    return f"{heading}<div class='wide'><table class='runs'>{''.join(lines)}</table></div>"
+
+
+def _run_link(arm: str, seed: int, text: str) -> str:
+    return f"<a href='{quote(arm)}/seed_{seed}/'>{text}</a>" if text else "-"
 
 
 def _command(command: str) -> str:

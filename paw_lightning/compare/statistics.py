@@ -75,7 +75,8 @@ def chance_of_difference(differences: Sequence[float], seed: int = 0) -> float |
 def holm(chances: Sequence[float]) -> list[float]:
     """Holm's correction: with m comparisons the smallest chance is multiplied by m, the next by m - 1, ..., at most 1.
 
-    None comes out below a smaller one. Of tables in which all arms are equal, at most the stated share makes any claim.
+    A chance is never corrected to less than one that was smaller before. Where all arms of a table are equal, a table
+    that calls chances up to 5 % a result names one in at most 5 % of the cases.
     """
     order = sorted(range(len(chances)), key=lambda i: chances[i])
     corrected, largest = [0.0] * len(chances), 0.0

@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any, TypeVar
 
-import compare_statistics as statistics
-from compare_curves import Curve, Scalars, known, metric_points, read_scalars, training_seconds
+from paw_lightning.compare import statistics
+from paw_lightning.compare.curves import Curve, Scalars, known, metric_points, read_scalars, training_seconds
 
 LOG_LINES = 12
 
@@ -49,9 +49,11 @@ class Results:
     """{arm: {seed: curve}}: finished runs alone."""
     failures: list[Failure] = field(default_factory=list)
     unfinished: list[Failure] = field(default_factory=list)
-    """Runs that may still be gone on with."""
+    """Runs that the same command would continue."""
     codes: set[str] = field(default_factory=set)
     """The states of the package's code that the runs were made with."""
+    tags: set[str] = field(default_factory=set)
+    """All curves that some finished run has."""
 
     def add_arm(self, name: str, command: str, base: str | None = None, group: str = "") -> None:
         """Make a row for the arm, whatever becomes of its runs."""
@@ -63,8 +65,12 @@ class Results:
         names = sorted(self.arms, key=lambda name: self.bases[name] != name)
         return {group: [n for n in names if self.groups[n] == group] for group in dict.fromkeys(self.groups.values())}
 
+    def unknown_tags(self) -> list[str]:
+        """The further curves that no finished run has; none while there is no run to tell by."""
+        return [tag for tag in self.also if self.tags and tag not in self.tags]
+
     def add_run(self, arm: str, seed: int, folder: Path, outcome: Mapping[str, Any], log: Path) -> None:
-        """Sort one run in."""
+        """Add a run to the finished, the failed, or the unfinished ones."""
         state = outcome["state"]
         if state == "failed":
             self.failures.append(Failure(arm, seed, f"ended with exit code {outcome['exit_code']}", tail(log)))
@@ -72,6 +78,7 @@ class Results:
             self.unfinished.append(Failure(arm, seed, f"({state})", tail(log)))
         else:
             scalars = read_scalars(folder)
+            self.tags |= scalars.keys()
             points = metric_points(scalars, self.metric)
             if reason := self._no_result(points, scalars):
                 self.failures.append(Failure(arm, seed, reason, tail(log)))

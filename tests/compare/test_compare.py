@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -13,14 +15,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from paw_lightning.compare import results as compare_results
+from paw_lightning.compare import runs as compare_runs
+from paw_lightning.compare.command import command as compare
+from paw_lightning.compare.command import parse
+from paw_lightning.compare.folder import check_folder, claim_folder, differences
+from paw_lightning.compare.study import read_comparison
+from paw_lightning.errors import SettingsError
 from tests.conftest import ROOT
 from tests.runs import TOY, arguments
-
-sys.path.insert(0, str(ROOT / "tools"))  # tools are scripts: each finds its neighbours in its own folder
-
-import compare
-import compare_results
-import compare_runs
 
 # ---- file and folder
 
@@ -63,10 +66,10 @@ def write_comparison(path: Path, **changes: object) -> Path:
         ({"arms": {"grpo": {"configs": []}, "../paw": {"configs": []}}}, "arms has '../paw'; wanted a name of letters"),
     ],
 )
-def test_bad_comparison_is_named(changes: dict, message: str, tmp_path: Path, capsys) -> None:
+def test_bad_comparison_is_named(changes: dict, message: str, tmp_path: Path) -> None:
     path = write_comparison(tmp_path / "c.yaml", **changes)
-    assert compare.main([str(path), "--output", str(tmp_path / "out")]) == 2
-    assert message in capsys.readouterr().err
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        compare([str(path), "--output", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
 
@@ -79,53 +82,90 @@ def output(tmp_path: Path) -> Path:
 
 def test_changed_comparison_is_refused_and_the_change_named(tmp_path: Path, output: Path) -> None:
     path = write_comparison(tmp_path / "c.yaml")
-    compare.claim_folder(output, compare.read_comparison(path))
-    compare.check_folder(output, compare.read_comparison(path))
+    claim_folder(output, read_comparison(path))
+    check_folder(output, read_comparison(path))
     (tmp_path / "a.yaml").write_text("data: {groups: 16}\n")
-    with pytest.raises(ValueError, match=r"arms\.grpo\.configs\.0\.data\.groups: 8 there, 16 now"):
-        compare.check_folder(output, compare.read_comparison(path))
+    with pytest.raises(SettingsError, match=r"arms\.grpo\.configs\.0\.data\.groups: 8 there, 16 now"):
+        check_folder(output, read_comparison(path))
     assert "groups: 8" in (output / "grpo" / "config_0.yaml").read_text(), "runs read what was compared at first"
     write_comparison(path, metric="val/return")
-    with pytest.raises(ValueError, match="metric: 'val/success_rate' there, 'val/return' now"):
-        compare.check_folder(output, compare.read_comparison(path))
+    with pytest.raises(SettingsError, match="metric: 'val/success_rate' there, 'val/return' now"):
+        check_folder(output, read_comparison(path))
 
 
 def test_what_is_shown_may_change_but_not_an_arms_base(tmp_path: Path) -> None:
     path = write_comparison(tmp_path / "c.yaml")
-    plain, arms = compare.read_comparison(path).resolved(), yaml.safe_load(path.read_text())["arms"]
+    plain, arms = read_comparison(path).resolved(), yaml.safe_load(path.read_text())["arms"]
     arms["paw"]["group"] = "PaW"
     changes = {"also": ["wm/coefficient"], "further_pairs": [["paw", "grpo"]]}
-    shown = compare.read_comparison(write_comparison(path, arms=arms, **changes))
-    assert shown.arms["paw"].group == "PaW" and compare.differences(plain, shown.resolved()) == []
+    shown = read_comparison(write_comparison(path, arms=arms, **changes))
+    assert shown.arms["paw"].group == "PaW" and differences(plain, shown.resolved()) == []
     assert shown.further_pairs == (("paw", "grpo"),)
     arms["paw"]["base"] = "paw"
-    changed = compare.read_comparison(write_comparison(path, arms=arms)).resolved()
-    assert compare.differences(plain, changed) == ["arms.paw.base: absent there, 'paw' now"]
+    changed = read_comparison(write_comparison(path, arms=arms)).resolved()
+    assert differences(plain, changed) == ["arms.paw.base: absent there, 'paw' now"]
 
 
 def test_seeds_and_arms_may_be_added_but_not_dropped(tmp_path: Path) -> None:
     path = write_comparison(tmp_path / "c.yaml")
-    small = compare.read_comparison(path).resolved()
+    small = read_comparison(path).resolved()
     arms = yaml.safe_load(path.read_text())["arms"]
-    large = compare.read_comparison(write_comparison(path, seeds=[3, 2, 1], arms={**arms, "new": arms["paw"]}))
-    assert compare.differences(small, large.resolved()) == []
-    changes = "\n".join(compare.differences(large.resolved(), small))
+    large = read_comparison(write_comparison(path, seeds=[3, 2, 1], arms={**arms, "new": arms["paw"]}))
+    assert differences(small, large.resolved()) == []
+    changes = "\n".join(differences(large.resolved(), small))
     assert "arms.new.arguments.0: '--entropy_selection.alpha=0.75' there, absent now" in changes
     assert "seeds.2: 1 there, absent now" in changes
 
 
-def test_foreign_folder_is_refused(tmp_path: Path, output: Path, capsys) -> None:
+def test_foreign_folder_is_refused(tmp_path: Path, output: Path) -> None:
     (output / "thesis.tex").touch()
     path = write_comparison(tmp_path / "c.yaml")
-    assert compare.main([str(path), "--output", str(output)]) == 2
-    assert "holds something else than a comparison" in capsys.readouterr().err
+    with pytest.raises(SettingsError, match="holds something else than a comparison"):
+        compare([str(path), "--output", str(output)])
     assert {path.name for path in output.iterdir()} <= {"thesis.tex", ".lock"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "compare").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_comparisons_are_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    assert len(compare.read_comparison(path).resolved()["arms"]) > 1
+    assert len(read_comparison(path).resolved()["arms"]) > 1
+
+
+def test_shipped_files_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name, as of any other shipped configuration; a file of one's own with that name goes first."""
+    monkeypatch.chdir(tmp_path)
+    options = parse(["study"])
+    assert options.comparison.samefile(ROOT / "configs" / "compare" / "study.yaml")
+    assert options.output == Path("runs/compare/study")
+    assert parse(["compare/study"]).comparison == parse(["configs/compare/study.yaml"]).comparison == options.comparison
+    assert len(read_comparison(options.comparison).arms) > 20
+    (tmp_path / "study").write_text("metric: val/return\n")
+    assert parse(["study"]).comparison == Path("study")
+    with pytest.raises(SettingsError, match="the comparison is stduy; wanted a YAML file"):
+        parse(["stduy"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--jobs", "0"], "--jobs is 0; wanted at least 1"),
+        (["--report-only"], "--output is nowhere, which holds no comparison; train one first"),
+        (["--job", "1"], "unrecognized arguments: --job 1; wanted what paw-lightning compare --help shows"),
+    ],
+)
+def test_bad_option_is_named(options: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        parse(["study", "--output", "nowhere", *options])
+
+
+def test_the_old_spelling_names_the_new_one() -> None:
+    old = subprocess.run(
+        [sys.executable, ROOT / "tools" / "compare.py", "configs/compare/study.yaml", "--output", "out"],
+        capture_output=True,
+        text=True,
+    )
+    assert old.returncode == 2
+    assert "wanted paw-lightning compare configs/compare/study.yaml --output out" in old.stderr
 
 
 # ---- processes, with a stand-in for training
@@ -256,13 +296,13 @@ def test_a_comparison_with_a_run_that_was_stopped_is_not_done(
 
     thread = threading.Thread(target=stop)
     thread.start()
-    assert compare.main(command) == 1
+    assert compare(command) == 1
     thread.join()
     printed = capsys.readouterr()
     assert "not finished: paw, seed 1 (interrupted); the same command goes on" in printed.err
     assert "| paw | none (not finished: 1) |" in printed.out
-    assert compare.main([*command, "--report-only"]) == 1
-    assert compare.main(command) == 0, "it goes on, and is done"
+    assert compare([*command, "--report-only"]) == 1
+    assert compare(command) == 0, "it goes on, and is done"
 
 
 def test_runs_that_outlive_a_killed_comparison_keep_the_folder(output: Path, stand_in: None) -> None:
@@ -271,7 +311,7 @@ def test_runs_that_outlive_a_killed_comparison_keep_the_folder(output: Path, sta
         child = compare_runs.Child(run, lock)
     wait_until(lambda: count(output, "start") == 1)
     assert run.progress() == 0.5
-    with pytest.raises(ValueError, match=rf"is at work.*runs: {child.process.pid}\)"), compare_runs.locked(output):
+    with pytest.raises(SettingsError, match=rf"is at work.*runs: {child.process.pid}\)"), compare_runs.locked(output):
         pass
     child.interrupt(1)
     wait_until(child.ended)
@@ -299,7 +339,7 @@ def test_end_to_end(tiny_model_dir: str, tmp_path: Path, monkeypatch: pytest.Mon
     output = tmp_path / "out"
     command = [str(path), "--output", str(output), "--jobs", "2"]
 
-    assert compare.main(command) == 1, "one arm failed"
+    assert compare(command) == 1, "one arm failed"
     content = json.loads((output / "report.json").read_text())
     rows = {row["arm"]: row for row in content["arms"]}
     assert [rows[name]["seeds"] for name in ("grpo", "paw", "broken")] == [[1], [1], []]
@@ -319,7 +359,7 @@ def test_end_to_end(tiny_model_dir: str, tmp_path: Path, monkeypatch: pytest.Mon
 
     capsys.readouterr()
     monkeypatch.setattr(compare_runs, "LAUNCHER", [sys.executable, "-c", "raise SystemExit(3)"])
-    assert compare.main(command) == 1
+    assert compare(command) == 1
     assert "broken, seed 1 ended with exit code 3" in capsys.readouterr().out, "what failed is tried again"
     assert json.loads((output / "report.json").read_text())["curves"] == content["curves"], "what is done is not"
-    assert compare.main([*command, "--report-only"]) == 1
+    assert compare([*command, "--report-only"]) == 1

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "tools"))  # tools are scripts: each finds its neighbours in its own folder
-
-import compare_report as report
-import compare_results
-import compare_statistics as statistics
-import compare_words as words
-from compare_curves import Curve, Scalars, as_logged, metric_points, training_seconds
-from compare_plots import plot
-from compare_results import Failure, Results, further_differences, summarise
+from paw_lightning.compare import report, statistics, words
+from paw_lightning.compare import results as compare_results
+from paw_lightning.compare.curves import Curve, as_logged, metric_points, training_seconds
+from paw_lightning.compare.plots import plot
+from paw_lightning.compare.results import Failure, Results, further_differences, summarise
+from paw_lightning.event_files import Scalars
 
 # ---- statistics
 
@@ -244,7 +238,7 @@ def test_every_arm_is_compared_with_its_base_in_its_table() -> None:
     # 0.5 - 0.4, 0.7 - 0.8, and 0.9 - 0.4 across the tables
     assert differences == pytest.approx({"grpo-paw": 0.1, "gigpo-paw": -0.1, "gigpo-echo": 0.5})
     listed = list(rows.values())
-    text = report.markdown(results, words.sections(results, listed), words.notes(results, listed))
+    text = report.markdown(results, words.sections(results, listed, []), words.notes(results, listed, []))
     first, second = text.split("## GiGPO")
     assert "## GRPO" in first and "difference from grpo-off" in first and "gigpo" not in first
     assert "difference from its base" in second and "-0.100 [-0.100, -0.100] (gigpo-off)" in second
@@ -267,7 +261,7 @@ def test_chances_are_adjusted_for_their_own_table_alone() -> None:
     rows = {row.arm: row for row in summarise(results)}
     chances = {name: (row.uncorrected_chance, row.chance) for name, row in rows.items() if row.pairs}
     assert chances == {"grpo_paw": (0.25, 0.5), "gigpo_paw": (0.25, 0.5), "grpo_echo": (0.25, 0.25)}
-    text = " ".join(words.notes(results, list(rows.values())))
+    text = " ".join(words.notes(results, list(rows.values()), []))
     assert "adjusted for all the differences of its table, whatever their bases, and not for other tables" in text
     assert "A: 3 seeds give no Holm-adjusted chance below 50.0 %, so no difference can count as a result." in text
     assert "B: 3 seeds give no Holm-adjusted chance below 25.0 %, so no difference can count as a result." in text
@@ -279,7 +273,7 @@ def test_enough_seeds_are_not_called_too_few() -> None:
     for arms, reached in ({"a": curves, "b": curves}, True), ({"a": curves, "b": curves, "c": curves}, False):
         results = results_of(**arms)
         assert (
-            "no Holm-adjusted chance below 6.2 %" in " ".join(words.notes(results, summarise(results)))
+            "no Holm-adjusted chance below 6.2 %" in " ".join(words.notes(results, summarise(results), []))
         ) is not reached
 
 
@@ -354,7 +348,7 @@ def test_report_warns_of_what_cannot_be_compared() -> None:
     results.codes = {"a", "b"}
     results.add_run("paw", 2, Path(), {"state": "interrupted"}, Path("log.txt"))
     rows = summarise(results)
-    text = report.markdown(results, words.sections(results, rows), words.notes(results, rows))
+    text = report.markdown(results, words.sections(results, rows, []), words.notes(results, rows, []))
     assert "do not end at the same iteration: 2 (paw, seed 1); 4 (grpo, seed 1)" in text
     assert "code was changed between runs" in text
     assert "Not finished, and not counted: paw, seed 2 (interrupted)." in text
@@ -410,3 +404,34 @@ def test_page_needs_nothing_else_and_escapes_logs(tmp_path: Path) -> None:
     assert "<script" not in page
     assert "http" not in page
     assert "src='data:image/png;base64,iVBOR" in page
+
+
+def test_a_further_curve_that_no_run_has_is_named_and_has_no_column(tmp_path: Path) -> None:
+    results = grouped_results()
+    results.also.append("wm/effective_wieght")
+    results.tags = {"val/observation_nll", "wm/effective_weight", "epoch"}
+    text = report.write(results, tmp_path)
+    assert "also has wm/effective_wieght, which no run has; the nearest curve is wm/effective_weight." in text
+    assert text.count("wieght") == 1 and "| training | val/observation_nll |" in text
+    results.tags = set()
+    assert "Warning" not in report.write(results, tmp_path), "before the first run there is nothing to tell by"
+
+
+def test_an_interim_report_says_what_it_is_adjusted_for() -> None:
+    """Three arms against grpo, two with two seeds and one with one, which has no chance: 2 differences of 3."""
+    two, one = {1: {1: 0.5}, 2: {1: 0.6}}, {1: {1: 0.5}}
+    results = results_of(grpo=two, paw=two, echo=two, ce=one)
+    text = " ".join(words.notes(results, summarise(results), []))
+    assert "adjusted for the 2 differences that have runs so far, not for all 3: this is an interim report" in text
+    results = results_of(grpo=two, paw=two, echo=two)
+    assert "interim" not in " ".join(words.notes(results, summarise(results), []))
+
+
+def test_page_explains_its_columns_and_links_every_run(tmp_path: Path) -> None:
+    results = results_of(grpo={1: {0: 0.1, 1: 0.5}, 2: {0: 0.1, 1: 0.7}}, paw={2: {0: 0.1, 1: 0.6}})
+    results.failures.append(Failure("paw", 1, "ended with exit code 1", ""))
+    report.write(results, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "P(arm &gt; base) is the share of all pairs" in page and "Before is val/success_rate of the policy" in page
+    assert "<td>grpo</td><td><a href='grpo/seed_1/'>0.500</a></td><td><a href='grpo/seed_2/'>0.700</a></td>" in page
+    assert "<td>paw</td><td><a href='paw/seed_1/'>failed</a></td><td><a href='paw/seed_2/'>0.600</a></td>" in page

@@ -1,0 +1,29 @@
+"""A command's own arguments, refused like any other setting: in one line, without a page of usage."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from paw_lightning.errors import SettingsError
+
+
+class Arguments(argparse.ArgumentParser):
+    """An ``argparse`` parser of a command that keeps the layout of its help text.
+
+    Args:
+        command: its name behind ``paw-lightning``.
+        description: what ``--help`` begins with.
+    """
+
+    def __init__(self, command: str, description: str) -> None:
+        super().__init__(
+            prog=f"paw-lightning {command}",
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise SettingsError with argparse's sentence."""
+        raise SettingsError(f"{message}; wanted what {self.prog} --help shows")

@@ -1,0 +1,1 @@
+"""Arms by seeds: runs a comparison and reports what its curves support."""

@@ -1,0 +1,67 @@
+"""The folder of a comparison: whose it is, and what its runs read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from paw_lightning.compare.study import Arm, Comparison
+from paw_lightning.errors import SettingsError
+
+SHOWN_CHANGES = 8
+
+
+def check_folder(output: Path, comparison: Comparison) -> None:
+    """Refuse another comparison's folder with SettingsError, naming the difference."""
+    record = output / "comparison.json"
+    if not record.exists():
+        if any(path.name != ".lock" for path in output.iterdir()):
+            raise SettingsError(
+                f"--output is {output}, which holds something else than a comparison; wanted a new or empty folder"
+            )
+        return
+    changes = differences(json.loads(record.read_text()), comparison.resolved())
+    if changes:
+        more = [f"and {len(changes) - SHOWN_CHANGES} more"] if len(changes) > SHOWN_CHANGES else []
+        raise SettingsError(
+            f"--output is {output}, which another comparison made ({'; '.join([*changes[:SHOWN_CHANGES], *more])}); "
+            "wanted the same comparison, or a folder of its own for this one"
+        )
+
+
+def claim_folder(output: Path, comparison: Comparison) -> None:
+    """Record what the folder belongs to, with copies of the arms' configuration files."""
+    for name, arm in comparison.arms.items():
+        (output / name).mkdir(exist_ok=True)
+        for config, copy in zip(arm.files, config_copies(output, name, arm), strict=True):
+            shutil.copyfile(config, copy)
+    (output / "comparison.json").write_text(json.dumps(comparison.resolved(), indent=1))
+
+
+def config_copies(output: Path, name: str, arm: Arm) -> list[Path]:
+    """What the runs read: an edit of the originals while they are at work must not reach the later ones."""
+    return [output / name / f"config_{number}.yaml" for number in range(len(arm.files))]
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What has changed between two resolved comparisons, a line for each key; added arms and seeds are no change."""
+    kept = {
+        "arms": {name: arm for name, arm in new["arms"].items() if name in old["arms"]},
+        "seeds": [seed for seed in old["seeds"] if seed in new["seeds"]],
+    }
+    then, now = _flat(old), _flat({**new, **kept})
+    values = {key: (then.get(key, "absent"), now.get(key, "absent")) for key in {**then, **now}}
+    return [f"{key}: {before} there, {after} now" for key, (before, after) in values.items() if before != after]
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, str]:
+    """{dotted key: leaf as text}; an empty mapping or list is a leaf."""
+    if not isinstance(tree, dict | list) or not tree:
+        return {prefix: repr(tree)}
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    leaves: dict[str, str] = {}
+    for key, value in items:
+        leaves |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return leaves
