@@ -7,7 +7,14 @@ import difflib
 from paw_lightning.cli.sections import COMMANDS, TRAINING
 from paw_lightning.errors import SettingsError
 
-HABITS = {"train": "fit", "run": "fit", "eval": "validate", "evaluate": "validate", "val": "validate", "config": "configs"}
+HABITS = {
+    "train": "fit",
+    "run": "fit",
+    "eval": "validate",
+    "evaluate": "validate",
+    "val": "validate",
+    "config": "configs",
+}
 """Other names for what a subcommand does."""
 
 

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING
+
+from paw_lightning.arguments import Arguments
 
 if TYPE_CHECKING:
     from paw_lightning.commands.checking.findings import Finding
     from paw_lightning.commands.run_settings import RunSettings
     from paw_lightning.types import RolloutGroup
 
+DESCRIPTION = """Look at an environment, a model and a configuration before training: the environment's contract, a
+prompt and a training row as tokens, lengths against limits, time and memory. The words are those of
+`paw-lightning fit`. The exit status is 1 if anything failed."""
+EXAMPLE = "example:  paw-lightning check --config household/paw --model.path tiny-household"
 EPISODES = 4
 """Scripted episodes, for texts and lengths."""
 
 
 def command(args: list[str]) -> int:
     """Check, and return the exit status: 1 if anything failed."""
-    parser = argparse.ArgumentParser(
-        prog="paw-lightning check",
-        usage="paw-lightning check [--config NAME] [--KEY VALUE ...]",
-        description="Look at an environment, a model and a configuration before training: the environment's contract, "
-        "a prompt and a training row as tokens, lengths against limits, time and memory. The words are those of "
-        "`paw-lightning fit`. The exit status is 1 if anything failed.",
-        epilog="example:  paw-lightning check --config household/paw --model.path tiny-household",
-        allow_abbrev=False,
-    )
+    parser = Arguments("check", DESCRIPTION)
+    parser.usage, parser.epilog = "paw-lightning check [--config NAME] [--KEY VALUE ...]", EXAMPLE
     _, words = parser.parse_known_args(args)
     from paw_lightning.commands.run_settings import read_settings
     from paw_lightning.commands.terminal import headline, painted, wrapped
@@ -83,4 +81,4 @@ def _check_texts(settings: RunSettings, groups: list[RolloutGroup]) -> list[Find
     findings += show_lengths(settings, episodes, [t for group in measured.played.groups for t in group.transitions])
     rows = [row for group in groups for row in selected_rows(group, select=alpha > 0)]
     findings.append(show_time(settings, measured, episodes, sum(row.length for row in rows)))
-    return [*findings, show_memory(settings, max(row.length for row in rows))]
+    return [*findings, show_memory(settings)]

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from paw_lightning.arguments import Arguments
 from paw_lightning.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from paw_lightning.commands.run_settings import RunSettings
     from paw_lightning.rollouts.collector import Collector, PlayedGroups
 
+DESCRIPTION = """Play an environment in the terminal, or watch a policy play it. --config and --KEY VALUE are those of
+`paw-lightning fit`: environment, prompt and limits are read from them."""
 EXAMPLES = """examples:
   paw-lightning play --config household/paw
   paw-lightning play --config household/paw --policy runs/paw_lightning/version_0/policy --episodes 20
@@ -31,15 +34,8 @@ def command(args: list[str]) -> int:
 
 def parse(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """This command's own options, and the words that the settings are read from."""
-    parser = argparse.ArgumentParser(
-        prog="paw-lightning play",
-        usage="paw-lightning play [options] [--config NAME] [--KEY VALUE ...]",
-        description="Play an environment in the terminal, or watch a policy play it. --config and --KEY VALUE are "
-        "those of `paw-lightning fit`: environment, prompt and limits are read from them.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Arguments("play", DESCRIPTION)
+    parser.usage, parser.epilog = "paw-lightning play [options] [--config NAME] [--KEY VALUE ...]", EXAMPLES
     parser.add_argument("--split", choices=["train", "val", "test"], default="val", help="default: val")
     parser.add_argument("--seed", type=int, default=0, help="number of the first task, and seed of the dice")
     parser.add_argument("--policy", help="model directory, hub or bundled name, or a run's .ckpt: it plays, you watch")

@@ -15,9 +15,11 @@ import transformers
 import yaml
 from transformers import PreTrainedModel
 
+from paw_lightning import config_files
 from paw_lightning.callbacks import EnvironmentLoop
 from paw_lightning.callbacks.environment_loop import stop_token_ids
-from paw_lightning.cli import TRAINER_DEFAULTS, PaWCLI
+from paw_lightning.cli.arguments import check_settings, settings_of
+from paw_lightning.cli.training import TRAINER_DEFAULTS, PaWCLI
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.errors import SettingsError
 from paw_lightning.models.loading import load_language_model
@@ -79,6 +81,8 @@ class _Parser(PaWCLI):
 
 def read_settings(words: Sequence[str]) -> RunSettings:
     """Parse `--config` and `--key value` words as `fit` does; what fit would refuse is refused in the same words."""
+    words = config_files.expand(words)
+    check_settings(settings_of(words))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
         parser = _Parser(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 
@@ -104,6 +105,9 @@ def show_time(settings: RunSettings, measured: Measured, scripted: list[Episode]
         "batches less on an accelerator; scoring, validation and the optimizer come on top.",
         "  ",
     )
+    waiting, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if waiting > 1.5 * cores:
+        say(f"This machine was busy: {waiting:.0f} tasks for {cores} cores. Measure again when it is not.", "  ")
     return ok("time", f"about {_seconds(rollout + update)} for an iteration on this machine, if no episode ends early")
 
 
