@@ -28,19 +28,19 @@ def show_lengths(settings: RunSettings, scripted: list[Episode], sampled: list[T
     commands = [len(t.action_ids) for t in transitions]
     actions = [len(t.action_ids) for t in sampled]
     headline(f"tokens: {len(scripted)} episodes of random actions, {len(sampled)} actions of the policy")
-    print(f"  {'':24}{'median':>8}{'90 %':>8}{'most':>8}   limit")
+    print(f"  {'':24}{'median':>8}{'90 %':>8}{'most':>8}   limit (rollout.)")
     rows = [
-        ("prompt", prompts, f"{loop.prompt.max_tokens} rollout.prompt.max_tokens"),
-        ("observation", observations, f"{loop.max_observation_tokens} rollout.max_observation_tokens"),
-        ("action, as scripted", commands, f"{loop.max_action_tokens} rollout.max_action_tokens"),
-        ("action of the policy", actions, f"{loop.max_action_tokens} rollout.max_action_tokens"),
+        ("prompt", prompts, f"{loop.prompt.max_tokens} prompt.max_tokens"),
+        ("observation", observations, f"{loop.max_observation_tokens} max_observation_tokens"),
+        ("action, as scripted", commands, f"{loop.max_action_tokens} max_action_tokens"),
+        ("action of the policy", actions, f"{loop.max_action_tokens} max_action_tokens"),
     ]
     for name, values, limit in rows:
         if values:
             print(f"  {name:24}" + "".join(f"{quantile(values, q):8}" for q in QUANTILES) + f"   {limit}")
     turns = [len(episode.transitions) for episode in scripted]
     print(f"  {'turns of an episode':24}" + "".join(f"{quantile(turns, q):8}" for q in QUANTILES), end="")
-    print(f"   {loop.max_steps} rollout.max_steps")
+    print(f"   {loop.max_steps} max_steps")
     return [
         _judge_prompts(scripted, prompts, loop.prompt.max_tokens),
         _judge_observations(observations, loop.max_observation_tokens),
