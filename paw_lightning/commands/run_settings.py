@@ -81,7 +81,7 @@ class _Parser(PaWCLI):
 
 def read_settings(words: Sequence[str]) -> RunSettings:
     """Parse `--config` and `--key value` words as `fit` does; what fit would refuse is refused in the same words."""
-    words = config_files.expand(words)
+    words = config_files.expand(list(words))
     check_settings(settings_of(words))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
@@ -135,7 +135,7 @@ def load_policy(settings: RunSettings, checkpoint: str | None = None) -> PreTrai
         add_adapters(model, module.lora)
     if checkpoint is not None:
         _load_weights(model, checkpoint)
-    return model.to(settings.device)
+    return model.to(settings.device)  # type: ignore[arg-type]  # its wrapper hides the signature
 
 
 def _load_weights(model: PreTrainedModel, checkpoint: str) -> None:
