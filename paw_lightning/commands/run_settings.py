@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,16 @@ class _Parser(PaWCLI):
         """Nothing runs."""
 
 
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What the parts refuse while they are built is a setting, whatever class of error they say it with."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        raise SettingsError(str(error)) from error
+
+
+@_refusing()
 def read_settings(words: Sequence[str]) -> RunSettings:
     """Parse `--config` and `--key value` words as `fit` does; what fit would refuse is refused in the same words."""
     words = config_files.expand(list(words))
@@ -120,6 +130,7 @@ def is_checkpoint(policy: str) -> bool:
     return policy.endswith(".ckpt")
 
 
+@_refusing()
 def load_policy(settings: RunSettings, checkpoint: str | None = None) -> PreTrainedModel:
     """The language model that plays, adapters included, with the weights of a checkpoint if one is given."""
     transformers.utils.logging.disable_progress_bar()

@@ -13,6 +13,7 @@ from paw_lightning.commands.checking.contract import check_contract
 from paw_lightning.commands.checking.findings import Finding
 from paw_lightning.commands.checking.lengths import quantile
 from paw_lightning.commands.checking.texts import parts, selected_rows
+from paw_lightning.errors import SettingsError
 from tests.commands import broken_envs
 from tests.factories import make_episode, make_group, make_transition
 from tests.toy_env import ToyEnv
@@ -131,6 +132,11 @@ def test_a_broken_environment_ends_the_report(tiny_model_dir: str, capsys: pytes
     assert "FAIL    step" in out
     assert "broken_envs.py:" in out
     assert "training row" not in out
+
+
+def test_a_setting_that_cannot_be_is_refused(tiny_model_dir: str) -> None:
+    with pytest.raises(SettingsError, match=r"^data.groups is 0; wanted at least 1$"):
+        command(words(tiny_model_dir, "--data.groups=0"))
 
 
 def test_what_is_cut_is_said(tiny_model_dir: str, capsys: pytest.CaptureFixture[str]) -> None:
