@@ -1,0 +1,1 @@
+"""What ``paw-lightning check`` looks at, one file for each question."""

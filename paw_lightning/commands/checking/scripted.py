@@ -1,0 +1,79 @@
+"""Whole episodes without a model, through the collector that a run uses: what the texts look like as tokens."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from torch import Tensor
+
+from paw_lightning.commands.checking.probe import choose
+from paw_lightning.commands.run_settings import RunSettings, make_collector
+from paw_lightning.envs.base import TextEnv
+from paw_lightning.rollouts.collector import PlayedGroups
+from paw_lightning.samplers.base import Generation, Sampler
+from paw_lightning.text.actions import ActionFormat
+from paw_lightning.text.chat import ChatFormat
+
+WRITTEN: dict[ActionFormat, str] = {
+    "plain": "{}",
+    "tags": "<think>what next?</think><action>{}</action>",
+    "search": "<search>{}</search>",
+}
+"""How a policy that has learnt the format writes an action."""
+
+
+class Witness(TextEnv):
+    """Plays in an environment and remembers what it said last."""
+
+    def __init__(self, env: TextEnv) -> None:
+        self.env = env
+        self.observation = ""
+        self.admissible: list[str] | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        self.observation, info = self.env.reset(seed=seed, options=options)
+        self.admissible = info.get("admissible_commands")
+        return self.observation, info
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self.observation, self.admissible = observation, info.get("admissible_commands")
+        return observation, reward, terminated, truncated, info
+
+    def close(self) -> None:
+        self.env.close()
+
+
+class ScriptedSampler(Sampler):
+    """Writes an action that the witness's environment admits, drawn at random, in the format of the settings."""
+
+    def __init__(self, witness: Witness, chat: ChatFormat, action_format: ActionFormat) -> None:
+        self.witness, self.chat, self.action_format = witness, chat, action_format
+        self.dice = random.Random("scripted")
+
+    def generate(
+        self, prompts: list[list[int]], *, temperature: float, max_new_tokens: int, uniforms: Tensor
+    ) -> list[Generation]:
+        """One action for the one episode under way."""
+        command = choose(self.witness.admissible, self.witness.observation, self.dice)
+        ids = self.chat.encode_text(WRITTEN[self.action_format].format(command))
+        ids = [*ids, self.chat.tokenizer.eos_token_id]
+        return [Generation(ids, [0.0] * len(ids), [0.0] * len(ids), True) for _ in prompts]
+
+
+def play_scripted(settings: RunSettings, episodes: int) -> PlayedGroups:
+    """Play the first train tasks, one after the other, with random admissible actions."""
+    witness = Witness(settings.loop.environment("train"))
+    prompts = settings.prompts
+    sampler = ScriptedSampler(witness, prompts.chat, settings.loop.prompt.action_format)
+    collector = make_collector(settings, sampler, [prompts.chat.tokenizer.eos_token_id], lambda: witness)
+    played = PlayedGroups([], [], {})
+    for task in range(episodes):
+        one = collector.play([task], 1, temperature=1.0, seed=("check",))
+        played.groups += one.groups
+        played.failures += one.failures
+        if one.failures:
+            break  # the environment was closed
+    collector.close()
+    return played

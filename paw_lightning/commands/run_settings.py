@@ -1,0 +1,196 @@
+"""One run's settings, read by the parser that `fit` uses, without running anything."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import yaml
+from transformers import PreTrainedModel
+
+from paw_lightning import config_files
+from paw_lightning.callbacks import EnvironmentLoop
+from paw_lightning.callbacks.environment_loop import stop_token_ids
+from paw_lightning.cli.arguments import check_settings, settings_of
+from paw_lightning.cli.training import TRAINER_DEFAULTS, PaWCLI
+from paw_lightning.envs.base import TextEnv
+from paw_lightning.errors import SettingsError
+from paw_lightning.models.loading import load_language_model
+from paw_lightning.models.lora import add_adapters
+from paw_lightning.rollouts.collector import Collector
+from paw_lightning.samplers.base import Sampler
+from paw_lightning.samplers.native import NativeSampler
+from paw_lightning.text.chat import ChatFormat
+from paw_lightning.text.prompts import PromptBuilder
+from paw_lightning.training.datamodule import RolloutDataModule
+from paw_lightning.training.module import PaWModule
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a command line of `fit` stands for."""
+
+    module: PaWModule
+    """Its tokenizer is loaded, its language model is not."""
+    data: RolloutDataModule
+    loop: EnvironmentLoop
+    config: dict[str, Any]
+    """Every key with its value, defaults included."""
+
+    @property
+    def prompts(self) -> PromptBuilder:
+        """Writes decision contexts."""
+        return PromptBuilder(self.loop.prompt, ChatFormat(self.module.tokenizer))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the policy plays: an accelerator where there is one, unless the settings say `cpu`."""
+        found = self.config["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available()
+        return torch.device("cuda" if found else "cpu")
+
+    def arithmetic(self) -> AbstractContextManager[Any]:
+        """Mixed precision, where `trainer.precision` asks for it."""
+        mixed = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+        kind = mixed.get(str(self.config["trainer"]["precision"]))
+        return nullcontext() if kind is None else torch.autocast(self.device.type, kind)
+
+
+class _Parser(PaWCLI):
+    """Reads the words of `fit` and stops before anything has a side effect: no seed, no trainer, no run."""
+
+    def _set_seed(self) -> None:
+        """Whoever plays says which seed."""
+
+    def before_instantiate_classes(self) -> None:
+        """No run goes on."""
+
+    def instantiate_classes(self) -> None:
+        """The three parts that are asked for; a trainer would take hold of a device."""
+        self.parts = self.parser.instantiate_classes(self.config)["fit"]
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing runs."""
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What the parts refuse while they are built is a setting, whatever class of error they say it with."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        raise SettingsError(str(error)) from error
+
+
+@_refusing()
+def read_settings(words: Sequence[str]) -> RunSettings:
+    """Parse `--config` and `--key value` words as `fit` does; what fit would refuse is refused in the same words."""
+    words = config_files.expand(list(words))
+    check_settings(settings_of(words))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+        parser = _Parser(
+            PaWModule,
+            RolloutDataModule,
+            args=["fit", *words, "--ckpt_path=null"],  # a run's own config.yaml may hold one
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            trainer_defaults=TRAINER_DEFAULTS,
+        )
+    parts = parser.parts
+    return RunSettings(parts["model"], parts["data"], parts["rollout"], parser.config["fit"].as_dict())
+
+
+def policy_words(policy: str, words: Sequence[str]) -> list[str]:
+    """The words of a run that is played by `policy`: a model directory, a hub or bundled name, or a checkpoint.
+
+    A checkpoint (RUN/checkpoints/last.ckpt) is of the model that the config.yaml of its run names; without a `--config`
+    among the words, all other settings come from there as well.
+    """
+    if not is_checkpoint(policy):
+        return [*words, f"--model.path={policy}", "--model.weights=pretrained", "--model.lora.rank=0"]
+    config = Path(policy).expanduser().resolve().parent.parent / "config.yaml"
+    if not config.is_file():
+        raise SettingsError(f"--policy is {policy!r}, and {config} does not exist; wanted RUN/checkpoints/last.ckpt")
+    model = yaml.safe_load(config.read_text())["model"]
+    named = any(word == "-c" or word.split("=")[0] == "--config" for word in words)
+    own = {key: model[key] for key in ("path", "lora", "dtype") if model.get(key) is not None}
+    given = [f"--model.{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in own.items()]
+    return [*([] if named else ["--config", str(config)]), *words, *given]
+
+
+def is_checkpoint(policy: str) -> bool:
+    """Whether a policy is given as Lightning's checkpoint, one file or a folder with a part for each rank."""
+    return policy.endswith(".ckpt")
+
+
+@_refusing()
+def load_policy(settings: RunSettings, checkpoint: str | None = None) -> PreTrainedModel:
+    """The language model that plays, adapters included, with the weights of a checkpoint if one is given."""
+    transformers.utils.logging.disable_progress_bar()
+    module = settings.module
+    model = load_language_model(
+        module.path,
+        weights=module.weights,
+        dtype=module.dtype_name,
+        activation_checkpointing=module.activation_checkpointing,
+        attention=module.attention,
+    )
+    if module.lora.rank:
+        add_adapters(model, module.lora)
+    if checkpoint is not None:
+        _load_weights(model, checkpoint)
+    return model.to(settings.device)  # type: ignore[arg-type]  # its wrapper hides the signature
+
+
+def _load_weights(model: PreTrainedModel, checkpoint: str) -> None:
+    """Put a checkpoint's weights into the model; one of adapters holds nothing else."""
+    path, prefix = Path(checkpoint).expanduser(), "model.language_model."
+    if path.is_dir():
+        from lightning.fabric.utilities.load import _load_distributed_checkpoint
+
+        saved = _load_distributed_checkpoint(path)
+        state = saved.get("state_dict") or saved["model"]
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    missing = sorted({name for name, p in model.named_parameters() if p.requires_grad} - own.keys())
+    if missing:
+        raise SettingsError(f"--policy is {checkpoint!r}, which lacks {missing[:3]}; wanted a checkpoint of this model")
+    model.load_state_dict(own, strict=False)
+
+
+def native_sampler(settings: RunSettings, model: PreTrainedModel) -> NativeSampler:
+    """Samples from the model itself, whatever sampler the run would use."""
+    return NativeSampler(
+        model, stop_token_ids(settings.module.tokenizer, model), settings.module.tokenizer.pad_token_id
+    )
+
+
+def make_collector(
+    settings: RunSettings,
+    sampler: Sampler,
+    stops: Sequence[int],
+    make_env: Callable[[], TextEnv],
+    *,
+    max_steps: int | None = None,
+    max_action_tokens: int | None = None,
+) -> Collector:
+    """The collector of a run, with the run's limits unless others are given."""
+    loop = settings.loop
+    return Collector(
+        make_env,
+        settings.prompts,
+        sampler,
+        max_steps=max_steps or loop.max_steps,
+        max_action_tokens=max_action_tokens or loop.max_action_tokens,
+        max_observation_tokens=loop.max_observation_tokens,
+        stop_token_ids=stops,
+        layout=loop.layout,
+    )
