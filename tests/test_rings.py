@@ -10,16 +10,15 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "paw_lightning"
 FLOORS = [
     {"types", "seeding", "ranks", "errors"},
-    {"text", "world_model", "policy"},
+    {"config_files", "event_files", "text", "world_model", "policy"},
     {"envs", "models"},
     {"update", "samplers"},
     {"rollouts", "api"},
     {"iteration"},
     {"training"},
     {"callbacks"},
-    {"arguments", "event_files", "config_text", "config_files"},
     {"cli"},
-    {"compare", "commands"},
+    {"commands", "compare"},
     {"__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}

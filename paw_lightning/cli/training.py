@@ -113,7 +113,7 @@ class PaWCLI(LightningCLI):
         given = kwargs.get("args")
         words = sys.argv[1:] if given is None else given
         self.asked = words[0] if isinstance(words, list) and words else None
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **{"parser_class": PaWParser, "auto_configure_optimizers": False} | kwargs)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """The one that is asked for: a parser for each takes a second. Else those that make sense here."""
@@ -213,10 +213,8 @@ def run(args: list[str] | None = None) -> PaWCLI:
         PaWModule,
         RolloutDataModule,
         args=args,
-        parser_class=PaWParser,
         parser_kwargs={"prog": "paw-lightning", **texts},
         save_config_callback=RepeatableConfig,
-        auto_configure_optimizers=False,
         trainer_defaults={
             **TRAINER_DEFAULTS,
             "callbacks": [callbacks.GracefulStop(), callbacks.IterationProgressBar()],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from paw_lightning.arguments import Arguments
+from paw_lightning.cli.command_arguments import Arguments
 
 if TYPE_CHECKING:
     from paw_lightning.commands.checking.findings import Finding
@@ -42,8 +42,8 @@ def check(settings: RunSettings) -> list[Finding]:
     from paw_lightning.commands.checking.findings import failure
     from paw_lightning.commands.checking.scripted import play_scripted
 
-    loop = settings.loop
-    findings = check_contract(loop.environment, loop.max_steps, settings.config["reward_balance"]["max_return"])
+    rollout = settings.rollout
+    findings = check_contract(rollout.environment, rollout.max_steps, settings.config["reward_balance"]["max_return"])
     if any(finding.level == "FAIL" for finding in findings):
         return findings  # what follows would fail for the same reason, and say it worse
     findings += _check_template(settings)

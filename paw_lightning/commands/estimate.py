@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from paw_lightning.arguments import Arguments
+from paw_lightning.cli.command_arguments import Arguments
 from paw_lightning.errors import SettingsError
 
 if TYPE_CHECKING:

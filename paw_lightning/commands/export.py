@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paw_lightning.arguments import Arguments
+from paw_lightning.cli.command_arguments import Arguments
 from paw_lightning.errors import SettingsError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from paw_lightning.arguments import Arguments
+from paw_lightning.cli.command_arguments import Arguments
 from paw_lightning.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ def _play(options: argparse.Namespace, words: list[str]) -> int:
 
     # No model plays, so that of the settings need not exist; the last word counts.
     settings = read_settings([*words, "--model.path=tiny-household"])
-    env = build(settings.loop.environment, options.split)
+    env = build(settings.rollout.environment, options.split)
     try:
-        play_by_hand(env, options.seed, settings.loop.max_steps, ask_standard_input())
+        play_by_hand(env, options.seed, settings.rollout.max_steps, ask_standard_input())
     except FAILURES as error:
         raise SettingsError(described(error, type(env))) from error
     finally:
@@ -82,7 +82,7 @@ def _watch(options: argparse.Namespace, words: list[str]) -> int:
     collector = policy_collector(settings, model, options.split)
     temperature = options.temperature
     if temperature is None:
-        temperature = settings.loop.validation_temperature
+        temperature = settings.rollout.validation_temperature
     episodes, failures = [], []
     for start in range(0, options.episodes, SIDE_BY_SIDE):
         tasks = range(options.seed + start, options.seed + min(start + SIDE_BY_SIDE, options.episodes))
@@ -106,7 +106,9 @@ def policy_collector(settings: RunSettings, model: PreTrainedModel, split: str) 
     from paw_lightning.commands.run_settings import make_collector, native_sampler
 
     sampler = native_sampler(settings, model)
-    return make_collector(settings, sampler, sorted(sampler.stop_token_ids), lambda: settings.loop.environment(split))
+    return make_collector(
+        settings, sampler, sorted(sampler.stop_token_ids), lambda: settings.rollout.environment(split)
+    )
 
 
 def watch(collector: Collector, tasks: Sequence[int], temperature: float, seed: tuple[int | str, ...]) -> PlayedGroups:

@@ -9,7 +9,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paw_lightning.arguments import NO_MATPLOTLIB, Arguments
+from paw_lightning.cli.command_arguments import NO_MATPLOTLIB, Arguments
 from paw_lightning.errors import SettingsError
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,16 +14,14 @@ import transformers
 import yaml
 from transformers import PreTrainedModel
 
-from paw_lightning import config_files
-from paw_lightning.callbacks import EnvironmentLoop
-from paw_lightning.callbacks.environment_loop import stop_token_ids
-from paw_lightning.cli.arguments import check_settings, settings_of
-from paw_lightning.cli.training import TRAINER_DEFAULTS, PaWCLI
+from paw_lightning.commands.parsing import read
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.errors import SettingsError
 from paw_lightning.models.loading import load_language_model
 from paw_lightning.models.lora import add_adapters
 from paw_lightning.rollouts.collector import Collector
+from paw_lightning.rollouts.runner import stop_token_ids
+from paw_lightning.rollouts.settings import RolloutSettings
 from paw_lightning.samplers.base import Sampler
 from paw_lightning.samplers.native import NativeSampler
 from paw_lightning.text.chat import ChatFormat
@@ -40,14 +37,14 @@ class RunSettings:
     module: PaWModule
     """Its tokenizer is loaded, its language model is not."""
     data: RolloutDataModule
-    loop: EnvironmentLoop
+    rollout: RolloutSettings
     config: dict[str, Any]
     """Every key with its value, defaults included."""
 
     @property
     def prompts(self) -> PromptBuilder:
         """Writes decision contexts."""
-        return PromptBuilder(self.loop.prompt, ChatFormat(self.module.tokenizer))
+        return PromptBuilder(self.rollout.prompt, ChatFormat(self.module.tokenizer))
 
     @property
     def device(self) -> torch.device:
@@ -62,23 +59,6 @@ class RunSettings:
         return nullcontext() if kind is None else torch.autocast(self.device.type, kind)
 
 
-class _Parser(PaWCLI):
-    """Reads the words of `fit` and stops before anything has a side effect: no seed, no trainer, no run."""
-
-    def _set_seed(self) -> None:
-        """Whoever plays says which seed."""
-
-    def before_instantiate_classes(self) -> None:
-        """No run goes on."""
-
-    def instantiate_classes(self) -> None:
-        """The three parts that are asked for; a trainer would take hold of a device."""
-        self.parts = self.parser.instantiate_classes(self.config)["fit"]
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing runs."""
-
-
 @contextmanager
 def _refusing() -> Iterator[None]:
     """What the parts refuse while they are built is a setting, whatever class of error they say it with."""
@@ -91,20 +71,9 @@ def _refusing() -> Iterator[None]:
 @_refusing()
 def read_settings(words: Sequence[str]) -> RunSettings:
     """Parse `--config` and `--key value` words as `fit` does; what fit would refuse is refused in the same words."""
-    words = config_files.expand(list(words))
-    check_settings(settings_of(words))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-        parser = _Parser(
-            PaWModule,
-            RolloutDataModule,
-            args=["fit", *words, "--ckpt_path=null"],  # a run's own config.yaml may hold one
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            trainer_defaults=TRAINER_DEFAULTS,
-        )
-    parts = parser.parts
-    return RunSettings(parts["model"], parts["data"], parts["rollout"], parser.config["fit"].as_dict())
+    parser: Any = read(words)
+    parts = parser.parser.instantiate_classes(parser.config)["fit"]
+    return RunSettings(parts["model"], parts["data"], parts["rollout"].settings, parser.config["fit"].as_dict())
 
 
 def policy_words(policy: str, words: Sequence[str]) -> list[str]:
@@ -183,14 +152,14 @@ def make_collector(
     max_action_tokens: int | None = None,
 ) -> Collector:
     """The collector of a run, with the run's limits unless others are given."""
-    loop = settings.loop
+    rollout = settings.rollout
     return Collector(
         make_env,
         settings.prompts,
         sampler,
-        max_steps=max_steps or loop.max_steps,
-        max_action_tokens=max_action_tokens or loop.max_action_tokens,
-        max_observation_tokens=loop.max_observation_tokens,
+        max_steps=max_steps or rollout.max_steps,
+        max_action_tokens=max_action_tokens or rollout.max_action_tokens,
+        max_observation_tokens=rollout.max_observation_tokens,
         stop_token_ids=stops,
-        layout=loop.layout,
+        layout=rollout.layout,
     )

@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 
 from paw_lightning import config_files
-from paw_lightning.arguments import Arguments
+from paw_lightning.cli.command_arguments import Arguments
 from paw_lightning.compare.folder import check_folder, claim_folder, config_copies
 from paw_lightning.compare.runs import Run, execute, locked
 from paw_lightning.compare.study import Comparison, read_comparison

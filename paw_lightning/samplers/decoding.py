@@ -139,35 +139,34 @@ class Decoder:
         *,
         complete: bool = False,
     ) -> list[Generation]:
-        """Write an action after each prompt, whose context the cache holds; `complete` keeps the rows that leave early.
+        """Write an action after each prompt, whose context the cache holds.
 
-        Afterwards the storage that came in holds, from column width on, the prompt's last token and the action but for
-        its last.
+        With `complete` the storage that came in holds afterwards, from its next free column on, each prompt's last
+        token and its action but for the last token, also of rows that ended early; otherwise these are lost.
         """
         count, steps = uniforms.shape
-        device = uniforms.device
-        width = cache.get_seq_length()
+        device, width = uniforms.device, cache.get_seq_length()
+        # Where each row's next token goes, and what it sees
         positions = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
         mask = torch.arange(width + steps, device=device) >= width - positions[:, None]
         padded = not bool(mask.all())
+        # What has been written
         stop_tokens = torch.tensor(sorted(self.stop_token_ids), dtype=torch.long, device=device)
         current = torch.tensor([prompt[-1] for prompt in prompts], device=device)
         tokens = torch.full((count, steps), self.pad_token_id, device=device)
-        logprobs, entropies = torch.zeros(2, count, steps, device=device)
+        logprobs, entropies = torch.zeros(2, count, steps, device=device, dtype=torch.float32)
+        # Who is still writing
         rows = torch.arange(count, device=device)
         finished = torch.zeros(count, dtype=torch.bool, device=device)
         own = storage_of(cache) if complete else []
         copied = width
         for step in range(steps):
-            logits = self.model(
-                input_ids=current[:, None],
-                attention_mask=mask[:, : width + step + 1] if padded else None,
-                position_ids=positions[:, None] + step,
-                past_key_values=cache,
-                use_cache=True,
-            ).logits[:, -1]
+            # A token for every row
+            seen = mask[:, : width + step + 1] if padded else None
+            logits = self._next_logits(current, seen, positions + step, cache)
             current, logprobs[rows, step], entropies[rows, step] = draw(logits, temperature, uniforms[rows, step])
             tokens[rows, step] = current
+            # Rows that have ended leave
             finished |= torch.isin(current, stop_tokens)
             left = len(rows) - int(finished.sum())
             if left == 0:
@@ -181,6 +180,19 @@ class Decoder:
                 finished = finished[keep]
         if complete:
             write_back(cache, own, rows, copied)
+        return self._generations(tokens, logprobs, entropies)
+
+    def _next_logits(self, current: Tensor, seen: Tensor | None, positions: Tensor, cache: Cache) -> Tensor:
+        """Logits [B, V] after the current token [B] of every row."""
+        return self.model(
+            input_ids=current[:, None],
+            attention_mask=seen,
+            position_ids=positions[:, None],
+            past_key_values=cache,
+            use_cache=True,
+        ).logits[:, -1]
+
+    def _generations(self, tokens: Tensor, logprobs: Tensor, entropies: Tensor) -> list[Generation]:
         if not logprobs.isfinite().all():
             raise FloatingPointError("the model's logits are not finite: its weights have diverged")
         table = zip(tokens.tolist(), logprobs.tolist(), entropies.tolist(), strict=True)

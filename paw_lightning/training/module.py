@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import lightning as L
@@ -23,24 +22,12 @@ from paw_lightning.models.heads import build_critic
 from paw_lightning.models.identity import check_identity, model_identity
 from paw_lightning.models.lora import LoRA
 from paw_lightning.models.policy_world_model import HeadOutputs, PolicyWorldModel, check_heads, frozen_copy, read
-from paw_lightning.policy.losses import PolicyLoss, ValueLoss, kl_estimate
+from paw_lightning.policy.losses import PolicyLoss, ValueLoss
 from paw_lightning.training import strategies
 from paw_lightning.training.means import RunningMeans
+from paw_lightning.training.step_curves import StepLosses, log_step
 from paw_lightning.types import Episode, Minibatch, Terms
 from paw_lightning.world_model.loss import WorldModelLoss
-
-
-@dataclass
-class StepLosses:
-    """The losses of a micro-batch (scalars) and what they were made from."""
-
-    policy: Tensor
-    world_model: Tensor
-    value: Tensor
-    """Before its coefficient; 0 without a critic."""
-    out: HeadOutputs
-    old_logprobs: Tensor
-    """float [N]: the log-probs the ratio was taken against."""
 
 
 class PaWModule(L.LightningModule):
@@ -247,7 +234,7 @@ class PaWModule(L.LightningModule):
     def training_step(self, batch: Minibatch, batch_idx: int) -> Tensor:
         """Policy loss plus world-model loss (eq. 3), plus PPO's value loss."""
         losses = self.losses(batch)
-        self._log_step(batch, losses)
+        log_step(self.means, batch, losses, self.policy_loss, self.world_model_loss, self._parts)
         self._step_terms = batch.terms
         self._step_has_tokens |= bool(len(losses.out.action_logprobs) or len(losses.out.observation_logprobs))
         total = losses.policy + losses.world_model + self.value_loss.coefficient * losses.value
@@ -258,38 +245,6 @@ class PaWModule(L.LightningModule):
     def _parts(self) -> int:
         """Into how many micro-batches, on all ranks together, an optimizer step is cut."""
         return self.trainer.accumulate_grad_batches * ranks.world()[1]
-
-    def _log_step(self, batch: Minibatch, losses: StepLosses) -> None:
-        out = losses.out
-        if batch.terms != "world_model":
-            self.means.add("train/policy_loss", losses.policy.detach() * self._parts, 1)
-            if out.values is not None:
-                self.means.add("train/value_loss", losses.value.detach() * self._parts, 1)
-            self._log_actions(batch, out, losses.old_logprobs)
-        if batch.terms != "policy":
-            self.means.add("train/wm_loss", losses.world_model.detach() * self._parts, 1)
-        observed = out.observation_logprobs.detach()
-        targets = len(observed)
-        if targets:
-            weights = self.world_model_loss.token_weights(observed)
-            self.means.add("wm/effective_weight", (batch.wm_coefficients * weights).mean(), targets)
-            self.means.add("wm/observation_nll", -observed.mean(), targets)
-            active = (weights > 0).float().mean()
-            self.means.add("wm/active_token_fraction", active, targets)
-
-    def _log_actions(self, batch: Minibatch, out: HeadOutputs, old_logprobs: Tensor) -> None:
-        logprobs = out.action_logprobs.detach()
-        actions = len(logprobs)
-        if not actions:
-            return  # a mean over nothing would make the whole iteration's nan
-        clipped = self.policy_loss.clipped(logprobs, old_logprobs, batch.advantages)
-        self.means.add("train/clip_fraction", clipped.float().mean(), actions)
-        self.means.add("train/approx_kl", kl_estimate(old_logprobs, logprobs).mean(), actions)
-        self.means.add("train/entropy", out.action_entropies.detach().mean(), actions)
-        if batch.reference_logprobs is not None:
-            self.means.add("train/reference_kl", kl_estimate(logprobs, batch.reference_logprobs).mean(), actions)
-        if batch.on_policy:
-            self.means.add("rollout/logprob_gap", (logprobs - batch.old_logprobs).abs().mean(), actions)
 
     def on_train_epoch_end(self) -> None:
         """Log the means of the iteration."""

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from paw_lightning.callbacks import PolicyExport
-from tests import runs
-from tests.test_resume import assert_same_curves, assert_same_end
+from tests.helpers import runs
+from tests.helpers.runs import assert_same_curves, assert_same_end
 
 
 def send(monkeypatch, number: int, iteration: int) -> None:

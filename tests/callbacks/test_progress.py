@@ -13,7 +13,7 @@ import pytest
 
 from paw_lightning.callbacks.progress import LEGEND, clock, column, number, squeezed
 from paw_lightning.callbacks.status_line import ERASE_LINE, StatusLine
-from tests import runs
+from tests.helpers import runs
 
 
 class Terminal(io.StringIO):

@@ -6,7 +6,7 @@ import dataclasses
 
 from paw_lightning.callbacks.rollout_samples import render, telling
 from paw_lightning.types import Episode, RolloutGroup
-from tests.test_module import make_rollout
+from tests.helpers.updates import make_rollout
 
 
 def group(name: str, outcomes: str) -> RolloutGroup:

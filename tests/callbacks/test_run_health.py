@@ -9,7 +9,7 @@ import pytest
 from paw_lightning.callbacks import RunHealth
 from paw_lightning.errors import SettingsError
 from paw_lightning.types import Rollout
-from tests.test_module import make_rollout
+from tests.helpers.updates import make_rollout
 
 
 def played(rewards: tuple[float, float, float] = (0, 0, 0), won: bool = False, well_formed: bool = True) -> Rollout:

@@ -19,7 +19,7 @@ from paw_lightning.callbacks import PolicyExport
 from paw_lightning.callbacks.success_report import Success
 from paw_lightning.errors import SettingsError
 from paw_lightning.training.run_folder import program
-from tests import runs
+from tests.helpers import runs
 
 
 class OtherLogger(Logger):

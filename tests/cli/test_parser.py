@@ -16,8 +16,8 @@ from paw_lightning.cli.moved import MOVED, new_path
 from paw_lightning.cli.sections import SECTIONS
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.errors import SettingsError
-from tests import runs
-from tests.toy_env import ToyEnv
+from tests.helpers import runs
+from tests.helpers.toy_env import ToyEnv
 
 
 class Parsed(Exception):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.toy_env import ToyEnv
+from tests.helpers.toy_env import ToyEnv
 
 CALLS = [0]
 """How many steps were played in this process, whoever played them."""

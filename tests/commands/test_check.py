@@ -15,8 +15,8 @@ from paw_lightning.commands.checking.lengths import quantile
 from paw_lightning.commands.checking.texts import parts, selected_rows
 from paw_lightning.errors import SettingsError
 from tests.commands import broken_envs
-from tests.factories import make_episode, make_group, make_transition
-from tests.toy_env import ToyEnv
+from tests.helpers.factories import make_episode, make_group, make_transition
+from tests.helpers.toy_env import ToyEnv
 
 
 def contract(env: type[ToyEnv], **options: object) -> dict[str, Finding]:

@@ -17,7 +17,7 @@ from paw_lightning.commands.playing.person import play_by_hand
 from paw_lightning.commands.playing.transcript import contexts, success_line
 from paw_lightning.envs import HouseholdEnv
 from paw_lightning.errors import SettingsError
-from tests.factories import make_episode, make_transition
+from tests.helpers.factories import make_episode, make_transition
 
 HOUSE = {"tasks": ["pick"], "receptacles": 4, "objects": 2, "brief_intro": True}
 CONFIG = ["--config", str(Path(__file__).parents[2] / "configs" / "household" / "paw.yaml")]

@@ -86,7 +86,7 @@ def test_heads_read_the_models_own_logprobs(directory: str) -> None:
     for logprob, temperature in ((out.action_logprobs, 0.7), (out.observation_logprobs, 1.0)):
         logprobs = torch.log_softmax(logits / temperature, -1)
         expected = logprobs.gather(-1, tokens[:, 1:, None])[..., 0][mask[:, 1:]]
-        torch.testing.assert_close(read, expected, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(logprob, expected, atol=2e-5, rtol=1e-4)
     entropy = torch.distributions.Categorical(logits=logits / 0.7).entropy()[mask[:, 1:]]
     torch.testing.assert_close(out.action_entropies, entropy, atol=2e-5, rtol=1e-4)
 

@@ -11,8 +11,8 @@ import pytest
 
 from paw_lightning.envs import TextEnv
 from paw_lightning.rollouts.episodes import describe
-from tests.test_collector import collector
-from tests.toy_env import ToyEnv
+from tests.helpers.playing import collector
+from tests.helpers.toy_env import ToyEnv
 
 
 class Raises(ToyEnv):

@@ -41,24 +41,24 @@ def measure(settings: RunSettings, model: PreTrainedModel) -> Measured:
 
     Both are done twice and the faster counts: the first also warms up.
     """
-    loop = settings.loop
+    rollout = settings.rollout
     sampler = native_sampler(settings, model)
     collector = make_collector(
         settings,
         sampler,
         sorted(sampler.stop_token_ids),
-        lambda: loop.environment("train"),
-        max_steps=min(loop.max_steps, TURNS),
-        max_action_tokens=min(loop.max_action_tokens, ACTION_TOKENS),
+        lambda: rollout.environment("train"),
+        max_steps=min(rollout.max_steps, TURNS),
+        max_action_tokens=min(rollout.max_action_tokens, ACTION_TOKENS),
     )
     with torch.no_grad(), settings.arithmetic():
-        runs = [collector.play(range(EPISODES), 1, temperature=loop.temperature, seed=("check",)) for _ in range(2)]
+        runs = [collector.play(range(EPISODES), 1, temperature=rollout.temperature, seed=("check",)) for _ in range(2)]
     collector.close()
     played = min(runs, key=lambda run: sum(run.seconds.values()))
     if not played.groups:
         return Measured(played, 0.0, 0.0)
     return Measured(
-        played, seconds_per_turn(played, loop.max_action_tokens), seconds_per_token(settings, model, played)
+        played, seconds_per_turn(played, rollout.max_action_tokens), seconds_per_token(settings, model, played)
     )
 
 
@@ -75,12 +75,12 @@ def seconds_per_token(settings: RunSettings, model: PreTrainedModel, played: Pla
     """Of forward and backward over the last row of each episode."""
     rows: list[Row] = [selected_rows(group)[-1] for group in played.groups]
     heads = PolicyWorldModel(model, settings.module.separate_head).to(settings.device).train()
-    batch = [tensor.to(settings.device) for tensor in rectangle(rows, 0)]
+    batch = [tensor.to(settings.device) for tensor in rectangle(rows)]
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
         with settings.arithmetic():
-            out = heads(*batch, settings.loop.temperature)
+            out = heads(*batch, settings.rollout.temperature)
         (-out.action_logprobs.mean() - out.observation_logprobs.sum()).backward()
         heads.zero_grad(set_to_none=True)
         if settings.device.type == "cuda":
@@ -94,9 +94,9 @@ def show_time(settings: RunSettings, measured: Measured, scripted: list[Episode]
     if not measured.rollout:
         return warning("time", "not measured: no episode could be played")
     episodes = settings.data.groups * settings.data.group_size
-    rollout = episodes * settings.loop.max_steps * measured.rollout
+    rollout = episodes * settings.rollout.max_steps * measured.rollout
     update = episodes * row_tokens / len(scripted) * measured.update
-    turns = f"{episodes} episodes of at most {settings.loop.max_steps} turns"
+    turns = f"{episodes} episodes of at most {settings.rollout.max_steps} turns"
     headline(f"time of one iteration here ({settings.device.type}): {turns}")
     say(f"rollout {_seconds(rollout)} ({measured.rollout * 1e3:.1f} ms a turn, {EPISODES} episodes side by side)", "  ")
     say(f"update  {_seconds(update)} ({measured.update * 1e6:.0f} us a token, forward and backward)", "  ")

@@ -21,7 +21,7 @@ def quantile(values: Sequence[int], q: float) -> int:
 
 def show_lengths(settings: RunSettings, scripted: list[Episode], sampled: list[Transition]) -> list[Finding]:
     """Print the table and judge it; prompts and observations are of scripted episodes, actions of the policy."""
-    loop, encode = settings.loop, settings.prompts.chat.encode_text
+    rollout, encode = settings.rollout, settings.prompts.chat.encode_text
     transitions = [t for episode in scripted for t in episode.transitions]
     prompts = [len(ids) for episode in scripted for ids in contexts(episode)]
     observations = [len(encode(t.observation_text)) for t in transitions if t.observation_text.strip()]
@@ -30,21 +30,21 @@ def show_lengths(settings: RunSettings, scripted: list[Episode], sampled: list[T
     headline(f"tokens: {len(scripted)} episodes of random actions, {len(sampled)} actions of the policy")
     print(f"  {'':24}{'median':>8}{'90 %':>8}{'most':>8}   limit (rollout.)")
     rows = [
-        ("prompt", prompts, f"{loop.prompt.max_tokens} prompt.max_tokens"),
-        ("observation", observations, f"{loop.max_observation_tokens} max_observation_tokens"),
-        ("action, as scripted", commands, f"{loop.max_action_tokens} max_action_tokens"),
-        ("action of the policy", actions, f"{loop.max_action_tokens} max_action_tokens"),
+        ("prompt", prompts, f"{rollout.prompt.max_tokens} prompt.max_tokens"),
+        ("observation", observations, f"{rollout.max_observation_tokens} max_observation_tokens"),
+        ("action, as scripted", commands, f"{rollout.max_action_tokens} max_action_tokens"),
+        ("action of the policy", actions, f"{rollout.max_action_tokens} max_action_tokens"),
     ]
     for name, values, limit in rows:
         if values:
             print(f"  {name:24}" + "".join(f"{quantile(values, q):8}" for q in QUANTILES) + f"   {limit}")
     turns = [len(episode.transitions) for episode in scripted]
     print(f"  {'turns of an episode':24}" + "".join(f"{quantile(turns, q):8}" for q in QUANTILES), end="")
-    print(f"   {loop.max_steps} max_steps")
+    print(f"   {rollout.max_steps} max_steps")
     return [
-        _judge_prompts(scripted, prompts, loop.prompt.max_tokens),
-        _judge_observations(observations, loop.max_observation_tokens),
-        _judge_actions(commands, sampled, loop.max_action_tokens),
+        _judge_prompts(scripted, prompts, rollout.prompt.max_tokens),
+        _judge_observations(observations, rollout.max_observation_tokens),
+        _judge_actions(commands, sampled, rollout.max_action_tokens),
     ]
 
 

@@ -19,8 +19,10 @@ SHARE = 0.9
 
 def show_memory(settings: RunSettings) -> Finding:
     """Print the largest demands of a run on one device at its upper limits, and judge them by this machine's."""
-    loop = settings.loop
-    lengths = Lengths(loop.max_steps, loop.prompt.max_tokens, loop.max_action_tokens, loop.max_observation_tokens)
+    rollout = settings.rollout
+    lengths = Lengths(
+        rollout.max_steps, rollout.prompt.max_tokens, rollout.max_action_tokens, rollout.max_observation_tokens
+    )
     try:
         figures = estimate(_sections_alone(settings.config), lengths)
     except SystemExit as error:

@@ -64,9 +64,9 @@ class ScriptedSampler(Sampler):
 
 def play_scripted(settings: RunSettings, episodes: int) -> PlayedGroups:
     """Play the first train tasks, one after the other, with random admissible actions."""
-    witness = Witness(settings.loop.environment("train"))
+    witness = Witness(settings.rollout.environment("train"))
     prompts = settings.prompts
-    sampler = ScriptedSampler(witness, prompts.chat, settings.loop.prompt.action_format)
+    sampler = ScriptedSampler(witness, prompts.chat, settings.rollout.prompt.action_format)
     collector = make_collector(settings, sampler, [prompts.chat.tokenizer.eos_token_id], lambda: witness)
     played = PlayedGroups([], [], {})
     for task in range(episodes):

@@ -17,7 +17,7 @@ def contexts(episode: Episode) -> list[list[int]]:
     read: list[list[int]] = []
     after: list[int] = []
     for t in episode.transitions:
-        read.append(list(t.prompt_ids) if t.prompt_ids else [*after, *t.turn_ids])
+        read.append(list(t.prompt_ids) if t.begins_row else [*after, *t.turn_ids])
         after = [*read[-1], *t.action_ids, *t.bridge_ids, *t.observation_ids]
     return read
 

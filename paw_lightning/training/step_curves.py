@@ -1,0 +1,71 @@
+"""What an optimizer step has to log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from paw_lightning.models.policy_world_model import HeadOutputs
+from paw_lightning.policy.losses import PolicyLoss, kl_estimate
+from paw_lightning.training.means import RunningMeans
+from paw_lightning.types import Minibatch
+from paw_lightning.world_model.loss import WorldModelLoss
+
+
+@dataclass
+class StepLosses:
+    """The losses of a micro-batch (scalars) and what they were made from."""
+
+    policy: Tensor
+    world_model: Tensor
+    value: Tensor
+    """Before its coefficient; 0 without a critic."""
+    out: HeadOutputs
+    old_logprobs: Tensor
+    """float [N]: the log-probs the ratio was taken against."""
+
+
+def log_step(
+    means: RunningMeans,
+    batch: Minibatch,
+    losses: StepLosses,
+    policy_loss: PolicyLoss,
+    world_model_loss: WorldModelLoss,
+    parts: int,
+) -> None:
+    """Add a micro-batch to the iteration's means; `parts` micro-batches, on all ranks together, make a step."""
+    # The losses of the step
+    out = losses.out
+    if batch.terms != "world_model":
+        means.add("train/policy_loss", losses.policy.detach() * parts, 1)
+        if out.values is not None:
+            means.add("train/value_loss", losses.value.detach() * parts, 1)
+        _log_actions(means, batch, losses, policy_loss)
+    if batch.terms != "policy":
+        means.add("train/wm_loss", losses.world_model.detach() * parts, 1)
+    # The world model's targets
+    observed = out.observation_logprobs.detach()
+    targets = len(observed)
+    if targets:
+        weights = world_model_loss.token_weights(observed)
+        means.add("wm/effective_weight", (batch.wm_coefficients * weights).mean(), targets)
+        means.add("wm/observation_nll", -observed.mean(), targets)
+        means.add("wm/active_token_fraction", (weights > 0).float().mean(), targets)
+
+
+def _log_actions(means: RunningMeans, batch: Minibatch, losses: StepLosses, policy_loss: PolicyLoss) -> None:
+    """How far the policy has moved from the one that played, and from the reference."""
+    out, old_logprobs = losses.out, losses.old_logprobs
+    logprobs = out.action_logprobs.detach()
+    actions = len(logprobs)
+    if not actions:
+        return  # a mean over nothing would make the whole iteration's nan
+    clipped = policy_loss.clipped(logprobs, old_logprobs, batch.advantages)
+    means.add("train/clip_fraction", clipped.float().mean(), actions)
+    means.add("train/approx_kl", kl_estimate(old_logprobs, logprobs).mean(), actions)
+    means.add("train/entropy", out.action_entropies.detach().mean(), actions)
+    if batch.reference_logprobs is not None:
+        means.add("train/reference_kl", kl_estimate(logprobs, batch.reference_logprobs).mean(), actions)
+    if batch.on_policy:
+        means.add("rollout/logprob_gap", (logprobs - batch.old_logprobs).abs().mean(), actions)
