@@ -158,8 +158,7 @@ class Decoder:
         # Who is still writing
         rows = torch.arange(count, device=device)
         finished = torch.zeros(count, dtype=torch.bool, device=device)
-        own = storage_of(cache) if complete else []
-        copied = width
+        own, copied = storage_of(cache) if complete else [], width
         for step in range(steps):
             # A token for every row
             seen = mask[:, : width + step + 1] if padded else None
