@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from paw_lightning import ranks
-from paw_lightning.models.lora import adapters_off, has_adapters
+from paw_lightning.models.lora import adapted_layers, adapters_off
 from paw_lightning.samplers.base import Generation, Sampler
 from paw_lightning.seeding import uniforms
 from paw_lightning.text.chat import valid_text
@@ -180,7 +180,8 @@ def check_weights_moved(
 def check_adapters(pair: Pair, probe: Probe) -> None:
     """With LoRA adapters the model is another one than without them, now that they have been trained."""
     model = pair.module.language_model
-    if not has_adapters(model):
+    layers = adapted_layers(model)
+    if not layers:
         return
     tokens = [g.token_ids for g in probe.generations]
     adapted = pair.score(probe.prompts, tokens)
@@ -188,8 +189,8 @@ def check_adapters(pair: Pair, probe: Probe) -> None:
         bare = pair.score(probe.prompts, tokens)
     if all(map(torch.equal, adapted, bare)):
         fail(
-            "the model's LoRA layers have no effect on its log-probs after a step; wanted trained adapters that are "
-            "switched on and not merged (model.path, or how the adapters were added)"
+            f"the model's {len(layers)} LoRA layers have no effect on its log-probs after a step; wanted trained "
+            "adapters that are switched on and not merged (model.path, or how the adapters were added)"
         )
 
 

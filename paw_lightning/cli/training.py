@@ -29,6 +29,7 @@ from paw_lightning.training.module import PaWModule
 from paw_lightning.training.run_folder import run_folder
 
 CALLBACKS = tuple(name for name in SECTIONS if name not in ("trainer", "model", "data"))
+USAGE = "paw-lightning {} [--config NAME|FILE ...] [--KEY VALUE ...]"
 CHECKPOINT_DEFAULTS = {
     # Two writers: the one that monitors a metric only runs after validation, the other after every iteration.
     # The second is a "top 1" without a metric: Lightning writes a `save_last` of its own only beside a top-k save.
@@ -113,12 +114,24 @@ class PaWCLI(LightningCLI):
         given = kwargs.get("args")
         words = sys.argv[1:] if given is None else given
         self.asked = words[0] if isinstance(words, list) and words else None
-        super().__init__(*args, **{"parser_class": PaWParser, "auto_configure_optimizers": False} | kwargs)
+        texts = {
+            name: {"description": f"{TRAINING[name].capitalize()}.", "usage": USAGE.format(name)} for name in self.names
+        }
+        defaults = {
+            "parser_class": PaWParser,
+            "parser_kwargs": {"prog": "paw-lightning", **texts},
+            "auto_configure_optimizers": False,
+        }
+        super().__init__(*args, **defaults | kwargs)
+
+    @property
+    def names(self) -> list[str]:
+        """The subcommand that is asked for, as a parser for each takes a second; without one, all of them."""
+        return [self.asked] if self.asked in TRAINING else list(TRAINING)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """The one that is asked for: a parser for each takes a second. Else those that make sense here."""
-        names = [self.asked] if self.asked in TRAINING else list(TRAINING)
-        return {name: LightningCLI.subcommands()[name] for name in names}
+        """Those of Lightning's that make sense here."""
+        return {name: LightningCLI.subcommands()[name] for name in self.names}
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the seed; everything random hangs on one number."""
@@ -206,14 +219,10 @@ def run(args: list[str] | None = None) -> PaWCLI:
     transformers.utils.logging.disable_progress_bar()
     quiet()
     choices("rollout.environment")  # imports the adapters, so that their environments may be named without a path
-    usage = "paw-lightning {} [--config NAME|FILE ...] [--KEY VALUE ...]"
-    titles = {name: f"{text[0].upper()}{text[1:]}." for name, text in TRAINING.items()}
-    texts = {name: {"description": title, "usage": usage.format(name)} for name, title in titles.items()}
     return PaWCLI(
         PaWModule,
         RolloutDataModule,
         args=args,
-        parser_kwargs={"prog": "paw-lightning", **texts},
         save_config_callback=RepeatableConfig,
         trainer_defaults={
             **TRAINER_DEFAULTS,

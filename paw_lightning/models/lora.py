@@ -24,7 +24,8 @@ NAME = "default"  # peft's name of an only adapter
 
 @dataclass(frozen=True)
 class LoRA:
-    """W x becomes W x + (alpha / rank) B A x with W frozen; there is no dropout: the policy that trains has to sample.
+    """W x becomes W x + (alpha / rank) B A x with W frozen; there is no dropout: the policy that trains has to
+    be the one that sampled.
 
     Args:
         rank: of A and B; 0 trains the whole model instead.
@@ -77,15 +78,20 @@ def is_adapter(name: str) -> bool:
     return ".lora_" in name
 
 
+def adapted_layers(model: nn.Module) -> list[LoraLayer]:
+    """The layers that have adapters beside them."""
+    return [module for module in model.modules() if isinstance(module, LoraLayer)]
+
+
 def has_adapters(model: nn.Module) -> bool:
     """Whether the model trains adapters."""
-    return any(isinstance(module, LoraLayer) for module in model.modules())
+    return bool(adapted_layers(model))
 
 
 @contextmanager
 def adapters_off(model: nn.Module) -> Iterator[None]:
     """The loaded model inside, without a second copy of its weights."""
-    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    layers = adapted_layers(model)
     for layer in layers:
         layer.enable_adapters(False)
     try:

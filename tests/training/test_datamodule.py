@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from paw_lightning.rollouts.tasks import TaskOrder
+from paw_lightning.training.datamodule import RolloutDataModule
 from paw_lightning.update.batches import UpdateCutter, split_evenly, without_targets
 from paw_lightning.update.rows import Row, policy_rows
 from tests.helpers.updates import make_rollout, transition
@@ -70,7 +72,9 @@ def test_a_turn_without_anything_to_predict_learns_nothing() -> None:
 def test_evaluation_plays_each_task_once() -> None:
     assert TaskOrder(evaluation_tasks={"val": 4}).evaluation("val", None) == [0, 1, 2, 3]
     assert TaskOrder(evaluation_tasks={"test": 10}).evaluation("test", 3) == [0, 1, 2]
-    assert len(UpdateCutter(validation_tasks=10, evaluation_batch=4).val_dataloader()) == 3
+    data = RolloutDataModule(validation_tasks=10, evaluation_batch=4)
+    data.stream_from(SimpleNamespace(evaluation_tasks=lambda split: data.tasks.evaluation(split, None)))
+    assert len(data.val_dataloader()) == 3
 
 
 def test_minibatches_partition_the_update() -> None:
