@@ -148,8 +148,9 @@ class RolloutStream:
         return self.data.cutter.minibatches * self.data.trainer.accumulate_grad_batches
 
     def __iter__(self) -> Iterator[Minibatch]:
+        # A generator, so that the iteration is looked up late: a resumed run asks for it before it knows its epoch.
         assert self.data.trainer is not None
-        return self.data.source.minibatches(self.data.trainer.current_epoch)
+        yield from self.data.source.minibatches(self.data.trainer.current_epoch)
 
 
 class EvaluationStream:
