@@ -68,7 +68,7 @@ class PaWModule(L.LightningModule):
         critic: Literal["none", "shared", "separate"] = "none",
         value_loss: ValueLoss = ValueLoss(),  # noqa: B008 - frozen
         critic_learning_rate: float | None = None,
-        optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-6, weight_decay=0.0),
+        optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-6),
         lr_scheduler: LRSchedulerCallable | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None,
