@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,8 +16,8 @@ from torch import Tensor
 from paw_lightning.errors import SettingsError
 from paw_lightning.types import Transition
 
-Rule = Callable[[Sequence[Transition], torch.Generator], Sequence[float] | Tensor]
-"""Scores N transitions, the highest being kept; the generator is the only randomness."""
+Rule = Callable[[Sequence[Transition], torch.Generator], Any]
+"""Scores N transitions with a number each, the highest being kept; the generator is the only randomness."""
 
 
 def action_entropy(
