@@ -49,7 +49,7 @@ def step(model: PolicyWorldModel, optimizer: torch.optim.Optimizer, example: tup
     out = model(*example, 1.0)
     old, advantages = out.action_logprobs.detach(), torch.ones_like(out.action_logprobs)
     policy = PolicyLoss()(out.action_logprobs, out.action_entropies, old, advantages, None).mean()
-    (policy + WorldModelLoss()(out.observation_logprobs).mean()).backward()
+    (policy + WorldModelLoss()(out.target_logprobs).mean()).backward()
     optimizer.step()
     optimizer.zero_grad()
 

@@ -135,7 +135,7 @@ def generate(made: LightningCLI, rollout: Rollout) -> None:
 def multiplications(batches: Sequence[Minibatch], tokens: int) -> float:
     """Of an update of Qwen2.5-1.5B over these rows: forward, and backward that reads the head's logits twice."""
     width = sum(batch.input_ids.numel() * batch.input_ids.shape[1] for batch in batches) / tokens
-    predicted = sum(int(batch.action_mask.sum() + batch.observation_mask.sum()) for batch in batches)
+    predicted = sum(int(batch.action_mask.sum() + batch.target_mask.sum()) for batch in batches)
     attention = LAYERS * WIDTH * width  # keys and values of half the row, both products
     return 3 * tokens * (BACKBONE + attention) + 4 * predicted * WIDTH * QWEN_VOCABULARY
 
@@ -180,7 +180,7 @@ def compare(made: LightningCLI, rollout: Rollout, repeats: int) -> dict[str, Any
     return {
         "transitions": len(rollout.transitions),
         "tokens": tokens,
-        "predicted": {name: sum(int(b.observation_mask.sum()) for b in batches[name]) for name in ARMS},
+        "predicted": {name: sum(int(b.target_mask.sum()) for b in batches[name]) for name in ARMS},
         "acted": sum(int(b.action_mask.sum()) for b in batches["GRPO"]),
         "padding": padding(batches["PaW"], tokens["PaW"]),
         "padding in random order": shuffled(made, rollout, parts),

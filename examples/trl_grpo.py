@@ -19,7 +19,7 @@ from paw_lightning.api import (
     action_entropy,
     reward_adaptive_coefficient,
     select_top_entropy,
-    wm_token_weights,
+    target_token_weights,
 )
 from paw_lightning.models.loading import load_language_model, load_tokenizer
 from paw_lightning.text.chat import ChatFormat
@@ -69,10 +69,10 @@ class PaWGRPOTrainer(GRPOTrainer):
         # Part of the update in one optimizer step: the steps' mean has to be eq. 11.
         steps = self.args.steps_per_generation / self.args.gradient_accumulation_steps
         weights = torch.zeros_like(batch["completion_ids"], dtype=torch.float)
-        for i, weight in enumerate(wm_token_weights(groups, selected, self.observed, lambdas)):
+        for i, weight in enumerate(target_token_weights(groups, selected, self.observed, lambdas)):
             end = int(batch["completion_mask"][i].sum())
             weights[i, end - self.observed[i] : end] = weight * steps
-        return {**batch, "wm_weights": weights}  # TRL shuffles and splits it with the rest
+        return {**batch, "target_weights": weights}  # TRL shuffles and splits it with the rest
 
     @torch.no_grad()
     def _action_entropies(self, batch):
@@ -95,9 +95,9 @@ class PaWGRPOTrainer(GRPOTrainer):
     def _compute_loss(self, model, inputs):
         """TRL's policy loss, whatever its kind, plus the world-model loss (eq. 3)."""
         loss = super()._compute_loss(model, inputs)
-        if "wm_weights" not in inputs:  # evaluation
+        if "target_weights" not in inputs:  # evaluation
             return loss
-        weights, targets = inputs["wm_weights"], inputs["wm_weights"] > 0
+        weights, targets = inputs["target_weights"], inputs["target_weights"] > 0
         world_model = (weights * self.world_model_loss(self.logprobs))[targets].sum()
         # The weights hold all normalisation, so micro-batches add up; TRL logs means.
         self._metrics["train"]["wm/loss"].append(world_model.item() * self.args.gradient_accumulation_steps)

@@ -10,7 +10,7 @@ from paw_lightning.policy.advantages.group import GRPO, RLOO, GiGPO
 from paw_lightning.policy.losses import PolicyLoss
 from paw_lightning.types import Episode, RolloutGroup, Transition
 from paw_lightning.world_model.coefficient import reward_adaptive_coefficient
-from paw_lightning.world_model.loss import WorldModelLoss, wm_token_weights
+from paw_lightning.world_model.loss import WorldModelLoss, target_token_weights
 from paw_lightning.world_model.selection import action_entropy, select_top_entropy
 
 __all__ = [
@@ -24,7 +24,7 @@ __all__ = [
     "linear_logprob",
     "reward_adaptive_coefficient",
     "select_top_entropy",
-    "wm_token_weights",
+    "target_token_weights",
 ]
 
 

@@ -57,7 +57,7 @@ class Iteration:
         runner.score(rollout)
         self.advantage.write(rollout, self.inadmissible_penalty)
         self.selection.select(rollout, seed)
-        self.control.replace(rollout, policy.tokenizer, self.cutter.wm_horizon, seed)
+        self.control.replace(rollout, policy.tokenizer, self.cutter.world_model_horizon, seed)
         self.balance.weigh(rollout, policy.world_model_loss, self.measure, rewardless=self.advantage.rewardless)
         self.observe(rollout)
         runner.release()
@@ -74,8 +74,8 @@ class Iteration:
         """
         parts = [(torch.empty(0), torch.empty(0))]
         for batch in self.cutter.micro_batches(rollout, self.accumulate):
-            if batch.observation_mask.any():
+            if batch.target_mask.any():
                 out = self.policy.read_as_played(batch)
-                parts.append((out.observation_logprobs.cpu(), batch.wm_coefficients))
+                parts.append((out.target_logprobs.cpu(), batch.target_coefficients))
         logprobs, coefficients = zip(*ranks.pooled(parts), strict=True)
         return torch.cat(logprobs), torch.cat(coefficients)

@@ -75,7 +75,7 @@ class Transition:
     # Written by EntropySelection.
     action_entropy: float = 0.0
     """H(a_t | h_t), in nats (eq. 4)."""
-    wm_selected: bool = False
+    selected: bool = False
     """The transition is in S_alpha: its observation is predicted."""
 
     # Written by TargetControl.
@@ -96,7 +96,7 @@ class Transition:
     @property
     def target_ids(self) -> list[int]:
         """What this transition teaches the world model; empty when it is not selected."""
-        return self.predicted_ids if self.wm_selected else []
+        return self.predicted_ids if self.selected else []
 
 
 @dataclass
@@ -131,7 +131,7 @@ class RolloutGroup:
     """Name of the environment in a mixture; empty otherwise."""
 
     # Written by RewardBalance.
-    wm_coefficient: float = 0.0
+    coefficient: float = 0.0
     """lambda_g (eq. 10 or what is configured in its place)."""
 
     @property
@@ -186,14 +186,14 @@ class Minibatch:
 
         input_ids         p p p a a b o o o p a a
         action_mask       . . . 1 1 . . . . . 1 1     N = 4
-        observation_mask  . . . . . . 1 1 1 . . .     M = 3
+        target_mask  . . . . . . 1 1 1 . . .     M = 3
     """
 
     input_ids: Tensor
     """long [B, T]: prompt | action | bridge | observation | turn | action | ... | padding."""
     action_mask: Tensor
     """bool [B, T]: True on the N action tokens."""
-    observation_mask: Tensor
+    target_mask: Tensor
     """bool [B, T]: True on the M world-model targets."""
     advantages: Tensor
     """float [N]."""
@@ -203,10 +203,10 @@ class Minibatch:
     """float [N], nats."""
     policy_weights: Tensor
     """float [N]: what each action token's loss is multiplied by; they sum to 1 over one optimizer step."""
-    wm_weights: Tensor
+    target_weights: Tensor
     """float [M]: lambda_g / (groups * selected in group * |o|) * optimizer steps per rollout (eqs. 9 and 11), summed
     over the transitions that teach the target."""
-    wm_coefficients: Tensor
+    target_coefficients: Tensor
     """float [M]: lambda_g of each target's group, for monitoring."""
     on_policy: bool
     """No optimizer step was made since the rollout: the policy is still the one that sampled."""

@@ -32,7 +32,7 @@ def check_branches(module: PaWModule, length: int) -> None:
 def _compare(module: PaWModule, length: int) -> None:
     advice = (
         "wanted a model.path whose attention takes positions and a mask, or target_control.targets: observation, or "
-        "rollout.layout: step with data.wm_horizon 1, where nothing has to be read so"
+        "rollout.layout: step with data.world_model_horizon 1, where nothing has to be read so"
     )
     # A row of random tokens with three branches, and the same targets alone
     randomness = generator(0, "branches")
@@ -53,4 +53,4 @@ def _compare(module: PaWModule, length: int) -> None:
 
 def _read_targets(module: PaWModule, row: Row) -> Tensor:
     """Log-probs of the row's targets, by the whole model that plays."""
-    return module.read_as_played(collate([row], on_policy=True)).observation_logprobs
+    return module.read_as_played(collate([row], on_policy=True)).target_logprobs

@@ -140,7 +140,7 @@ def check_appended_observation(pair: Pair, checked: Sequence[Transition], tolera
 def check_masks(tokenizer: Any, batch: Minibatch, known: dict[str, set[tuple[int, ...]]]) -> tuple[str, str]:
     """Every stretch of a mask is one whole action or one whole target; returns the first of each as text."""
     shown = []
-    for name, mask in (("action", batch.action_mask), ("target", batch.observation_mask)):
+    for name, mask in (("action", batch.action_mask), ("target", batch.target_mask)):
         runs = masked_runs(batch.input_ids, mask)
         for run in runs:
             if tuple(run) not in known[name]:

@@ -62,7 +62,7 @@ def render(group: RolloutGroup, episode: Episode) -> str:
         f"{'WON' if episode.won else 'LOST'}: {episode.task}",
         f"task {episode.task_seed}, member {episode.member} of a group that won {sum(e.won for e in group.episodes)} "
         f"of {len(group.episodes)}; return {episode.episode_return:g}{largest} in {len(episode.transitions)} turns; "
-        f"weight of the world-model loss (lambda) {group.wm_coefficient:.2f}",
+        f"weight of the world-model loss (lambda) {group.coefficient:.2f}",
         "after each action: its entropy in nats, its advantage, and whether the world model learns the answer",
         "",
     ]

@@ -62,7 +62,7 @@ def check_run(run: Run) -> None:
         rank_zero_warn("data.group_size is 1: an advantage relative to the group is 0, no reward is learnt from")
     _warn_of_unread_loss_settings(run.module.world_model_loss, iteration.balance.match_weight_of)
     run.module.configure_model()  # its positions are counted next
-    _check_context_window(run, cutter.wm_horizon)
+    _check_context_window(run, cutter.world_model_horizon)
     _check_stops(run.trainer, cutter.minibatches)
 
 
@@ -74,7 +74,7 @@ def check_largest_return(iteration: Iteration) -> None:
 
 def check_control(run: Run) -> None:
     """Refuse a model that would read a branch (a control before a later action) together with what follows it."""
-    settings, horizon = run.settings, run.iteration.cutter.wm_horizon
+    settings, horizon = run.settings, run.iteration.cutter.world_model_horizon
     if run.iteration.control.targets == "observation" or (not settings.layout.grows and horizon == 1):
         return  # nothing stands before a later action
     # What a row holds beyond the last prompt: the actions and observations that a target reaches.
@@ -205,7 +205,7 @@ def _check_context_window(run: Run, horizon: int) -> None:
     if window is not None and needed > window:
         before = f"{turn} of rollout.prompt.turn_template + " if turn else ""
         raise SettingsError(
-            f"rollout.prompt.max_tokens {settings.prompt.max_tokens} + data.wm_horizon {horizon} x "
+            f"rollout.prompt.max_tokens {settings.prompt.max_tokens} + data.world_model_horizon {horizon} x "
             f"(rollout.max_action_tokens {settings.max_action_tokens} + {before}rollout.max_observation_tokens "
             f"{settings.max_observation_tokens} + {BOUNDARY_TOKENS} for turn boundaries) do not fit the model's "
             f"{window} positions; lower one of them"

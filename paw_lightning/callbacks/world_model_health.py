@@ -82,12 +82,12 @@ class WorldModelHealth(RolloutCallback):
         chat = ChatFormat(pl_module.tokenizer)
         form = action_format(self.runner.settings.prompt.action_format)
         rollout.metrics["wm/role_leak_rate"] = _leak_rate(rollout.transitions, chat, form)
-        selected = [t for t in rollout.transitions if t.wm_selected]
+        selected = [t for t in rollout.transitions if t.selected]
         self.looking = bool(selected) and self.every > 0 and rollout.iteration % self.every == 0
         if not selected:
             return
         if isinstance(trainer.logger, TensorBoardLogger):
-            coefficients = torch.tensor([group.wm_coefficient for group in rollout.groups])
+            coefficients = torch.tensor([group.coefficient for group in rollout.groups])
             trainer.logger.experiment.add_histogram("wm/coefficient_by_group", coefficients, rollout.iteration)
         if self.looking and any(t.nuisance_spans for t in selected):
             logprobs, masks = _pooled(self._nuisance(pl_module, rollout, chat))
@@ -99,7 +99,7 @@ class WorldModelHealth(RolloutCallback):
         groups = rollout.groups[ranks.rank_slice(len(rollout.groups))]
         transitions = [t for group in groups for t in group.transitions]
         pairs = []
-        for p in self._predict(module, transitions, lambda t: t.wm_selected):
+        for p in self._predict(module, transitions, lambda t: t.selected):
             offsets = chat.text_offsets(p.transition.observation_text)
             pairs.append((p.logprobs, nuisance_mask(offsets, p.transition.nuisance_spans)))
         return pairs

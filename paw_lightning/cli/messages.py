@@ -9,6 +9,7 @@ import re
 
 from paw_lightning.cli.choices import CHOICES, choices
 from paw_lightning.cli.keys import nearest_key
+from paw_lightning.cli.moved import KEYS
 
 KINDS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a text", "list": "a list"}
 
@@ -47,7 +48,7 @@ def explain(message: str) -> str:
 
 def unknown_key(key: str, place: str = "") -> str:
     """The message for a key that does not exist."""
-    near = nearest_key(key)
+    near = KEYS.get(key) or nearest_key(key)
     meant = f"did you mean {near}?" if near else "wanted one of `paw-lightning fit --help`"
     return f"{key}{place} is no known key; {meant}"
 

@@ -1,4 +1,4 @@
-"""Class paths of earlier layouts that a configuration may still hold."""
+"""Names of earlier layouts that a configuration may still hold: class paths, and keys."""
 
 MOVED = {
     "paw_lightning.advantages.": "paw_lightning.policy.advantages.",
@@ -24,6 +24,13 @@ MOVED = {
     },
 }
 """Old beginning of a path -> the new one."""
+
+
+KEYS = {
+    "data.wm_horizon": "data.world_model_horizon",
+    "data.wm_discount": "data.world_model_discount",
+}
+"""Old key -> the new one."""
 
 
 def new_path(path: str) -> str | None:

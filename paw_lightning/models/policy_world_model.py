@@ -22,7 +22,7 @@ class HeadOutputs:
 
     action_logprobs: Tensor
     action_entropies: Tensor
-    observation_logprobs: Tensor
+    target_logprobs: Tensor
     values: Tensor | None
     """In units of return, one per action token; None without a critic."""
 
@@ -46,7 +46,7 @@ class PolicyWorldModel(nn.Module):
         self,
         input_ids: Tensor,
         action_mask: Tensor,
-        observation_mask: Tensor,
+        target_mask: Tensor,
         temperature: float,
         position_ids: Tensor | None = None,
         visible: Tensor | None = None,
@@ -62,14 +62,14 @@ class PolicyWorldModel(nn.Module):
         hidden = backbone(input_ids=input_ids, use_cache=False, **view).last_hidden_state
         lm_head = self.language_model.get_output_embeddings()
         logprobs, entropies = self.policy_head(hidden, lm_head, input_ids, action_mask, temperature)
-        observed = self.world_model_head(hidden, lm_head, input_ids, observation_mask)
+        observed = self.world_model_head(hidden, lm_head, input_ids, target_mask)
         values = None if self.critic is None else self.critic(hidden, input_ids, action_mask, view)
         return HeadOutputs(logprobs, entropies, observed, values)
 
 
 def read(model: PolicyWorldModel, batch: Minibatch) -> HeadOutputs:
     """One forward pass of a micro-batch."""
-    masks = batch.action_mask, batch.observation_mask
+    masks = batch.action_mask, batch.target_mask
     return model(batch.input_ids, *masks, batch.temperature, batch.position_ids, batch.visible)
 
 

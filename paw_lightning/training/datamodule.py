@@ -49,8 +49,8 @@ class RolloutDataModule(L.LightningDataModule):
         validation_tasks: unseen tasks played by `validate`, once each.
         test_tasks: unseen tasks played by `test`, once each.
         evaluation_batch: episodes played side by side in validation and test.
-        wm_horizon: observations ahead that a selected transition teaches, the actions in between being given.
-        wm_discount: in (0, 1]; step j weighs wm_discount^(j-1) over the sum of these; 1 at a horizon of 1.
+        world_model_horizon: observations ahead that a selected transition teaches, the actions in between being given.
+        world_model_discount: d in (0, 1]; step j weighs d^(j-1) over the sum of these; 1 at a horizon of 1.
         seed: of everything random in the run; the command line takes it from `seed_everything`.
     """
 
@@ -65,8 +65,8 @@ class RolloutDataModule(L.LightningDataModule):
         validation_tasks: int = 128,
         test_tasks: int = 200,
         evaluation_batch: int = 128,
-        wm_horizon: int = 1,
-        wm_discount: float = 1.0,
+        world_model_horizon: int = 1,
+        world_model_discount: float = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -75,7 +75,9 @@ class RolloutDataModule(L.LightningDataModule):
         evaluation = {"val": validation_tasks, "test": test_tasks}
         self.tasks = TaskOrder(groups, group_size, dynamic_sampling, evaluation, seed)
         """Which tasks are played when."""
-        self.cutter = UpdateCutter(minibatches, normalization, world_model_interval, wm_horizon, wm_discount, seed)
+        self.cutter = UpdateCutter(
+            minibatches, normalization, world_model_interval, world_model_horizon, world_model_discount, seed
+        )
         """How what was played is cut into mini-batches."""
         self.evaluation_batch = evaluation_batch
         self._source: RolloutSource | None = None
@@ -102,8 +104,8 @@ class RolloutDataModule(L.LightningDataModule):
             "dynamic_sampling": tasks.dynamic_sampling,
             "world_model_interval": cutter.world_model_interval,
             "normalization": cutter.normalization,
-            "wm_horizon": cutter.wm_horizon,
-            "wm_discount": cutter.wm_discount,
+            "world_model_horizon": cutter.world_model_horizon,
+            "world_model_discount": cutter.world_model_discount,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

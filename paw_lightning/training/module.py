@@ -216,7 +216,7 @@ class PaWModule(L.LightningModule):
             out.action_logprobs, out.action_entropies, old_logprobs, batch.advantages, batch.reference_logprobs
         )
         policy = (batch.policy_weights * policy_tokens).sum()
-        world_model = (batch.wm_weights * self.world_model_loss(out.observation_logprobs)).sum()
+        world_model = (batch.target_weights * self.world_model_loss(out.target_logprobs)).sum()
         return StepLosses(policy, world_model, self._value_loss(batch, out.values), out, old_logprobs)
 
     def forward(self, batch: Minibatch) -> HeadOutputs:
@@ -236,7 +236,7 @@ class PaWModule(L.LightningModule):
         losses = self.losses(batch)
         log_step(self.means, batch, losses, self.policy_loss, self.world_model_loss, self._parts)
         self._step_terms = batch.terms
-        self._step_has_tokens |= bool(len(losses.out.action_logprobs) or len(losses.out.observation_logprobs))
+        self._step_has_tokens |= bool(len(losses.out.action_logprobs) or len(losses.out.target_logprobs))
         total = losses.policy + losses.world_model + self.value_loss.coefficient * losses.value
         # Lightning divides by the number of micro-batches and of ranks; the weights have already done so.
         return total * self._parts

@@ -45,11 +45,11 @@ def log_step(
     if batch.terms != "policy":
         means.add("train/wm_loss", losses.world_model.detach() * parts, 1)
     # The world model's targets
-    observed = out.observation_logprobs.detach()
+    observed = out.target_logprobs.detach()
     targets = len(observed)
     if targets:
         weights = world_model_loss.token_weights(observed)
-        means.add("wm/effective_weight", (batch.wm_coefficients * weights).mean(), targets)
+        means.add("wm/effective_weight", (batch.target_coefficients * weights).mean(), targets)
         means.add("wm/observation_nll", -observed.mean(), targets)
         means.add("wm/active_token_fraction", (weights > 0).float().mean(), targets)
 

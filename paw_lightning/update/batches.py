@@ -26,22 +26,24 @@ class UpdateCutter:
     minibatches: int = 2
     normalization: Normalization = "token_mean"
     world_model_interval: int = 0
-    wm_horizon: int = 1
-    wm_discount: float = 1.0
+    world_model_horizon: int = 1
+    world_model_discount: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("minibatches", "wm_horizon"):
+        for name in ("minibatches", "world_model_horizon"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"data.{name} is {getattr(self, name)}; wanted at least 1")
         if self.world_model_interval < 0:
             raise SettingsError(f"data.world_model_interval is {self.world_model_interval}; wanted at least 0")
-        if not 0 < self.wm_discount <= 1:
-            raise SettingsError(f"data.wm_discount is {self.wm_discount}; wanted above 0 and at most 1")
-        if self.wm_horizon == 1 and self.wm_discount != 1:
+        if not 0 < self.world_model_discount <= 1:
             raise SettingsError(
-                f"data.wm_discount is {self.wm_discount} and data.wm_horizon is 1, which leaves nothing to discount; "
-                "wanted wm_discount 1, or a longer horizon"
+                f"data.world_model_discount is {self.world_model_discount}; wanted above 0 and at most 1"
+            )
+        if self.world_model_horizon == 1 and self.world_model_discount != 1:
+            raise SettingsError(
+                f"data.world_model_discount is {self.world_model_discount} and data.world_model_horizon is 1, which "
+                "leaves nothing to discount; wanted world_model_discount 1, or a longer horizon"
             )
 
     def micro_batches(self, rollout: Rollout, accumulate: int) -> Iterator[Minibatch]:
@@ -80,7 +82,7 @@ class UpdateCutter:
         """
         # Rows of the whole update, target tokens weighed
         count = self.minibatches if parts is None else parts
-        rows = build_rows(rollout, horizon=self.wm_horizon, discount=self.wm_discount, scale=count)
+        rows = build_rows(rollout, horizon=self.world_model_horizon, discount=self.world_model_discount, scale=count)
         if len(rows) < count:
             ranks.warn(
                 f"iteration {rollout.iteration} has {len(rows)} rows for {count} optimizer steps: {count - len(rows)} "
@@ -119,7 +121,7 @@ def without_targets(rollout: Rollout) -> Rollout:
     """The same rollout with nothing selected: its rows carry the policy loss alone and append no observation."""
 
     def unselected(episode: Episode) -> Episode:
-        transitions = [dataclasses.replace(t, wm_selected=False) for t in episode.transitions]
+        transitions = [dataclasses.replace(t, selected=False) for t in episode.transitions]
         return dataclasses.replace(episode, transitions=transitions)
 
     groups = [dataclasses.replace(g, episodes=list(map(unselected, g.episodes))) for g in rollout.groups]

@@ -58,7 +58,7 @@ def branch_view(rows: Sequence[Row]) -> tuple[Tensor, Tensor] | tuple[None, None
 
 def collate(rows: Sequence[Row], *, on_policy: bool, temperature: float = 1.0) -> Minibatch:
     """Right-pad rows to one rectangle and gather what belongs to their tokens."""
-    input_ids, action_mask, observation_mask = rectangle(rows)
+    input_ids, action_mask, target_mask = rectangle(rows)
     actions = [segment for row in rows for segment in row.having("action")]
     targets = [(row, segment) for row in rows for segment in row.having("target")]
     old, reference = _scores(actions, lambda t: t.old_logprobs), _scores(actions, lambda t: t.reference_logprobs)
@@ -67,13 +67,13 @@ def collate(rows: Sequence[Row], *, on_policy: bool, temperature: float = 1.0) -
     return Minibatch(
         input_ids=input_ids,
         action_mask=action_mask,
-        observation_mask=observation_mask,
+        target_mask=target_mask,
         advantages=torch.cat([torch.empty(0), *(_advantages(s.transition) for s in actions if s.transition)]),
         old_logprobs=old,
         reference_logprobs=reference,
         policy_weights=torch.tensor([s.weight for s in actions for _ in s.ids]),
-        wm_weights=torch.tensor([s.weight for _, s in targets for _ in s.ids]),
-        wm_coefficients=torch.tensor([row.wm_coefficient for row, s in targets for _ in s.ids]),
+        target_weights=torch.tensor([s.weight for _, s in targets for _ in s.ids]),
+        target_coefficients=torch.tensor([row.coefficient for row, s in targets for _ in s.ids]),
         on_policy=on_policy,
         old_values=_scores(actions, lambda t: t.old_values),
         value_targets=_scores(actions, lambda t: t.value_targets),

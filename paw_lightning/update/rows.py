@@ -8,7 +8,7 @@ from itertools import pairwise, takewhile
 from typing import Literal
 
 from paw_lightning.types import Rollout, Transition
-from paw_lightning.world_model.loss import wm_token_weights
+from paw_lightning.world_model.loss import target_token_weights
 
 Role = Literal["context", "action", "target"]
 
@@ -42,7 +42,7 @@ class Row:
     segments: list[Segment]
     group: int = 0
     """Index g of the group."""
-    wm_coefficient: float = 0.0
+    coefficient: float = 0.0
     """lambda_g."""
     branches: list[Branch] = field(default_factory=list)
 
@@ -83,11 +83,11 @@ def build_rows(rollout: Rollout, *, horizon: int = 1, discount: float = 1.0, sca
     episode, or before an observation that is not predicted.
     """
     transitions = rollout.transitions
-    weights = wm_token_weights(
+    weights = target_token_weights(
         [g for g, group in enumerate(rollout.groups) for _ in group.transitions],
-        [t.wm_selected for t in transitions],
+        [t.selected for t in transitions],
         [len(t.target_ids) for t in transitions],
-        [group.wm_coefficient for group in rollout.groups],
+        [group.coefficient for group in rollout.groups],
     )
     left = iter(weights)
     rows: list[Row] = []
@@ -98,7 +98,7 @@ def build_rows(rollout: Rollout, *, horizon: int = 1, discount: float = 1.0, sca
                 for i in range(len(episode.transitions))
             ]
             for row in _episode_rows(episode.transitions, taught):
-                row.group, row.wm_coefficient = g, group.wm_coefficient
+                row.group, row.coefficient = g, group.coefficient
                 rows.append(row)
     return rows
 

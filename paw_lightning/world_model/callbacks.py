@@ -61,16 +61,16 @@ class EntropySelection(L.Callback):
         self.deduplicate, self.pool = deduplicate, pool
 
     def select(self, rollout: Rollout, seed: int) -> None:
-        """Write action_entropy and wm_selected of every transition."""
+        """Write action_entropy and selected of every transition."""
         for t in rollout.transitions:
             t.action_entropy = action_entropy(t.token_entropies, t.sampled_logprobs, self.entropy)
-            t.wm_selected = False
+            t.selected = False
         rule = RULES[self.rule] if isinstance(self.rule, str) else self.rule
         pools = self._pools(rollout)
         for environment, pool in pools.items():
             randomness = generator(seed, "selection", rollout.iteration, environment)
             for t, chosen in zip(pool, select(rule, pool, self.alpha, randomness), strict=True):
-                t.wm_selected = chosen
+                t.selected = chosen
         self._log(rollout, pools)
 
     def _pools(self, rollout: Rollout) -> dict[str, list[Transition]]:
@@ -89,11 +89,11 @@ class EntropySelection(L.Callback):
         predictable = sum(bool(t.observation_ids) for t in transitions)
         entropies = [t.action_entropy for t in transitions]
         metrics["rollout/action_entropy"] = math.fsum(entropies) / max(len(entropies), 1)
-        metrics["wm/selected_fraction"] = sum(t.wm_selected for t in transitions) / max(predictable, 1)
+        metrics["wm/selected_fraction"] = sum(t.selected for t in transitions) / max(predictable, 1)
         if self.deduplicate:
             metrics["wm/duplicate_fraction"] = 1 - sum(map(len, pools.values())) / max(predictable, 1)
         for environment, pool in pools.items():
-            kept = [t.action_entropy for t in pool if t.wm_selected]
+            kept = [t.action_entropy for t in pool if t.selected]
             if kept and self.rule == "entropy":
                 metrics["wm/entropy_threshold" + (f"/{environment}" if environment else "")] = min(kept)
 
@@ -101,8 +101,8 @@ class EntropySelection(L.Callback):
 class TargetControl(L.Callback):
     """Replaces what the world model predicts, leaving selection, coefficient and the weight of a transition alone.
 
-    Is it knowledge of the world that helps, or the update itself? With `data.wm_horizon` above 1 it replaces all that
-    the selected transitions reach.
+    Is it knowledge of the world that helps, or the update itself? With `data.world_model_horizon` above 1 it
+    replaces all that the selected transitions reach.
 
     Logs ``wm/true_target_fraction``, the share of a control's targets that are the true observation all the same.
 
@@ -197,18 +197,18 @@ class RewardBalance(L.Callback):
         return self.coefficient == "reward_adaptive" and not rewardless and self.max_return is None
 
     def weigh(self, rollout: Rollout, loss: WorldModelLoss, measure: Measure, *, rewardless: bool = False) -> None:
-        """Write wm_coefficient of every group; `measure` is asked only where another kind's weight is to be matched."""
-        if not any(t.wm_selected for t in rollout.transitions):
+        """Write coefficient of every group; `measure` is asked only where another kind's weight is to be matched."""
+        if not any(t.selected for t in rollout.transitions):
             return  # nothing is predicted: plain policy optimisation needs no R_max
         for group in rollout.groups:
-            group.wm_coefficient = self._coefficient(group, rollout.iteration, rewardless)
+            group.coefficient = self._coefficient(group, rollout.iteration, rewardless)
         if self.match_weight_of is not None:
             matched = self.match_weight_of == loss.kind
             scale = 1.0 if matched else matching_scale(loss, self.match_weight_of, *measure(rollout))
             rollout.metrics["wm/matching_scale"] = scale
             for group in rollout.groups:
-                group.wm_coefficient *= scale
-        coefficients = [group.wm_coefficient for group in rollout.groups]
+                group.coefficient *= scale
+        coefficients = [group.coefficient for group in rollout.groups]
         rollout.metrics["wm/coefficient"] = sum(coefficients) / len(coefficients)
         rollout.metrics["wm/coefficient_max"] = max(coefficients)
 

@@ -101,7 +101,8 @@ class Focal(TokenLoss):
 class WorldModelLoss:
     """The loss of a target token, and its weight w(p) as a cross-entropy.
 
-    Division by |o| and the group's coefficient are weights that the caller multiplies in, see :func:`target_weights`.
+    Division by |o| and the group's coefficient are weights that the caller multiplies in, see
+    :func:`target_token_weights`.
 
     Args:
         kind: clipped_mae is the paper's; mae, cross_entropy and focal are what it is compared with. Or a TokenLoss of
@@ -146,7 +147,7 @@ class WorldModelLoss:
         return self.token_loss.active(logprobs)
 
 
-def wm_token_weights(
+def target_token_weights(
     groups: Sequence[int],
     selected: Sequence[bool],
     observation_lengths: Sequence[int],

@@ -45,7 +45,7 @@ def predicted(rollout: Rollout, horizon: int) -> list[Transition]:
     for episode in rollout.episodes:
         reached = 0
         for i, t in enumerate(episode.transitions):
-            if t.wm_selected:
+            if t.selected:
                 ahead = takewhile(lambda t: t.observation_ids, episode.transitions[i : i + horizon])
                 reached = max(reached, i + len(list(ahead)))
             if i < reached:

@@ -17,7 +17,7 @@ from tests.helpers.updates import make_rollout, weigh
 
 
 def selected(rollout: Rollout) -> list[bool]:
-    return [t.wm_selected for t in rollout.transitions]
+    return [t.selected for t in rollout.transitions]
 
 
 def test_selection_is_over_the_whole_update() -> None:
@@ -46,14 +46,14 @@ def test_reward_balance_is_per_group() -> None:
     for reward, group in enumerate(rollout.groups):
         group.transitions[0].reward = float(reward)
     weigh(RewardBalance(max_return=2.0), rollout)
-    assert [group.wm_coefficient for group in rollout.groups] == [1.0, 0.5, 0.0]
+    assert [group.coefficient for group in rollout.groups] == [1.0, 0.5, 0.0]
     assert rollout.metrics["wm/coefficient"] == 0.5
 
 
 def test_constant_balance() -> None:
     rollout = make_rollout()
     weigh(RewardBalance(coefficient="constant", value=0.05), rollout)
-    assert [group.wm_coefficient for group in rollout.groups] == [0.05] * 3
+    assert [group.coefficient for group in rollout.groups] == [0.05] * 3
 
 
 def test_nothing_selected_needs_no_largest_return() -> None:
@@ -61,7 +61,7 @@ def test_nothing_selected_needs_no_largest_return() -> None:
     for group in rollout.groups:
         group.max_return = None
     for t in rollout.transitions:
-        t.wm_selected = False
+        t.selected = False
     weigh(RewardBalance(), rollout)
 
 
@@ -76,7 +76,7 @@ def test_shuffled_targets_are_the_same_observations_elsewhere(tiny_model_dir: st
     true = [t.target_ids for t in rollout.transitions]
     shuffled = controlled(rollout, "shuffled", module)
     assert shuffled != true and sorted(shuffled) == sorted(true)
-    assert [bool(ids) for ids in shuffled] == [t.wm_selected for t in rollout.transitions]
+    assert [bool(ids) for ids in shuffled] == [t.selected for t in rollout.transitions]
     assert controlled(make_rollout(), "shuffled", module) == shuffled, "a resumed run shuffles alike"
 
 

@@ -93,7 +93,7 @@ def test_a_sampler_with_weights_of_its_own(tiny_model_dir: str, tmp_path: Path, 
         runs.fit(tmp_path, tiny_model_dir, **QUICK)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("action_mask", "action"), ("observation_mask", "target")])
+@pytest.mark.parametrize(("name", "kind"), [("action_mask", "action"), ("target_mask", "target")])
 def test_a_shifted_mask(name: str, kind: str, tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
     original = RolloutDataModule.transfer_batch_to_device
 
@@ -198,7 +198,7 @@ def test_stretches_of_a_mask() -> None:
 def test_checked_transitions_begin_a_row_and_have_targets() -> None:
     follower = make_transition(prompt_ids=[])
     plain = make_transition()
-    selected = [make_transition(wm_selected=True) for _ in range(8)]
+    selected = [make_transition(selected=True) for _ in range(8)]
     assert checks.choose([follower, plain, *selected]) == [selected[0], selected[2], selected[4], selected[6]]
     assert checks.choose([follower, plain]) == [plain] * checks.CHECKED
     assert checks.choose([follower]) == []

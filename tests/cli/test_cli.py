@@ -127,7 +127,7 @@ def test_alpha_zero_switches_every_world_model_setting_off(tiny_model_dir: str, 
         {"target_control__targets": "shuffled"},
         {"target_control__targets": "random_tokens"},
         {"seed_everything": 3},
-        {"data__wm_horizon": 2},
+        {"data__world_model_horizon": 2},
         {"rollout__layout": "episode"},
     ],
     ids=lambda change: ",".join(f"{k}={v}" for k, v in change.items()),
@@ -153,7 +153,7 @@ def test_no_dead_option(change: dict, tiny_model_dir: str, tmp_path: Path, basel
         *((PPO, change) for change in PPO_CHANGES),
         # A reward at the end and no discount: every token is worth the whole return, turn by turn or not.
         (PPO | {"rollout__advantage__gamma": 0.5}, {"rollout__advantage__level": "row"}),
-        ({"data__wm_horizon": 2}, {"data__wm_discount": 0.5}),
+        ({"data__world_model_horizon": 2}, {"data__world_model_discount": 0.5}),
         # A random policy gives every token about 1/259: none is below the second rho.
         (
             {"model__world_model_loss__kind": "mae", "reward_balance__match_weight_of": "clipped_mae"},
@@ -220,9 +220,9 @@ def baseline(tiny_model_dir: str, tmp_path_factory) -> dict:
             "alpha is 0 and data.world_model_interval is 1",
         ),
         ({"data__world_model_interval": 4} | NO_REWARD, "interval is 4 and rollout.advantage is NoReward"),
-        ({"data__wm_horizon": 0}, "data.wm_horizon is 0"),
-        ({"data__wm_discount": 0}, "data.wm_discount is 0.0"),
-        ({"data__wm_discount": 0.5}, "data.wm_discount is 0.5 and data.wm_horizon is 1"),
+        ({"data__world_model_horizon": 0}, "data.world_model_horizon is 0"),
+        ({"data__world_model_discount": 0}, "data.world_model_discount is 0.0"),
+        ({"data__world_model_discount": 0.5}, "data.world_model_discount is 0.5 and data.world_model_horizon is 1"),
         (
             {"reward_balance__final_value": 0.1},
             "final_value is 0.1 and reward_balance.coefficient is 'reward_adaptive'",
@@ -231,7 +231,7 @@ def baseline(tiny_model_dir: str, tmp_path_factory) -> dict:
             {"reward_balance__anneal_iterations": 5, "reward_balance__coefficient": "constant"},
             "anneal_iterations is 5 and reward_balance.coefficient is 'constant', which does not read it; wanted null",
         ),
-        ({"data__wm_horizon": 99}, "data.wm_horizon 99 x (rollout.max_action_tokens 6"),
+        ({"data__world_model_horizon": 99}, "data.world_model_horizon 99 x (rollout.max_action_tokens 6"),
         ({"rollout__prompt__turn_template": "{history}{observation}"}, "rollout.prompt.turn_template uses unknown"),
         # 2048 + 6 + 6000 + 512 + 16 > 8192, as the tokenizer spends a token on every byte
         (

@@ -39,7 +39,7 @@ def turn(entropy: float, logprob: float = -1.0, **fields):
 
 def selected(rollout: Rollout, **settings) -> list[bool]:
     EntropySelection(**settings).select(rollout, seed=1)
-    return [t.wm_selected for t in rollout.transitions]
+    return [t.selected for t in rollout.transitions]
 
 
 def test_nothing_to_predict_takes_no_place() -> None:
@@ -116,9 +116,9 @@ def test_pool_of_each_environment() -> None:
 
 def coefficients(rollout: Rollout, **settings) -> list[float]:
     for t in rollout.transitions:
-        t.wm_selected = True
+        t.selected = True
     weigh(RewardBalance(**settings), rollout)
-    return [group.wm_coefficient for group in rollout.groups]
+    return [group.coefficient for group in rollout.groups]
 
 
 @pytest.mark.parametrize(("iteration", "value"), [(0, 1.0), (5, 0.6), (10, 0.2), (50, 0.2)])
@@ -132,10 +132,10 @@ def test_linear_coefficient_of_the_iteration(iteration: int, value: float) -> No
 def test_without_a_reward_returns_count_as_nothing() -> None:
     """Eq. 10 with mean return 0 gives 1, and `value` scales it, whatever was won."""
     rollout = rollout_of([turn(1, reward=1.0)])
-    rollout.transitions[0].wm_selected = True
+    rollout.transitions[0].selected = True
     balance = RewardBalance(value=0.4)
     weigh(balance, rollout, rewardless=NoReward().rewardless)
-    assert [group.wm_coefficient for group in rollout.groups] == [0.4]
+    assert [group.coefficient for group in rollout.groups] == [0.4]
 
 
 def test_value_scales_the_reward_adaptive_coefficient() -> None:
@@ -237,7 +237,7 @@ def test_a_resumed_run_selects_weighs_and_shuffles_as_the_unbroken_one(tiny_mode
 
 def targets(rollout: Rollout, control: str) -> list[list[int]]:
     for t in rollout.transitions:
-        t.wm_selected = True
+        t.selected = True
     TargetControl(control).replace(rollout, tokenizer=None, horizon=1, seed=1)  # its tokenizer is not read
     return [t.target_ids for t in rollout.transitions]
 
@@ -263,7 +263,7 @@ def test_wrong_action_predicts_the_counterfactual_or_nothing() -> None:
 def test_a_control_replaces_all_that_a_selected_transition_reaches() -> None:
     """Two steps ahead of the second of five: its own observation and the next."""
     rollout = rollout_of([turn(i, observation_ids=[i], counterfactual_ids=[10 + i]) for i in range(5)])
-    rollout.transitions[1].wm_selected = True
+    rollout.transitions[1].selected = True
     TargetControl("wrong_action").replace(rollout, tokenizer=None, horizon=2, seed=1)
     assert [t.control_ids for t in rollout.transitions] == [None, [11], [12], None, None]
 
@@ -271,14 +271,14 @@ def test_a_control_replaces_all_that_a_selected_transition_reaches() -> None:
 def test_a_control_does_not_deal_in_what_nothing_reaches() -> None:
     """Three steps ahead of the first, whose second observation is empty: the third is behind it and stays out."""
     rollout = rollout_of([turn(i, observation_ids=ids) for i, ids in enumerate([[1], [], [3]])], [turn(9)])
-    rollout.transitions[0].wm_selected = True
+    rollout.transitions[0].selected = True
     TargetControl("shuffled").replace(rollout, tokenizer=None, horizon=3, seed=1)
     assert [t.control_ids for t in rollout.transitions] == [[1], None, None, None]
 
 
 def test_a_placebo_several_steps_ahead_trains(tiny_model_dir: str, tmp_path: Path) -> None:
     """With half of the transitions selected, in the episode layout: no target is true."""
-    settings = {"data__wm_horizon": 3, "entropy_selection__alpha": 0.5, "rollout__layout": "episode"}
+    settings = {"data__world_model_horizon": 3, "entropy_selection__alpha": 0.5, "rollout__layout": "episode"}
     settings["reward_balance__max_return"] = 2.0  # the toy world is always won: no lambda is 0
     curves = fit_once(tmp_path, tiny_model_dir, target_control__targets="random_tokens", **settings)
     assert last(curves, "wm/true_target_fraction") < 0.1 and last(curves, "train/wm_loss") > 0

@@ -115,7 +115,7 @@ def test_targets_are_the_observation(tiny_model_dir: str, tmp_path: Path, monkey
     def keep(self, inputs):
         batch = original(self, inputs)
         for ids, weights, own in zip(
-            batch["completion_ids"], batch["wm_weights"], batch["tool_mask"] * batch["completion_mask"], strict=True
+            batch["completion_ids"], batch["target_weights"], batch["tool_mask"] * batch["completion_mask"], strict=True
         ):
             assert not (own.bool() & (weights > 0)).any(), "no action token is a target"
             texts.append(self.processing_class.decode(ids[weights > 0]))

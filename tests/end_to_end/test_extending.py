@@ -35,13 +35,13 @@ def test_a_run_uses_all_of_them(mine, tmp_path: Path, capsys: pytest.CaptureFixt
     cli = runs.fit(tmp_path, "tiny-household", (tmp_path / "mine.yaml",), **settings)
     curves = runs.curves(cli)
     assert curves["wm/selected_fraction"], "something was selected"
-    assert list(curves["wm/selected_fraction"].values())[0] == pytest.approx(0.5, abs=0.05)
+    assert next(iter(curves["wm/selected_fraction"].values())) == pytest.approx(0.5, abs=0.05)
     assert "prompts so far" in capsys.readouterr().out, "the sampler was asked"
-    assert 0 < list(curves["wm/effective_weight"].values())[0] < 0.5, "w(p) = 2 p (1 - p) is at most 1/2"
+    assert 0 < next(iter(curves["wm/effective_weight"].values())) < 0.5, "w(p) = 2 p (1 - p) is at most 1/2"
 
 
 def test_the_advantage_is_grpo_on_the_last_tokens(mine) -> None:
-    """Returns 1 and 0 in one group: GRPO gives +-1/sqrt(2) (std of two numbers one apart is 0.7071), here on one token."""
+    """Returns 1 and 0 in one group: GRPO gives +-1/sqrt(2) (their std is 0.7071), here on one token."""
     rollout = make_rollout()
     rollout.groups = [make_group([1.0, 0.0], [1, 1])]
     mine.LastTokens(count=1).write(rollout)

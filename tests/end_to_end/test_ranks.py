@@ -39,7 +39,7 @@ TURNS = PPO | {"data__world_model_interval": 1}
 BRANCHES = SEPARATE | {
     "rollout__layout": "episode",
     "target_control__targets": "shuffled",
-    "data__wm_horizon": 2,
+    "data__world_model_horizon": 2,
     "entropy_selection__alpha": 0.5,
 }
 

@@ -28,9 +28,9 @@ class RankProbe(RolloutCallback):
             self._write(
                 trainer,
                 actions=[t.action_ids for t in self.rollout.transitions],
-                selected=[t.wm_selected for t in self.rollout.transitions],
+                selected=[t.selected for t in self.rollout.transitions],
                 advantages=[t.advantage for t in self.rollout.transitions],
-                coefficients=[group.wm_coefficient for group in self.rollout.groups],
+                coefficients=[group.coefficient for group in self.rollout.groups],
             )
             self.rollout = None
         self._write(trainer, rows=len(batch.input_ids), weight=batch.policy_weights.sum().item())

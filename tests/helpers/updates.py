@@ -33,7 +33,7 @@ def transition(prompt: int, action: list[int], observation: list[int], advantage
         "admissible": True,
         "old_logprobs": torch.full((len(action),), -5.5),
         "advantage": advantage,
-        "wm_selected": True,
+        "selected": True,
     }
     return Transition(**(values | fields))
 
@@ -47,11 +47,11 @@ def make_rollout() -> Rollout:
     ]
     second = [
         transition(7, [66, 2], [77, 78, 79], 2.0),
-        transition(4, [67, 68, 2], [80, 81], -1.0, wm_selected=False),
+        transition(4, [67, 68, 2], [80, 81], -1.0, selected=False),
     ]
-    third = [transition(6, [69, 2], [82, 83], 0.5, wm_selected=False)]
+    third = [transition(6, [69, 2], [82, 83], 0.5, selected=False)]
     groups = [
-        RolloutGroup(str(g), 1.0, [Episode(g, 0, "task", transitions)], wm_coefficient=coefficient)
+        RolloutGroup(str(g), 1.0, [Episode(g, 0, "task", transitions)], coefficient=coefficient)
         for g, (transitions, coefficient) in enumerate([(first, 0.5), (second, 1.0), (third, 0.75)])
     ]
     return Rollout(0, groups)
@@ -82,7 +82,7 @@ def step_gradients(
                 batch,
                 input_ids=pad(batch.input_ids, (0, padding)),
                 action_mask=pad(batch.action_mask, (0, padding)),
-                observation_mask=pad(batch.observation_mask, (0, padding)),
+                target_mask=pad(batch.target_mask, (0, padding)),
             )
         loss = module.training_step(batch, 0) / micro_batches
         loss.backward()
@@ -117,7 +117,7 @@ SECOND = [([16, 17], [64, 2], [76, 77, 78]), ([18], [65, 2], [79, 80])]
 def rollout_of(*episodes: list[Transition]) -> Rollout:
     """One group per episode, with coefficients 0.5, 1, ..."""
     groups = [
-        RolloutGroup(str(g), 1.0, [Episode(g, 0, "task", transitions)], wm_coefficient=(g + 1) / 2)
+        RolloutGroup(str(g), 1.0, [Episode(g, 0, "task", transitions)], coefficient=(g + 1) / 2)
         for g, transitions in enumerate(episodes)
     ]
     return Rollout(0, groups)

@@ -83,7 +83,7 @@ def test_heads_read_the_models_own_logprobs(directory: str) -> None:
     mask[:, 4:] = True
     out = module.model(tokens, mask, mask, 0.7)
     logits = module.language_model(tokens).logits[:, :-1].float()
-    for logprob, temperature in ((out.action_logprobs, 0.7), (out.observation_logprobs, 1.0)):
+    for logprob, temperature in ((out.action_logprobs, 0.7), (out.target_logprobs, 1.0)):
         logprobs = torch.log_softmax(logits / temperature, -1)
         expected = logprobs.gather(-1, tokens[:, 1:, None])[..., 0][mask[:, 1:]]
         torch.testing.assert_close(logprob, expected, atol=2e-5, rtol=1e-4)
@@ -136,7 +136,7 @@ def test_a_branch_is_read_as_if_nothing_followed(directory: str, attention: Lite
         rows = build_rows(rollout_of(controlled(transcript(*FIRST)), transcript(*SECOND)))
         out = read(module.model, collate(rows, on_policy=False))
         naive = torch.cat([logprobs for row in rows for logprobs in naive_targets(module.language_model, row)])
-        torch.testing.assert_close(out.observation_logprobs, naive, rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(out.target_logprobs, naive, rtol=1e-4, atol=2e-5)
         actions = read(module.model, true).action_logprobs
         torch.testing.assert_close(out.action_logprobs, actions, rtol=1e-4, atol=2e-5)
 
@@ -152,7 +152,7 @@ def test_branches_beyond_the_window_are_read(tmp_path: Path) -> None:
     with torch.no_grad():
         out = read(module.model, collate(rows, on_policy=False))
         naive = torch.cat([logprobs for row in rows for logprobs in naive_targets(module.language_model, row)])
-    torch.testing.assert_close(out.observation_logprobs, naive, rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(out.target_logprobs, naive, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("critic", ["shared", "separate"])

@@ -75,7 +75,7 @@ def play(
 
 def rows_of(group: RolloutGroup):
     for t in group.transitions:
-        t.wm_selected = True
+        t.selected = True
         t.old_logprobs = torch.tensor(t.sampled_logprobs)
     return build_rows(Rollout(0, [group]))
 

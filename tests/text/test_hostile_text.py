@@ -141,7 +141,7 @@ def play(
     played = collector.play([0], 2, temperature=1.0, seed=("run",))
     assert not played.failures, played.failures
     for t in played.groups[0].transitions:
-        t.wm_selected = True
+        t.selected = True
     return played.groups[0]
 
 

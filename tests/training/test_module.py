@@ -36,10 +36,10 @@ def test_loss_is_equation_11(module: PaWModule) -> None:
             ratio = (action - t.old_logprobs).exp()
             surrogates.append(-torch.minimum(ratio * t.advantage, ratio.clamp(0.8, 1.2) * t.advantage))
             p = observation.exp()
-            if t.wm_selected:
+            if t.selected:
                 losses.append(((p <= 0.2) * (1 - p)).sum() / len(observation))
         if losses:
-            wm = wm + group.wm_coefficient * torch.stack(losses).mean()
+            wm = wm + group.coefficient * torch.stack(losses).mean()
     expected = torch.cat(surrogates).mean() + wm / len(rollout.groups)
     expected.backward()
     assert loss == pytest.approx(expected.item(), abs=1e-5)
@@ -122,7 +122,9 @@ def as_steps(rollout: Rollout) -> Rollout:
     return rollout
 
 
-@pytest.mark.parametrize("settings", [{}, {"wm_horizon": 3, "wm_discount": 0.5}, {"normalization": "group_mean"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"world_model_horizon": 3, "world_model_discount": 0.5}, {"normalization": "group_mean"}]
+)
 @pytest.mark.parametrize("controls", [False, True])
 def test_both_layouts_give_the_same_loss_and_gradient(module: PaWModule, settings: dict, controls: bool) -> None:
     """With full history the layouts differ in how often a token is read, not in what is learnt from it."""
@@ -182,21 +184,21 @@ def test_action_logprobs_ignore_the_appended_observation(module: PaWModule) -> N
     with_observation = RolloutDataModule(minibatches=1).cutter.minibatch_rows(rollout)[0]
     batch = collate(with_observation, on_policy=False)
     for t in rollout.transitions:
-        t.wm_selected = False
+        t.selected = False
     bare = collate(RolloutDataModule(minibatches=1).cutter.minibatch_rows(rollout)[0], on_policy=False)
     assert bare.input_ids.shape[1] < batch.input_ids.shape[1], "the observation was appended"
     with torch.no_grad():
-        first = module.model(batch.input_ids, batch.action_mask, batch.observation_mask, 1.0)
-        second = module.model(bare.input_ids, bare.action_mask, bare.observation_mask, 1.0)
+        first = module.model(batch.input_ids, batch.action_mask, batch.target_mask, 1.0)
+        second = module.model(bare.input_ids, bare.action_mask, bare.target_mask, 1.0)
     torch.testing.assert_close(first.action_logprobs, second.action_logprobs, atol=1e-5, rtol=0)
-    assert len(second.observation_logprobs) == 0
+    assert len(second.target_logprobs) == 0
 
 
 def test_nothing_selected_is_bitwise_the_base_algorithm(module: PaWModule) -> None:
     """The loss of eq. 3 without its second term, and every gradient, to the last bit."""
     rollout = make_rollout()
     for t in rollout.transitions:
-        t.wm_selected = False
+        t.selected = False
     [rows] = RolloutDataModule(minibatches=1).cutter.minibatch_rows(rollout)
     loss, gradients = step_gradients(module, rows, 1)
 
@@ -216,7 +218,7 @@ def test_first_minibatch_has_ratio_one(module: PaWModule) -> None:
     """With r = 1 the surrogate is -A: the loss is minus the weighted mean advantage, whatever the sampler recorded."""
     rollout = make_rollout()
     for t in rollout.transitions:
-        t.wm_selected = False
+        t.selected = False
     [rows] = RolloutDataModule(minibatches=1).cutter.minibatch_rows(rollout)
     module._trainer = SimpleNamespace(accumulate_grad_batches=1)  # type: ignore[assignment]
     module.__class__.trainer = property(lambda self: self._trainer)  # type: ignore[assignment]
@@ -278,7 +280,7 @@ def test_separate_world_model_head_leaves_the_policy_head_alone(tiny_model_dir: 
 
 def test_temperature_of_the_sampler_is_that_of_the_loss(module: PaWModule) -> None:
     batch = collate(RolloutDataModule(minibatches=1).cutter.minibatch_rows(make_rollout())[0], on_policy=False)
-    out = module.model(batch.input_ids, batch.action_mask, batch.observation_mask, 0.5)
+    out = module.model(batch.input_ids, batch.action_mask, batch.target_mask, 0.5)
     logits = module.language_model(batch.input_ids).logits
     expected = torch.log_softmax(logits / 0.5, -1)[:, :-1].gather(-1, batch.input_ids[:, 1:, None]).squeeze(-1)
     torch.testing.assert_close(out.action_logprobs, expected[batch.action_mask[:, 1:]], atol=1e-5, rtol=0)

@@ -29,19 +29,19 @@ def test_collate_masks_name_the_right_tokens() -> None:
                 Segment([1, 50]),
                 Segment([70, 71, 72], "target", weight=0.25),
             ],
-            wm_coefficient=0.8,
+            coefficient=0.8,
         ),
-        Row([Segment([10, 11]), Segment([61], "action", short, 0.1)], wm_coefficient=0.9),
+        Row([Segment([10, 11]), Segment([61], "action", short, 0.1)], coefficient=0.9),
     ]
     batch = collate(rows, on_policy=False)
     assert batch.input_ids.tolist() == [[10, 11, 12, 60, 2, 1, 50, 70, 71, 72], [10, 11, 61, 0, 0, 0, 0, 0, 0, 0]]
     assert batch.input_ids[batch.action_mask].tolist() == [60, 2, 61]
-    assert batch.input_ids[batch.observation_mask].tolist() == [70, 71, 72]
+    assert batch.input_ids[batch.target_mask].tolist() == [70, 71, 72]
     assert batch.advantages.tolist() == [1.5, 1.5, -1.0]
     assert batch.old_logprobs.tolist() == [-1.0, -2.0, -3.0]
     torch.testing.assert_close(batch.policy_weights, torch.tensor([0.5, 0.5, 0.1]))
-    assert batch.wm_weights.tolist() == [0.25] * 3
-    torch.testing.assert_close(batch.wm_coefficients, torch.tensor([0.8] * 3))
+    assert batch.target_weights.tolist() == [0.25] * 3
+    torch.testing.assert_close(batch.target_coefficients, torch.tensor([0.8] * 3))
 
 
 def in_steps(transitions: list[Transition]) -> list[Transition]:
@@ -65,20 +65,20 @@ def test_an_episode_is_one_row() -> None:
     The unselected observation is context; the last one is appended because it is selected.
     """
     transitions = transcript(*FIRST)
-    transitions[1].wm_selected = False
+    transitions[1].selected = False
     [row] = build_rows(rollout_of(transitions))
     assert spell(row) == [
         *[("c", [10, 11, 12], 0), ("a", [60, 2], 0), ("c", [1, 50], 0), ("t", [70, 71], 1 / 8)],
         *[("c", [13, 14], 0), ("a", [61, 62, 2], 0), ("c", [1, 50], 0), ("c", [72], 0)],
         *[("c", [15], 0), ("a", [63, 2], 0), ("c", [1, 50], 0), ("t", [73, 74, 75], 1 / 12)],
     ]
-    transitions[2].wm_selected = False
+    transitions[2].selected = False
     assert build_rows(rollout_of(transitions))[0].segments[-1].role == "action", "nothing is appended"
 
 
 def test_unselected_transitions_append_nothing_in_the_step_layout() -> None:
     steps = in_steps(transcript(*FIRST))
-    steps[1].wm_selected = False
+    steps[1].selected = False
     rows = build_rows(rollout_of(steps))
     assert [len(row.segments) for row in rows] == [4, 2, 4]
     assert rows[1].length == len(steps[1].prompt_ids) + 3
@@ -179,10 +179,10 @@ def test_an_attention_that_cannot_branch_is_named(tiny_model_dir: str) -> None:
     with pytest.raises(
         ValueError, match=r"flash_attention_2, full_attention.*wanted model\.attention: sdpa.*target_control\.targets"
     ):
-        model(batch.input_ids, batch.action_mask, batch.observation_mask, 1.0, batch.position_ids, batch.visible)
+        model(batch.input_ids, batch.action_mask, batch.target_mask, 1.0, batch.position_ids, batch.visible)
 
 
 def test_a_micro_batch_without_actions_can_be_collated() -> None:
     [row] = build_rows(rollout_of(transcript(*FIRST)))
     batch = collate([row.weightless()], on_policy=False)
-    assert len(batch.old_logprobs) == len(batch.advantages) == len(batch.wm_weights) == 0
+    assert len(batch.old_logprobs) == len(batch.advantages) == len(batch.target_weights) == 0

@@ -7,7 +7,7 @@ import torch
 
 from paw_lightning.models.linear_logprob import linear_logprob
 from paw_lightning.world_model.coefficient import matching_scale
-from paw_lightning.world_model.loss import WorldModelLoss, wm_token_weights
+from paw_lightning.world_model.loss import WorldModelLoss, target_token_weights
 
 KINDS = [
     WorldModelLoss(),
@@ -160,7 +160,7 @@ def test_world_model_term_against_float64(kind, selected):
     hidden, weight = torch.randn(6, 8, generator=generator), torch.randn(5, 8, generator=generator)
     hidden[3] = 0
     targets, groups, lengths, coefficients = torch.tensor([0, 1, 2, 3, 4, 0]), [0, 0, 1, 1], [3, 1, 0, 2], [0.5, 0.8]
-    token_weights = wm_token_weights(groups, selected, lengths, coefficients)
+    token_weights = target_token_weights(groups, selected, lengths, coefficients)
     rows = [i for i, length in enumerate(lengths) for _ in range(length)]
     taken = torch.tensor([selected[i] for i in rows])
     loss = WorldModelLoss(kind)

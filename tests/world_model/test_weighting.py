@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paw_lightning.world_model.coefficient import linear_coefficient, reward_adaptive_coefficient
-from paw_lightning.world_model.loss import wm_token_weights
+from paw_lightning.world_model.loss import target_token_weights
 from paw_lightning.world_model.selection import (
     action_entropy,
     first_occurrences,
@@ -137,7 +137,7 @@ def test_token_weights_by_hand():
     # Three groups. Group 0 (lambda 0.6): two selected, 4 and 1 tokens: 0.6 / (3 * 2 * 4) and 0.6 / (3 * 2 * 1).
     # Group 1 (lambda 1.0): none selected, yet it counts. Group 2 (lambda 0.9): one selected with 3 tokens:
     # 0.9 / (3 * 1 * 3); its other selected transition has nothing to predict and is not counted.
-    weights = wm_token_weights(
+    weights = target_token_weights(
         groups=[0, 0, 0, 1, 2, 2],
         selected=[True, True, False, False, True, True],
         observation_lengths=[4, 1, 7, 5, 3, 0],
@@ -147,8 +147,8 @@ def test_token_weights_by_hand():
 
 
 def test_token_weights_of_nothing():
-    assert wm_token_weights([], [], [], []) == []
-    assert wm_token_weights([0, 1], [False, False], [3, 3], [1.0, 1.0]) == [0.0, 0.0]
+    assert target_token_weights([], [], [], []) == []
+    assert target_token_weights([0, 1], [False, False], [3, 3], [1.0, 1.0]) == [0.0, 0.0]
 
 
 @given(st.data())
@@ -156,7 +156,9 @@ def test_token_weights_make_the_mean_over_groups_of_means_over_transitions(data)
     coefficients = data.draw(st.lists(st.floats(0, 1), min_size=1, max_size=4))
     turn = st.tuples(st.integers(0, len(coefficients) - 1), st.booleans(), st.integers(0, 6))
     turns = data.draw(st.lists(turn, max_size=12))
-    weights = wm_token_weights(*([list(column) for column in zip(*turns, strict=True)] or [[], [], []]), coefficients)
+    weights = target_token_weights(
+        *([list(column) for column in zip(*turns, strict=True)] or [[], [], []]), coefficients
+    )
     losses = [float(i + 1) for i in range(len(turns))]  # each token of transition i loses i + 1, so its mean does
     total = sum(w * length * loss for w, (_, _, length), loss in zip(weights, turns, losses, strict=True))
     expected = 0.0

@@ -81,7 +81,7 @@ def seconds_per_token(settings: RunSettings, model: PreTrainedModel, played: Pla
         start = time.perf_counter()
         with settings.arithmetic():
             out = heads(*batch, settings.rollout.temperature)
-        (-out.action_logprobs.mean() - out.observation_logprobs.sum()).backward()
+        (-out.action_logprobs.mean() - out.target_logprobs.sum()).backward()
         heads.zero_grad(set_to_none=True)
         if settings.device.type == "cuda":
             torch.cuda.synchronize()

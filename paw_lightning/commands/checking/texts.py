@@ -59,9 +59,9 @@ def two_turn_rows(group: RolloutGroup, *, select: bool) -> list[Row]:
 
 def selected_rows(group: RolloutGroup, *, select: bool = True) -> list[Row]:
     """The training rows of a group; with `select` every observation that may be predicted is a target."""
-    group.wm_coefficient = 1.0
+    group.coefficient = 1.0
     for t in group.transitions:
-        t.wm_selected = select and bool(t.observation_ids)
+        t.selected = select and bool(t.observation_ids)
     return build_rows(Rollout(0, [group]))
 
 
