@@ -6,6 +6,7 @@ import argparse
 import importlib
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -148,7 +149,9 @@ class PaWCLI(LightningCLI):
         """Find the files of ``--config``; refuse what can be refused long before a model is built."""
         if args is None or isinstance(args, list):
             args = config_files.expand(sys.argv[1:] if args is None else args)
-        super().parse_arguments(parser, args)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # they are the process's own, expanded
+            super().parse_arguments(parser, args)
         if self.config.get("subcommand"):
             config = self.config[self.config.subcommand]
             check_checkpoint(config.get("ckpt_path"))

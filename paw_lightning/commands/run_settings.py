@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import transformers
 import yaml
+from jsonargparse import Namespace
 from transformers import PreTrainedModel
 
 from paw_lightning.commands.parsing import read
@@ -38,8 +39,13 @@ class RunSettings:
     """Its tokenizer is loaded, its language model is not."""
     data: RolloutDataModule
     rollout: RolloutSettings
-    config: dict[str, Any]
+    namespace: Namespace
     """Every key with its value, defaults included."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The same as plain dictionaries."""
+        return self.namespace.as_dict()
 
     @property
     def prompts(self) -> PromptBuilder:
@@ -73,7 +79,7 @@ def read_settings(words: Sequence[str]) -> RunSettings:
     """Parse `--config` and `--key value` words as `fit` does; what fit would refuse is refused in the same words."""
     parser: Any = read(words)
     parts = parser.parser.instantiate_classes(parser.config)["fit"]
-    return RunSettings(parts["model"], parts["data"], parts["rollout"].settings, parser.config["fit"].as_dict())
+    return RunSettings(parts["model"], parts["data"], parts["rollout"].settings, parser.config["fit"])
 
 
 def policy_words(policy: str, words: Sequence[str]) -> list[str]:

@@ -93,7 +93,7 @@ def show_time(settings: RunSettings, measured: Measured, scripted: list[Episode]
     """Print what an iteration would take on this machine; `row_tokens` are those of the scripted episodes' rows."""
     if not measured.rollout:
         return warning("time", "not measured: no episode could be played")
-    episodes = settings.data.groups * settings.data.group_size
+    episodes = settings.data.tasks.groups * settings.data.tasks.group_size
     rollout = episodes * settings.rollout.max_steps * measured.rollout
     update = episodes * row_tokens / len(scripted) * measured.update
     turns = f"{episodes} episodes of at most {settings.rollout.max_steps} turns"
