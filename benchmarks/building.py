@@ -23,7 +23,7 @@ from paw_lightning.callbacks import EntropySelection, EnvironmentLoop, RewardBal
 from paw_lightning.models.loading import load_tokenizer
 from paw_lightning.training.datamodule import RolloutDataModule
 from paw_lightning.training.module import PaWModule
-from paw_lightning.types import Minibatch, Rollout
+from paw_lightning.types import MicroBatch, Rollout
 from paw_lightning.update.rows import Row
 
 QWEN_VOCABULARY = 151_936
@@ -113,7 +113,7 @@ def rows_of(made: LightningCLI, rollout: Rollout) -> list[Row]:
     return [row for part in made.datamodule.cutter.minibatch_rows(rollout) for row in part]
 
 
-def micro_batches(made: LightningCLI, rollout: Rollout) -> list[Minibatch]:
+def micro_batches(made: LightningCLI, rollout: Rollout) -> list[MicroBatch]:
     """What an update trains on."""
     return list(made.datamodule.cutter.micro_batches(rollout, made.trainer.accumulate_grad_batches))
 
@@ -148,7 +148,7 @@ class Updater:
 
         part.register_forward_hook(stop)
 
-    def update(self, batches: Sequence[Minibatch]) -> dict[str, float]:
+    def update(self, batches: Sequence[MicroBatch]) -> dict[str, float]:
         """Train on an update's micro-batches; return the seconds of each part and of all."""
         self.seconds.clear()
         per_step, start = self.trainer.accumulate_grad_batches, measuring.now()
@@ -169,6 +169,6 @@ class Updater:
         return known | {"rest": total - sum(known.values()), "all": total}
 
 
-def padding(batches: Sequence[Minibatch], tokens: int) -> float:
+def padding(batches: Sequence[MicroBatch], tokens: int) -> float:
     """The share of positions that are computed and are nobody's."""
     return 1 - tokens / sum(batch.input_ids.numel() for batch in batches)

@@ -43,7 +43,7 @@ from paw_lightning.envs import HouseholdEnv
 from paw_lightning.rollouts.layouts import LAYOUTS, Layout
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import PromptBuilder
-from paw_lightning.types import Episode, Minibatch, Rollout, RolloutGroup, Transition
+from paw_lightning.types import Episode, MicroBatch, Rollout, RolloutGroup, Transition
 from paw_lightning.update.collate import collate
 
 ARMS = {"GRPO": 0.0, "PaW": 0.75}
@@ -101,6 +101,7 @@ def play_at_random(prompts: PromptBuilder, task: int, member: int, dice: random.
             prompt_ids=list(context.prompt_ids),
             action_ids=action,
             sampled_logprobs=scores,
+            sampled_entropies=[-s for s in scores],
             token_entropies=[-s for s in scores],
             action_text=command,
             observation_text=observation,
@@ -132,7 +133,7 @@ def generate(made: LightningCLI, rollout: Rollout) -> None:
     sampler.generate(contexts, temperature=1.0, max_new_tokens=longest, uniforms=torch.rand(len(contexts), longest))
 
 
-def multiplications(batches: Sequence[Minibatch], tokens: int) -> float:
+def multiplications(batches: Sequence[MicroBatch], tokens: int) -> float:
     """Of an update of Qwen2.5-1.5B over these rows: forward, and backward that reads the head's logits twice."""
     width = sum(batch.input_ids.numel() * batch.input_ids.shape[1] for batch in batches) / tokens
     predicted = sum(int(batch.action_mask.sum() + batch.target_mask.sum()) for batch in batches)
@@ -190,11 +191,11 @@ def compare(made: LightningCLI, rollout: Rollout, repeats: int) -> dict[str, Any
     }
 
 
-def one_update(updater: Updater, batches: list[Minibatch], _: int) -> dict[str, float]:
+def one_update(updater: Updater, batches: list[MicroBatch], _: int) -> dict[str, float]:
     return updater.update(batches)
 
 
-def peaks(updater: Updater, batches: dict[str, list[Minibatch]]) -> dict[str, int]:
+def peaks(updater: Updater, batches: dict[str, list[MicroBatch]]) -> dict[str, int]:
     """Bytes in use at most while an arm is trained; the second round counts, as the first leaves caches behind."""
     measuring.give_memory_back()
     found = {}

@@ -68,7 +68,7 @@ def _turn(reward: float, anchor: str, well_formed: bool) -> Transition:
         bridge_ids=[],
         observation_ids=[],
         sampled_logprobs=[],
-        token_entropies=[],
+        sampled_entropies=[],
         action_text="",
         observation_text="",
         anchor=anchor,

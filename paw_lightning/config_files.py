@@ -40,11 +40,11 @@ def find(name: str, folder: Path = Path()) -> Path:
     files, wanted = shipped(), _shipped_name(name)
     if wanted in files:
         return files[wanted]
-    near = _nearest(wanted, list(files))
-    raise SettingsError(
-        f"config is {name!r}, which does not exist; wanted a file or a name that `paw-lightning configs` lists"
-        + (f", such as {' or '.join(near)}" if near else "")
-    )
+    beside = {str(file.relative_to(folder)) if folder != Path() else str(file) for file in path.parent.glob("*.yaml")}
+    near = difflib.get_close_matches(name, sorted(beside), 1) or _nearest(wanted, list(files))
+    meant = f"did you mean {' or '.join(map(repr, near))}?" if near else ""
+    hint = meant or "wanted a file, or a name that `paw-lightning configs` lists"
+    raise SettingsError(f"config is {name!r}, which does not exist; {hint}")
 
 
 def _shipped_name(name: str) -> str:
@@ -92,9 +92,9 @@ def _load(text: str, path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise SettingsError(f"config is {str(path)!r}, which is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict | None):
-        raise SettingsError(f"{path} is {type(content).__name__}; wanted sections such as `trainer:` with settings")
+        raise SettingsError(f"config is {str(path)!r}, which holds {content!r:.40}; wanted a mapping of sections")
     return content or {}
 
 

@@ -1,5 +1,15 @@
 """The one error for a setting that cannot work."""
 
+from __future__ import annotations
+
+from collections.abc import Collection
+
 
 class SettingsError(ValueError):
     """A setting was refused; the message reads "KEY is ...; wanted ..." and the command line prints it as one line."""
+
+
+def one_of(key: str, value: object, choices: Collection[str]) -> None:
+    """Refuse a value that is none of the choices: the command line knows them, a script's author may misspell one."""
+    if value not in choices:
+        raise SettingsError(f"{key} is {value!r}; wanted one of {', '.join(map(repr, choices))}")

@@ -14,7 +14,7 @@ from paw_lightning import ranks
 from paw_lightning.models.policy_world_model import HeadOutputs
 from paw_lightning.policy.advantages import Advantage
 from paw_lightning.rollouts.runner import Policy, Runner
-from paw_lightning.types import Minibatch, Rollout
+from paw_lightning.types import MicroBatch, Rollout
 from paw_lightning.update.batches import UpdateCutter
 from paw_lightning.world_model.callbacks import EntropySelection, RewardBalance, TargetControl
 from paw_lightning.world_model.loss import WorldModelLoss
@@ -25,7 +25,7 @@ class TrainedPolicy(Policy, Protocol):
 
     world_model_loss: WorldModelLoss
 
-    def read_as_played(self, batch: Minibatch) -> HeadOutputs:
+    def read_as_played(self, batch: MicroBatch) -> HeadOutputs:
         """One forward pass of the weights that have played."""
 
 
@@ -46,7 +46,7 @@ class Iteration:
     accumulate: int
     """Micro-batches of an optimizer step (`trainer.accumulate_grad_batches`)."""
 
-    def run(self, number: int) -> Iterator[Minibatch]:
+    def run(self, number: int) -> Iterator[MicroBatch]:
         """Play iteration `number`, and yield the micro-batches of its update, each when it is asked for."""
         runner, policy, seed = self.runner, self.policy, self.runner.tasks.seed
         started = time.perf_counter()

@@ -20,8 +20,8 @@ class Transition:
     """Token ids of a_t exactly as sampled, the end-of-turn token included when the policy wrote it."""
     sampled_logprobs: list[float]
     """log q(a_i | h, a_<i) of each action token under the distribution that was sampled from, in nats."""
-    token_entropies: list[float]
-    """Entropy of that distribution at each action token, in nats; scoring fills it in for a sampler without any."""
+    sampled_entropies: list[float]
+    """Entropy of that distribution at each action token, in nats; empty for a sampler that does not know."""
     action_text: str
     """What was sent to the environment."""
     observation_text: str
@@ -54,6 +54,8 @@ class Transition:
     """Token ids of o_{t+1}: the world-model targets; empty when it is not to be predicted."""
 
     # Written by scoring.
+    token_entropies: list[float] = field(default_factory=list)
+    """Entropy of the policy at each action token, in nats: the sampler's, or computed where it gave none."""
     old_logprobs: Tensor | None = None
     """float [A]: log-probs of the behaviour policy that the ratio is taken against, in nats."""
     reference_logprobs: Tensor | None = None
@@ -146,7 +148,7 @@ class RolloutGroup:
 
 @dataclass
 class Rollout:
-    """Everything played for one iteration: the pool P of an update. The Runner writes every field but the metrics."""
+    """Everything played for one iteration: the pool P of an update. The Runner writes it; metrics have many writers."""
 
     iteration: int
     groups: list[RolloutGroup]
@@ -158,7 +160,7 @@ class Rollout:
     dropped_groups: int = 0
     """How many groups were lost to a failing environment."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall-clock seconds by phase."""
+    """Wall-clock seconds by phase; `total`, the whole rollout, is the iteration's to write."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Scalars to log, by tag; each tag has one writer."""
 
@@ -176,17 +178,17 @@ Terms = Literal["joint", "policy", "world_model"]
 
 
 @dataclass
-class Minibatch:
+class MicroBatch:
     """One right-padded micro-batch, written by `collate`: B rows, T tokens, N action tokens and M target tokens.
 
     The flat vectors follow the row-major order of their mask; a row may hold several actions and targets.
 
     Example: one row of the episode layout, two turns, the second observation not selected ("p" prompt, "a" action,
-    "b" bridge, "o" observation)::
+    "b" bridge, "o" observation, "t" turn)::
 
-        input_ids         p p p a a b o o o p a a
-        action_mask       . . . 1 1 . . . . . 1 1     N = 4
-        target_mask  . . . . . . 1 1 1 . . .     M = 3
+        input_ids     p p p a a b o o o t a a
+        action_mask   . . . 1 1 . . . . . 1 1     N = 4
+        target_mask   . . . . . . 1 1 1 . . .     M = 3
     """
 
     input_ids: Tensor
@@ -219,11 +221,11 @@ class Minibatch:
     visible: Tensor | None = None
     """bool [B, 1, T, T]: which tokens (last axis) each token sees; None where it sees all before it."""
     terms: Terms = "joint"
-    """Which losses the step carries; where the world model trains alone, N is 0."""
+    """Which losses the step carries; `restrict` writes it, and where the world model trains alone empties N."""
     temperature: float = 1.0
     """Of the softmax whose log-probs the policy loss takes: the one that the actions were drawn at."""
 
-    def to(self, device: torch.device) -> Minibatch:
+    def to(self, device: torch.device) -> MicroBatch:
         """The same with its tensors on another device."""
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         moved: dict[str, Any] = {name: value.to(device) for name, value in tensors.items()}

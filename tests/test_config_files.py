@@ -52,7 +52,7 @@ def test_a_file_wins_over_a_shipped_name(tmp_path: Path, monkeypatch: pytest.Mon
 )
 def test_an_unknown_name_gets_the_nearest(name: str, near: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SettingsError, match=f"config is '{name}', which does not exist.*such as {near}"):
+    with pytest.raises(SettingsError, match=f"config is '{name}', which does not exist; did you mean .*{near}"):
         config_files.find(name)
 
 
@@ -90,8 +90,8 @@ def test_another_class_takes_no_argument_of_the_one_below() -> None:
         ("configs: [b.yaml]\n", "configs goes in a circle: .*a.yaml -> .*b.yaml -> .*a.yaml; wanted files that"),
         ("configs: b.yaml\n", r"a.yaml: configs is 'b.yaml'; wanted a list"),
         ("configs: [household/pwa]\n", "a.yaml: configs: config is 'household/pwa', which does not exist"),
-        ("data: {groups: 1\n", "a.yaml is not YAML: .*line 2, column 1"),
-        ("- 1\n", "a.yaml is list; wanted sections"),
+        ("data: {groups: 1\n", r"a\.yaml', which is no YAML: .*line 2, column 1"),
+        ("- 1\n", r"a\.yaml', which holds \[1\]; wanted a mapping of sections"),
     ],
 )
 def test_a_bad_file_is_named_in_one_line(text: str, message: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Lightning callbacks: the environment loop, PaW's two selectors, and what a person sees of a run."""
+"""Lightning callbacks: the environment loop, PaW's three parts, checks, and what a person sees of a run."""
 
 from paw_lightning.callbacks.base import RolloutCallback
 from paw_lightning.callbacks.canaries import Canaries

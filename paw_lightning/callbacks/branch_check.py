@@ -48,7 +48,10 @@ def _compare(module: PaWModule, length: int) -> None:
     gap = (branched - torch.cat([_read_targets(module, row) for row in alone])).abs().mean().item()
     # Random tokens are unlikely, and unlikely tokens are rounded coarsely: more is allowed than for sampled ones.
     if not gap <= 4 * checks.TOLERANCE[checks.arithmetic(module)]:
-        raise SettingsError(f"the model reads a branch of a row otherwise than by itself, by {gap:.2g} nats; {advice}")
+        raise SettingsError(
+            f"the model gives a target another log-prob as a branch than in a row of its own, by {gap:.2g} nats; "
+            f"{advice}"
+        )
 
 
 def _read_targets(module: PaWModule, row: Row) -> Tensor:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from paw_lightning import ranks
 from paw_lightning.callbacks import canary_checks as checks
 from paw_lightning.callbacks.base import RolloutCallback
+from paw_lightning.errors import SettingsError
 from paw_lightning.training.module import PaWModule
-from paw_lightning.types import Minibatch, Rollout, Transition
+from paw_lightning.types import MicroBatch, Rollout, Transition
 
 
 class Canaries(RolloutCallback):
@@ -39,7 +40,7 @@ class Canaries(RolloutCallback):
 
     def __init__(self, enabled: bool = True, logprob_tolerance: float | None = None) -> None:
         if logprob_tolerance is not None and not logprob_tolerance > 0:
-            raise ValueError(f"canaries.logprob_tolerance is {logprob_tolerance}; wanted above 0, or null")
+            raise SettingsError(f"canaries.logprob_tolerance is {logprob_tolerance}; wanted above 0, or null")
         self.enabled, self.logprob_tolerance = enabled, logprob_tolerance
         self.probe: checks.Probe | None = None
         """Taken after the first rollout, dropped when the sampler has followed."""
@@ -92,7 +93,7 @@ class Canaries(RolloutCallback):
             _say(trainer, "canaries: the model is sharded: checked on its gathered copy, adapters' effect not at all")
 
     def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Minibatch, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: MicroBatch, batch_idx: int
     ) -> None:
         """Check the masks of the first micro-batch with actions, and note whether there is anything to teach."""
         if not self.enabled or self.stepped:

@@ -19,7 +19,7 @@ from paw_lightning.samplers.base import Generation, Sampler
 from paw_lightning.seeding import uniforms
 from paw_lightning.text.chat import valid_text
 from paw_lightning.training.module import PaWModule
-from paw_lightning.types import Minibatch, Transition
+from paw_lightning.types import MicroBatch, Transition
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.05}
 """Nats, mean over tokens: well above the rounding of each arithmetic, well below a temperature of 0.9 instead of 1."""
@@ -137,7 +137,7 @@ def check_appended_observation(pair: Pair, checked: Sequence[Transition], tolera
     return gap
 
 
-def check_masks(tokenizer: Any, batch: Minibatch, known: dict[str, set[tuple[int, ...]]]) -> tuple[str, str]:
+def check_masks(tokenizer: Any, batch: MicroBatch, known: dict[str, set[tuple[int, ...]]]) -> tuple[str, str]:
     """Every stretch of a mask is one whole action or one whole target; returns the first of each as text."""
     shown = []
     for name, mask in (("action", batch.action_mask), ("target", batch.target_mask)):

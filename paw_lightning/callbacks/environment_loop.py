@@ -28,7 +28,7 @@ from paw_lightning.rollouts.tasks import Split
 from paw_lightning.text.prompts import Prompt
 from paw_lightning.training.datamodule import RolloutDataModule
 from paw_lightning.training.module import PaWModule
-from paw_lightning.types import Episode, Minibatch, Rollout, RolloutGroup
+from paw_lightning.types import Episode, MicroBatch, Rollout, RolloutGroup
 
 
 @dataclass
@@ -48,7 +48,7 @@ class EnvironmentLoop(L.Callback):
         layout: `step`, one training sequence per transition, the paper's; `episode`, one growing transcript per
             episode, which is read and trained on once; or the class path of a Layout of yours.
         advantage: what turns rewards into advantages: GRPO (default), RLOO, GiGPO, GAE (PPO: needs `model.critic`),
-            NoReward, or a class of yours, called with a group.
+            NoReward; or a function of a group, or an Advantage, of yours.
         inadmissible_action_penalty: subtracted from the advantage of a turn whose action the environment does not list
             as admissible; >= 0, a term of its own outside any normalisation (choice: the paper penalises malformed
             text only, which is the advantage's own `invalid_action_penalty`).
@@ -154,8 +154,8 @@ class EnvironmentLoop(L.Callback):
 
     # Training: what RolloutDataModule streams
 
-    def minibatches(self, iteration: int) -> Iterator[Minibatch]:
-        """Play an iteration when the first mini-batch is asked for, then give its mini-batches."""
+    def micro_batches(self, iteration: int) -> Iterator[MicroBatch]:
+        """Play an iteration when its first micro-batch is asked for, then give its micro-batches."""
         return self.iteration.run(iteration)
 
     def _progress(self, finished: int, total: int, stage: str) -> None:
@@ -168,7 +168,7 @@ class EnvironmentLoop(L.Callback):
             observer.on_rollout_end(self.trainer, self.module, rollout)
 
     def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Minibatch, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: MicroBatch, batch_idx: int
     ) -> None:
         """Take the time of the update's beginning."""
         if batch_idx == 0:

@@ -40,7 +40,7 @@ class Run:
 
 
 def check_penalty(penalty: float, advantage: Advantage) -> None:
-    """Refuse a penalty that is none, or that brings a reward in where there is to be no reward."""
+    """Refuse a negative penalty, and one beside an advantage that uses no reward."""
     if not penalty >= 0:
         raise SettingsError(f"rollout.inadmissible_action_penalty is {penalty}; wanted at least 0, as it is subtracted")
     if advantage.rewardless and penalty:
@@ -56,7 +56,7 @@ def check_run(run: Run) -> None:
     tasks, cutter, advantage = iteration.runner.tasks, iteration.cutter, iteration.advantage
     _check_critic(advantage, run.module.critic)
     if advantage.rewardless:
-        _check_rewardless(tasks.dynamic_sampling, cutter.world_model_interval)
+        _check_rewardless(type(advantage).__name__, tasks.dynamic_sampling, cutter.world_model_interval)
     _check_selection(iteration)
     if tasks.group_size == 1 and advantage.relative:
         rank_zero_warn("data.group_size is 1: an advantage relative to the group is 0, no reward is learnt from")
@@ -75,7 +75,7 @@ def check_largest_return(iteration: Iteration) -> None:
 def check_control(run: Run) -> None:
     """Refuse a model that would read a branch (a control before a later action) together with what follows it."""
     settings, horizon = run.settings, run.iteration.cutter.world_model_horizon
-    if run.iteration.control.targets == "observation" or (not settings.layout.grows and horizon == 1):
+    if not run.iteration.control.replaces or (not settings.layout.grows and horizon == 1):
         return  # nothing stands before a later action
     # What a row holds beyond the last prompt: the actions and observations that a target reaches.
     turn = settings.max_action_tokens + settings.max_observation_tokens
@@ -101,16 +101,16 @@ def _check_critic(advantage: Advantage, critic: str) -> None:
         )
 
 
-def _check_rewardless(dynamic_sampling: int, world_model_interval: int) -> None:
+def _check_rewardless(name: str, dynamic_sampling: int, world_model_interval: int) -> None:
     """Refuse what only makes sense where a reward teaches the policy."""
     if dynamic_sampling:
         raise SettingsError(
-            f"data.dynamic_sampling is {dynamic_sampling} and rollout.advantage is NoReward; wanted 0: it chooses "
+            f"data.dynamic_sampling is {dynamic_sampling} and rollout.advantage is {name}; wanted 0: it chooses "
             "groups by their reward"
         )
     if world_model_interval:
         raise SettingsError(
-            f"data.world_model_interval is {world_model_interval} and rollout.advantage is NoReward, so that policy "
+            f"data.world_model_interval is {world_model_interval} and rollout.advantage is {name}, so that policy "
             "steps teach nothing; wanted data.world_model_interval: 0 (the config method/wm_only sets it: give it "
             "last)"
         )
@@ -120,7 +120,8 @@ def _check_selection(iteration: Iteration) -> None:
     """Refuse to select nothing where the world model is all that some optimizer steps teach."""
     interval, rewardless = iteration.cutter.world_model_interval, iteration.advantage.rewardless
     if not iteration.selection.alpha and (interval or rewardless):
-        why = f"data.world_model_interval is {interval}" if interval else "rollout.advantage is NoReward"
+        name = type(iteration.advantage).__name__
+        why = f"data.world_model_interval is {interval}" if interval else f"rollout.advantage is {name}"
         raise SettingsError(
             f"entropy_selection.alpha is 0 and {why}; wanted alpha above 0, as the world model would have nothing to "
             "learn"

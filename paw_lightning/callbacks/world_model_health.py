@@ -21,15 +21,16 @@ from paw_lightning.callbacks.diagnostics import (
     nuisance_mask,
     nuisance_shares,
 )
+from paw_lightning.errors import SettingsError
 from paw_lightning.rollouts.prediction import Prediction, predict_observations
 from paw_lightning.text.actions import ActionFormat, action_format
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.training.module import PaWModule
-from paw_lightning.types import Episode, Minibatch, Rollout, Transition
+from paw_lightning.types import Episode, MicroBatch, Rollout, Transition
 
 
 class WorldModelHealth(RolloutCallback):
-    """Logs the world model's health; it trains nothing and leaves gradients, weights and dice as they are.
+    """Logs the world model's health; it trains nothing and leaves gradients, weights and random numbers as they are.
 
     =========================== ====================================================================================
     tag                         what it tells
@@ -60,7 +61,7 @@ class WorldModelHealth(RolloutCallback):
 
     def __init__(self, every: int = 10, validation: bool = True) -> None:
         if every < 0:
-            raise ValueError(f"world_model_health.every is {every}; wanted at least 0 iterations (0: never)")
+            raise SettingsError(f"world_model_health.every is {every}; wanted at least 0 iterations (0: never)")
         self.every, self.validation = every, validation
         self.looking = False
         self.gradients: tuple[Gradients | None, Gradients | None] = (None, None)
@@ -77,7 +78,7 @@ class WorldModelHealth(RolloutCallback):
             )
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:
-        """Look at what was played (every other callback has written its fields)."""
+        """Look at what was played: every field is written, other observers may still add metrics."""
         assert isinstance(pl_module, PaWModule)
         chat = ChatFormat(pl_module.tokenizer)
         form = action_format(self.runner.settings.prompt.action_format)
@@ -109,7 +110,7 @@ class WorldModelHealth(RolloutCallback):
     ) -> None:
         """Add up both gradients over the iteration's first optimizer step, then compare them."""
         last = trainer.accumulate_grad_batches - 1
-        assert isinstance(pl_module, PaWModule) and isinstance(batch, Minibatch)
+        assert isinstance(pl_module, PaWModule) and isinstance(batch, MicroBatch)
         if not self.looking or batch_idx > last or pl_module.is_sharded:
             return
         with pl_module.arithmetic():

@@ -10,7 +10,7 @@ from typing import Any
 from paw_lightning import config_files
 from paw_lightning.cli.keys import is_known
 from paw_lightning.cli.messages import unknown_key
-from paw_lightning.cli.moved import new_path
+from paw_lightning.cli.moved import new_value
 from paw_lightning.errors import SettingsError
 
 
@@ -60,7 +60,7 @@ def check_settings(settings: list[Setting]) -> None:
     for setting in settings:
         if not is_known(setting.key):
             raise SettingsError(unknown_key(setting.key, setting.place))
-        moved = new_path(setting.value) if isinstance(setting.value, str) else None
+        moved = new_value(setting.key, setting.value) if isinstance(setting.value, str) else None
         if moved:
             raise SettingsError(f"{setting.key}{setting.place} is {setting.value!r}, which has moved; wanted {moved!r}")
 

@@ -33,6 +33,18 @@ KEYS = {
 """Old key -> the new one."""
 
 
+VALUES = {
+    ("rollout.prompt.action_format", "search"): "paw_lightning.envs.search.SearchTags",
+    ("entropy_selection.rule", "all"): "entropy, with entropy_selection.alpha 1",
+}
+"""(Key, old value) -> the new one."""
+
+
+def new_value(key: str, value: str) -> str | None:
+    """What an old value, or the class of an old path, is now; None for what is not old."""
+    return VALUES.get((key, value)) or new_path(value)
+
+
 def new_path(path: str) -> str | None:
     """Where the class of an old path is now; None for a path that is not old."""
     for old, new in MOVED.items():

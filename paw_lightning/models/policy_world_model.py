@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from paw_lightning.errors import SettingsError
 from paw_lightning.models.attention import branch_arguments
 from paw_lightning.models.heads import LogitForm, PolicyHead, WorldModelHead
-from paw_lightning.types import Minibatch
+from paw_lightning.types import MicroBatch
 
 
 @dataclass
@@ -67,7 +67,7 @@ class PolicyWorldModel(nn.Module):
         return HeadOutputs(logprobs, entropies, observed, values)
 
 
-def read(model: PolicyWorldModel, batch: Minibatch) -> HeadOutputs:
+def read(model: PolicyWorldModel, batch: MicroBatch) -> HeadOutputs:
     """One forward pass of a micro-batch."""
     masks = batch.action_mask, batch.target_mask
     return model(batch.input_ids, *masks, batch.temperature, batch.position_ids, batch.visible)

@@ -172,7 +172,7 @@ class Collector:
         options = {seat: {"episode_seed": stable_seed(*play.seed, seat.task_seed, seat.member)} for seat in seats}
         for seat in seats:
             try:
-                # A second attempt gets a new environment: what an old one is worth after a failure nobody knows.
+                # A second attempt gets a new environment: one that has failed is not trusted again.
                 seat.env = self._idle.pop() if self._idle and not seat.attempts else self.make_env()
                 seat.env.begin_reset(seed=seat.task_seed, options=options[seat])
             except FAILURES as error:
@@ -292,7 +292,7 @@ class Collector:
                 prompt_ids=context.prompt_ids,
                 action_ids=generation.token_ids,
                 sampled_logprobs=generation.logprobs,
-                token_entropies=generation.entropies,
+                sampled_entropies=generation.entropies,
                 action_text=action.text,
                 observation_text=observation,
                 anchor=p.observation,

@@ -1,4 +1,4 @@
-"""The people of a rollout: seats in groups, the attempts at their episodes, and checks of what environments answer."""
+"""The episodes of a rollout: their places in groups, the attempts at them, and checks of what environments answer."""
 
 from __future__ import annotations
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from paw_lightning.errors import SettingsError
 from paw_lightning.text.prompts import Prompt, PromptBuilder, PromptTooLongError, Turn
 from paw_lightning.types import Transition
-
-LayoutName = Literal["step", "episode"]
 
 
 @dataclass(frozen=True)

@@ -179,8 +179,7 @@ class Runner:
         limits = settings.temperature, settings.scoring_tokens
         # The policy's own log-probs, entropies and values
         own = settings.old_logprobs == "trainer"
-        if not own:
-            scoring.copy_sampled_logprobs(transitions)
+        scoring.copy_what_was_sampled(transitions, logprobs=not own)
         scoring.write_policy_scores(model, transitions, *limits, logprobs=own, values=model.critic is not None)
         if settings.importance_cap is not None:
             scoring.write_importance(transitions, settings.importance_cap)

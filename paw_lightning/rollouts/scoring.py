@@ -13,10 +13,12 @@ from paw_lightning.update.collate import rectangle
 from paw_lightning.update.rows import Row, policy_rows
 
 
-def copy_sampled_logprobs(transitions: Sequence[Transition]) -> None:
-    """Write old_logprobs from what the sampler recorded: no extra pass."""
+def copy_what_was_sampled(transitions: Sequence[Transition], *, logprobs: bool) -> None:
+    """Write token_entropies, and old_logprobs if asked for, from what the sampler recorded: no extra pass."""
     for t in transitions:
-        t.old_logprobs = torch.tensor(t.sampled_logprobs, dtype=torch.float32)
+        t.token_entropies = t.sampled_entropies
+        if logprobs:
+            t.old_logprobs = torch.tensor(t.sampled_logprobs, dtype=torch.float32)
 
 
 def write_policy_scores(

@@ -31,6 +31,10 @@ class ActionFormat(ABC):
         """Read the environment's command out of the policy's text."""
 
     @abstractmethod
+    def write(self, command: str) -> str:
+        """A command as a policy that has learnt the format writes it: :meth:`parse` reads it back, well-formed."""
+
+    @abstractmethod
     def runs_on(self, text: str) -> bool:
         """Whether text follows where the action should be over: the policy has begun to write its own observation."""
 
@@ -42,6 +46,10 @@ class Plain(ActionFormat):
         """The text without the white space around it."""
         action = text.strip()
         return ParsedAction(action, bool(action) and "\n" not in action)
+
+    def write(self, command: str) -> str:
+        """The command itself."""
+        return command
 
     def runs_on(self, text: str) -> bool:
         """After a line break."""
@@ -63,35 +71,35 @@ class Tags(ActionFormat):
         ordered = match is not None and think is not None and think.end() <= match.start()
         return ParsedAction(action, bool(ordered and action and not HAN.search(text)))
 
+    def write(self, command: str) -> str:
+        """A thought, then the command in its tags."""
+        return f"<think>what next?</think><action>{command}</action>"
+
     def runs_on(self, text: str) -> bool:
         """After ``</action>``."""
         return bool("".join(text.split("</action>", 1)[1:]).strip())
 
 
-SHIPPED = {
-    "plain": "paw_lightning.text.actions.Plain",
-    "tags": "paw_lightning.text.actions.Tags",
-    "search": "paw_lightning.envs.search.protocol.SearchTags",
-}
+SHORT_NAMES: dict[str, type[ActionFormat]] = {"plain": Plain, "tags": Tags}
 
 
 def action_format(name: str) -> ActionFormat:
-    """The format of a short name (plain, tags, search) or of a class path.
+    """The format of a short name (plain, tags) or of a class path.
 
     Raises:
         SettingsError: there is no such class, or it is no ActionFormat.
     """
-    module, _, leaf = SHIPPED.get(name, name).rpartition(".")
+    if name in SHORT_NAMES:
+        return SHORT_NAMES[name]()
+    module, _, leaf = name.rpartition(".")
+    wanted = f"wanted one of {sorted(SHORT_NAMES)}, or the class path of an ActionFormat"
     try:
-        found = getattr(importlib.import_module(module), leaf)()
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise SettingsError(
-            f"rollout.prompt.action_format is {name!r}; wanted one of {sorted(SHIPPED)}, or the class path of an "
-            f"ActionFormat: {error}"
-        ) from error
-    if not isinstance(found, ActionFormat):
-        raise SettingsError(f"rollout.prompt.action_format is {name!r}; wanted the class path of an ActionFormat")
-    return found
+        found = getattr(importlib.import_module(module), leaf)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SettingsError(f"rollout.prompt.action_format is {name!r}; {wanted}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, ActionFormat)):
+        raise SettingsError(f"rollout.prompt.action_format is {name!r}, which names {found!r}; {wanted}")
+    return found()
 
 
 def parse_action(text: str, name: str) -> ParsedAction:

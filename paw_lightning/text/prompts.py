@@ -27,9 +27,10 @@ class Prompt:
         history_turn: one past turn within ``{history}``, over ``task``, ``observation`` (seen before the action),
             ``action`` and ``step``.
         history_length: how many past turns are shown; 2 is the paper's for ALFWorld and WebShop.
-        action_format: plain: the whole answer is the action; tags: ``<think>...</think><action>...</action>``;
-            search: ``<search>...</search>`` or ``<answer>...</answer>``; the latter two are the paper's;
-            or the class path of an ActionFormat of yours.
+        action_format: plain: the whole answer is the action; tags: ``<think>...</think><action>...</action>``, the
+            paper's; or the class path of an ActionFormat, one of yours or an environment's.
+        command_template: a line of ``{admissible_commands}``, over ``command``.
+        unlisted_commands: admissible commands that are left out of that list.
         max_tokens: longest decision context. The step layout drops the oldest history first to meet it; where that does
             not help, as in the episode layout, the episode ends as cut off (the whole group is lost if that is its
             first turn).
@@ -41,6 +42,8 @@ class Prompt:
     history_turn: str = "{observation}\n> {action}\n"
     history_length: int = 2
     action_format: str = "plain"
+    command_template: str = "'{command}'"
+    unlisted_commands: tuple[str, ...] = ()
     max_tokens: int = 2048
 
     def __post_init__(self) -> None:
@@ -49,6 +52,7 @@ class Prompt:
         _check_fields("first_template", self.first_template, known)
         _check_fields("history_turn", self.history_turn, {"task", "observation", "action", "step"})
         _check_fields("turn_template", self.turn_template, {"task", "observation", "admissible_commands", "step"})
+        _check_fields("command_template", self.command_template, {"command"})
         fields = [part[1:] for part in string.Formatter().parse(self.turn_template) if part[1] == "observation"]
         if fields != [("observation", "", None)]:
             raise SettingsError(
@@ -146,9 +150,14 @@ class PromptBuilder:
 
     def turn(self, task: str, admissible: list[str], step: int) -> tuple[list[int], list[int]]:
         """Ids of what stands before and after the observation in a later turn's text (episode layout)."""
-        fields = {"task": task, "admissible_commands": _listed(admissible), "step": step}
+        fields = {"task": task, "admissible_commands": self.listed(admissible), "step": step}
         before, after = self.before_observation.format(**fields), self.after_observation.format(**fields)
         return self.chat.encode_text(before), self.chat.encode_text(after)
+
+    def listed(self, admissible: Sequence[str]) -> str:
+        """The text of ``{admissible_commands}``."""
+        shown = [command for command in admissible if command not in self.prompt.unlisted_commands]
+        return "\n".join(self.prompt.command_template.format(command=command) for command in shown)
 
     def _render(
         self,
@@ -170,10 +179,6 @@ class PromptBuilder:
             initial_observation=initial,
             observation=observation,
             history=history,
-            admissible_commands=_listed(admissible),
+            admissible_commands=self.listed(admissible),
             step=played + 1,
         )
-
-
-def _listed(admissible: list[str]) -> str:
-    return "\n".join(f"'{command}'" for command in admissible if command != "help")

@@ -1,4 +1,4 @@
-"""RolloutDataModule: streams the current policy's rollouts as mini-batches, and unseen tasks' episodes."""
+"""RolloutDataModule: streams the current policy's rollouts as micro-batches, and unseen tasks' episodes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from paw_lightning.errors import SettingsError
 from paw_lightning.rollouts.tasks import Split, TaskOrder
-from paw_lightning.types import Episode, Minibatch
+from paw_lightning.types import Episode, MicroBatch
 from paw_lightning.update.batches import Normalization, UpdateCutter
 
 
 class RolloutSource(Protocol):
     """Plays with the current policy; EnvironmentLoop is one."""
 
-    def minibatches(self, iteration: int) -> Iterator[Minibatch]:
-        """Play an iteration when the first mini-batch is asked for, then give its mini-batches."""
+    def micro_batches(self, iteration: int) -> Iterator[MicroBatch]:
+        """Play an iteration when its first micro-batch is asked for, then give its micro-batches."""
 
     def evaluation_tasks(self, split: Split) -> list[int]:
         """Task seeds of a whole evaluation."""
@@ -118,7 +118,7 @@ class RolloutDataModule(L.LightningDataModule):
                 )
 
     def train_dataloader(self) -> RolloutStream:
-        """A sized stream that plays when its first mini-batch is asked for."""
+        """A sized stream that plays when its first micro-batch is asked for."""
         return RolloutStream(self)
 
     def val_dataloader(self) -> EvaluationStream:
@@ -131,13 +131,13 @@ class RolloutDataModule(L.LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move a mini-batch's tensors; episodes stay where they are."""
-        return batch.to(device) if isinstance(batch, Minibatch) else batch
+        return batch.to(device) if isinstance(batch, MicroBatch) else batch
 
 
 class RolloutStream:
-    """The mini-batches of one iteration, each made when it is asked for.
+    """The micro-batches of one iteration, each made when it is asked for.
 
-    It has a length, because Lightning prefetches an unsized iterable: the first mini-batch of an iteration would be
+    It has a length, because Lightning prefetches an unsized iterable: the first micro-batch of an iteration would be
     made before the last step of the one before. It is no DataLoader, because Lightning would hand it a
     DistributedSampler that drops most of a rank's own rollouts.
     """
@@ -149,10 +149,10 @@ class RolloutStream:
         assert self.data.trainer is not None
         return self.data.cutter.minibatches * self.data.trainer.accumulate_grad_batches
 
-    def __iter__(self) -> Iterator[Minibatch]:
+    def __iter__(self) -> Iterator[MicroBatch]:
         # A generator, so that the iteration is looked up late: a resumed run asks for it before it knows its epoch.
         assert self.data.trainer is not None
-        yield from self.data.source.minibatches(self.data.trainer.current_epoch)
+        yield from self.data.source.micro_batches(self.data.trainer.current_epoch)
 
 
 class EvaluationStream:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from paw_lightning import ranks
-from paw_lightning.errors import SettingsError
+from paw_lightning.errors import SettingsError, one_of
 from paw_lightning.models import loading
 from paw_lightning.models import lora as adapters
 from paw_lightning.models.heads import build_critic
@@ -26,7 +26,7 @@ from paw_lightning.policy.losses import PolicyLoss, ValueLoss
 from paw_lightning.training import strategies
 from paw_lightning.training.means import RunningMeans
 from paw_lightning.training.step_curves import StepLosses, log_step
-from paw_lightning.types import Episode, Minibatch, Terms
+from paw_lightning.types import Episode, MicroBatch, Terms
 from paw_lightning.world_model.loss import WorldModelLoss
 
 
@@ -80,6 +80,8 @@ class PaWModule(L.LightningModule):
                 f"model.critic_learning_rate is {critic_learning_rate} and model.critic is {critic!r}; wanted a rate "
                 "above 0 and a critic, or null"
             )
+        one_of("model.world_model_head", world_model_head, ("shared", "separate"))
+        one_of("model.critic", critic, ("none", "shared", "separate"))
         self.path, self.weights, self.dtype_name = path, weights, dtype
         self.policy_loss, self.world_model_loss = policy_loss, world_model_loss
         self.separate_head = world_model_head == "separate"
@@ -173,7 +175,7 @@ class PaWModule(L.LightningModule):
         """The precision of the training forward."""
         return self.trainer.precision_plugin.forward_context()
 
-    def read_as_played(self, batch: Minibatch) -> HeadOutputs:
+    def read_as_played(self, batch: MicroBatch) -> HeadOutputs:
         """One forward pass of the weights that have played."""
         with self.arithmetic():
             return read(self.played_model, batch.to(self.device))
@@ -206,7 +208,7 @@ class PaWModule(L.LightningModule):
         schedule = {"scheduler": self.scheduler_factory(optimizer), "interval": "epoch"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
-    def losses(self, batch: Minibatch) -> StepLosses:
+    def losses(self, batch: MicroBatch) -> StepLosses:
         """All losses of one micro-batch, from one forward pass."""
         out = self(batch)
         # Until the first step the policy IS the one that sampled, so the ratio is 1 by definition; taking the
@@ -219,19 +221,19 @@ class PaWModule(L.LightningModule):
         world_model = (batch.target_weights * self.world_model_loss(out.target_logprobs)).sum()
         return StepLosses(policy, world_model, self._value_loss(batch, out.values), out, old_logprobs)
 
-    def forward(self, batch: Minibatch) -> HeadOutputs:
+    def forward(self, batch: MicroBatch) -> HeadOutputs:
         """One forward pass of a micro-batch."""
         assert self.model is not None
         return read(self.model, batch)
 
-    def _value_loss(self, batch: Minibatch, values: Tensor | None) -> Tensor:
+    def _value_loss(self, batch: MicroBatch, values: Tensor | None) -> Tensor:
         """The critic's loss, normalised as the policy's."""
         if values is None:
             return torch.zeros((), device=self.device)
-        assert batch.old_values is not None and batch.value_targets is not None, "EnvironmentLoop writes the targets"
+        assert batch.old_values is not None and batch.value_targets is not None, "scoring and the advantage write them"
         return (batch.policy_weights * self.value_loss(values, batch.old_values, batch.value_targets)).sum()
 
-    def training_step(self, batch: Minibatch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
         """Policy loss plus world-model loss (eq. 3), plus PPO's value loss."""
         losses = self.losses(batch)
         log_step(self.means, batch, losses, self.policy_loss, self.world_model_loss, self._parts)

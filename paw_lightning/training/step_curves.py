@@ -9,7 +9,7 @@ from torch import Tensor
 from paw_lightning.models.policy_world_model import HeadOutputs
 from paw_lightning.policy.losses import PolicyLoss, kl_estimate
 from paw_lightning.training.means import RunningMeans
-from paw_lightning.types import Minibatch
+from paw_lightning.types import MicroBatch
 from paw_lightning.world_model.loss import WorldModelLoss
 
 
@@ -28,7 +28,7 @@ class StepLosses:
 
 def log_step(
     means: RunningMeans,
-    batch: Minibatch,
+    batch: MicroBatch,
     losses: StepLosses,
     policy_loss: PolicyLoss,
     world_model_loss: WorldModelLoss,
@@ -51,10 +51,10 @@ def log_step(
         weights = world_model_loss.token_weights(observed)
         means.add("wm/effective_weight", (batch.target_coefficients * weights).mean(), targets)
         means.add("wm/observation_nll", -observed.mean(), targets)
-        means.add("wm/active_token_fraction", (weights > 0).float().mean(), targets)
+        means.add("wm/active_token_fraction", world_model_loss.active(observed).float().mean(), targets)
 
 
-def _log_actions(means: RunningMeans, batch: Minibatch, losses: StepLosses, policy_loss: PolicyLoss) -> None:
+def _log_actions(means: RunningMeans, batch: MicroBatch, losses: StepLosses, policy_loss: PolicyLoss) -> None:
     """How far the policy has moved from the one that played, and from the reference."""
     out, old_logprobs = losses.out, losses.old_logprobs
     logprobs = out.action_logprobs.detach()

@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.distributed.tensor import DTensor
 
+from paw_lightning.errors import SettingsError
 from paw_lightning.models.policy_world_model import PolicyWorldModel
 
 TIMEOUT = 1800.0
@@ -92,7 +93,7 @@ def decoder_layers(model: PolicyWorldModel) -> list[nn.Module]:
     classes = set(model.language_model._no_split_modules or [])
     layers = [module for module in model.modules() if type(module).__name__ in classes]
     if not layers:
-        raise ValueError(
+        raise SettingsError(
             f"{type(model.language_model).__name__} does not name its decoder layers; wanted a model with "
             "_no_split_modules, or trainer.strategy ddp (model.path)"
         )

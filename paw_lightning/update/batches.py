@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
 from paw_lightning import ranks
-from paw_lightning.errors import SettingsError
+from paw_lightning.errors import SettingsError, one_of
 from paw_lightning.seeding import generator
-from paw_lightning.types import Episode, Minibatch, Rollout, Terms
+from paw_lightning.types import Episode, MicroBatch, Rollout, Terms
 from paw_lightning.update.collate import collate
 from paw_lightning.update.rows import Row, build_rows
 
@@ -31,6 +31,7 @@ class UpdateCutter:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        one_of("data.normalization", self.normalization, get_args(Normalization))
         for name in ("minibatches", "world_model_horizon"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"data.{name} is {getattr(self, name)}; wanted at least 1")
@@ -46,7 +47,7 @@ class UpdateCutter:
                 "leaves nothing to discount; wanted world_model_discount 1, or a longer horizon"
             )
 
-    def micro_batches(self, rollout: Rollout, accumulate: int) -> Iterator[Minibatch]:
+    def micro_batches(self, rollout: Rollout, accumulate: int) -> Iterator[MicroBatch]:
         """The micro-batches of the first optimizer step, of the second, and so on: `accumulate` of them a step.
 
         All ranks hold the whole update, and each gets its own part of every step.
@@ -77,8 +78,8 @@ class UpdateCutter:
         """Cut an update into `parts` (None: `minibatches`) random parts, one per optimizer step, and weigh every token.
 
         World-model weights carry the number of parts, so that the mean over the steps is eq. 11 of the whole update.
-        With fewer rows than parts (groups were lost) the last parts have a row of which nothing is learnt: PaWModule
-        leaves the weights alone there.
+        With fewer rows than parts (groups were lost) the last parts get one placeholder row without any loss:
+        PaWModule leaves the weights alone there.
         """
         # Rows of the whole update, target tokens weighed
         count = self.minibatches if parts is None else parts
@@ -128,7 +129,7 @@ def without_targets(rollout: Rollout) -> Rollout:
     return dataclasses.replace(rollout, groups=groups)
 
 
-def restrict(batch: Minibatch, terms: Terms) -> Minibatch:
+def restrict(batch: MicroBatch, terms: Terms) -> MicroBatch:
     """Name the losses that a micro-batch carries; for the world model alone, no token is an action token any more."""
     if terms != "world_model":
         return dataclasses.replace(batch, terms=terms)

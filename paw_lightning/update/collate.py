@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from paw_lightning.types import Minibatch, Transition
+from paw_lightning.types import MicroBatch, Transition
 from paw_lightning.update.rows import Role, Row, Segment
 
 CODES: dict[Role, int] = {"context": 0, "action": 1, "target": 2}
@@ -56,7 +56,7 @@ def branch_view(rows: Sequence[Row]) -> tuple[Tensor, Tensor] | tuple[None, None
     return positions, visible
 
 
-def collate(rows: Sequence[Row], *, on_policy: bool, temperature: float = 1.0) -> Minibatch:
+def collate(rows: Sequence[Row], *, on_policy: bool, temperature: float = 1.0) -> MicroBatch:
     """Right-pad rows to one rectangle and gather what belongs to their tokens."""
     input_ids, action_mask, target_mask = rectangle(rows)
     actions = [segment for row in rows for segment in row.having("action")]
@@ -64,7 +64,7 @@ def collate(rows: Sequence[Row], *, on_policy: bool, temperature: float = 1.0) -
     old, reference = _scores(actions, lambda t: t.old_logprobs), _scores(actions, lambda t: t.reference_logprobs)
     assert old is not None, "scoring writes old_logprobs before collate"
     position_ids, visible = branch_view(rows)
-    return Minibatch(
+    return MicroBatch(
         input_ids=input_ids,
         action_mask=action_mask,
         target_mask=target_mask,

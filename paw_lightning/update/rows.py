@@ -22,7 +22,7 @@ class Segment:
     transition: Transition | None = None
     """Whose action it is, or whose true observation (observation_rows); None elsewhere."""
     weight: float = 0.0
-    """What each token's loss is multiplied by. Of targets build_rows writes it; of actions the datamodule, as it
+    """What each token's loss is multiplied by. Of targets build_rows writes it; of actions UpdateCutter, as it
     depends on the mini-batch."""
 
 

@@ -7,11 +7,11 @@ replace, weigh), whatever their order in the trainer's list.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import lightning as L
 
-from paw_lightning.errors import SettingsError
+from paw_lightning.errors import SettingsError, one_of
 from paw_lightning.seeding import generator
 from paw_lightning.types import Rollout, RolloutGroup, Transition
 from paw_lightning.world_model import targets as controls
@@ -55,8 +55,10 @@ class EntropySelection(L.Callback):
         pool: Literal["global", "environment"] = "global",
     ) -> None:
         check_alpha(alpha)
-        if isinstance(rule, str) and rule not in RULES:
-            raise SettingsError(f"entropy_selection.rule is {rule!r}; wanted one of {sorted(RULES)}, or a function")
+        if isinstance(rule, str):
+            one_of("entropy_selection.rule", rule, RULES)
+        one_of("entropy_selection.entropy", entropy, ("full", "sampled"))
+        one_of("entropy_selection.pool", pool, ("global", "environment"))
         self.alpha, self.rule, self.entropy = alpha, rule, entropy
         self.deduplicate, self.pool = deduplicate, pool
 
@@ -119,7 +121,13 @@ class TargetControl(L.Callback):
     def __init__(
         self, targets: Literal["observation", "shuffled", "random_tokens", "wrong_action"] = "observation"
     ) -> None:
+        one_of("target_control.targets", targets, ("observation", "shuffled", "random_tokens", "wrong_action"))
         self.targets = targets
+
+    @property
+    def replaces(self) -> bool:
+        """Whether something else than the true observation is predicted."""
+        return self.targets != "observation"
 
     @property
     def needs_counterfactuals(self) -> bool:
@@ -127,9 +135,9 @@ class TargetControl(L.Callback):
         return self.targets == "wrong_action"
 
     def replace(self, rollout: Rollout, tokenizer: Any, horizon: int, seed: int) -> None:
-        """Write control_ids of the transitions whose observation is predicted."""
+        """Write control_ids of the transitions whose observation is predicted; of none where nothing is replaced."""
         transitions = controls.predicted(rollout, horizon)
-        if self.targets == "observation" or not transitions:
+        if not self.replaces or not transitions:
             return
         randomness = generator(seed, "targets", rollout.iteration)
         if self.targets == "shuffled":
@@ -173,6 +181,9 @@ class RewardBalance(L.Callback):
         max_return: float | None = None,
         match_weight_of: Kind | None = None,
     ) -> None:
+        one_of("reward_balance.coefficient", coefficient, ("reward_adaptive", "constant", "linear"))
+        if match_weight_of is not None:
+            one_of("reward_balance.match_weight_of", match_weight_of, get_args(Kind))
         for name, number in (("value", value), ("final_value", final_value)):
             if not number >= 0:
                 raise SettingsError(f"reward_balance.{name} is {number}; wanted at least 0")

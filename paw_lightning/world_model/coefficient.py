@@ -13,7 +13,7 @@ from paw_lightning.types import Rollout
 from paw_lightning.world_model.loss import Kind, WorldModelLoss
 
 RETURN_TOLERANCE = 1e-4
-"""By which part of R_max a return may exceed it: a return is a sum of rewards, and sums are rounded."""
+"""How far, as a fraction of R_max, a return may exceed it: returns are sums, and sums are rounded."""
 MAX_RETURN_FIX = "set reward_balance.max_return to the largest return an episode can reach"
 
 

@@ -3,7 +3,7 @@
 ============= ========================== =================================================
 kind          loss of a token            its weight w(p) as a cross-entropy
 ============= ========================== =================================================
-clipped_mae   m (1 - p), eqs. (6)-(8)    m p, with m = 1[p <= rho] and no gradient through m
+clipped_mae   m (1 - p), eqs. 6-8        m p, with m = 1[p <= rho] and no gradient through m
 mae           1 - p                      p
 cross_entropy -log p                     1
 focal         -(1 - p)^gamma log p       (1 - p)^gamma - gamma p (1 - p)^(gamma - 1) log p
@@ -48,7 +48,7 @@ class TokenLoss(ABC):
 
 @dataclass(frozen=True)
 class ClippedMAE(TokenLoss):
-    """m (1 - p) with m = 1[p <= rho] (eqs. 6-8): a bounded loss, and none for tokens that are already likely."""
+    """MAE 1 - p (eq. 6), masked by m (eq. 7): m (1 - p) (eq. 8), bounded, and 0 for tokens that are already likely."""
 
     rho: float
 
@@ -153,7 +153,10 @@ def target_token_weights(
     observation_lengths: Sequence[int],
     coefficients: Sequence[float],
 ) -> list[float]:
-    """Weight of each observation token of each transition: lambda_g / (G |S_g| |o|) (eqs. 9 and 11).
+    """Weight of each target token of each transition: lambda_g / (G |S_g| |o|).
+
+    1 / |o| makes an observation's loss the mean of its tokens (eq. 9); lambda_g / |S_g| and the mean over the G groups
+    make the update's (eq. 11).
 
     G counts every group, also those without a selected transition. A selected transition without observation
     tokens has no loss to average and is not in S_g (choice: the paper does not say).

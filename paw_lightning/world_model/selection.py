@@ -57,17 +57,11 @@ def select_top_entropy(entropies: Sequence[float] | Tensor, alpha: float) -> Ten
     Raises:
         ValueError: alpha outside [0, 1], or an entropy that is not finite.
     """
-    return _keep_highest(_finite(entropies), _kept(alpha, len(entropies)))
-
-
-def select_lowest_probability(logprobs: Sequence[float] | Tensor, alpha: float) -> Tensor:
-    """The ceil(alpha N) transitions whose sampled action has the lowest mean log-prob, as bool [N]."""
-    return _keep_highest(-_finite(logprobs), _kept(alpha, len(logprobs)))
-
-
-def select_random(count: int, alpha: float, generator: torch.Generator) -> Tensor:
-    """ceil(alpha N) of N = `count` transitions drawn without replacement, as bool [N]: a control for eq. 4."""
-    return _keep_highest(torch.rand(count, generator=generator), _kept(alpha, count))
+    scores = _finite(entropies)
+    order = scores.argsort(descending=True, stable=True)
+    mask = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+    mask[order[: _kept(alpha, len(scores))]] = True
+    return mask
 
 
 def by_entropy(transitions: Sequence[Transition], generator: torch.Generator) -> list[float]:
@@ -94,9 +88,9 @@ def select(rule: Rule, transitions: Sequence[Transition], alpha: float, generato
     choice: the paper does not say how ties fall; the earlier transition wins.
 
     Raises:
-        ValueError: alpha outside [0, 1], or a score that is not finite.
+        ValueError: alpha outside [0, 1], or a score that is not finite, see :func:`select_top_entropy`.
     """
-    return _keep_highest(_finite(rule(transitions, generator)), _kept(alpha, len(transitions))).tolist()
+    return select_top_entropy(rule(transitions, generator), alpha).tolist()
 
 
 def first_occurrences(keys: Sequence[Hashable]) -> Tensor:
@@ -106,7 +100,7 @@ def first_occurrences(keys: Sequence[Hashable]) -> Tensor:
 
 
 def check_alpha(alpha: float) -> None:
-    """Raise ValueError for a share outside [0, 1]."""
+    """Raise SettingsError for a share outside [0, 1]."""
     if not 0 <= alpha <= 1:
         raise SettingsError(f"entropy_selection.alpha is {alpha}; wanted a share in [0, 1]")
 
@@ -121,17 +115,10 @@ def _finite(scores: Sequence[float] | Tensor) -> Tensor:
     if not scores.isfinite().all():
         first = int((~scores.isfinite()).nonzero()[0])
         raise ValueError(
-            f"entropy_selection: transition {first} scores {scores[first].item()}; wanted a finite number. "
-            "The policy's logits are broken: look at the learning rate and the precision"
+            f"entropy_selection.rule gives transition {first} the score {scores[first].item()}; wanted a finite number "
+            "(entropies and log-probs that are not come of broken weights: model.optimizer, trainer.precision)"
         )
     return scores
-
-
-def _keep_highest(scores: Tensor, count: int) -> Tensor:
-    order = scores.argsort(descending=True, stable=True)
-    mask = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
-    mask[order[:count]] = True
-    return mask
 
 
 def _mean(values: Sequence[float]) -> float:

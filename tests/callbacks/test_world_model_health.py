@@ -38,6 +38,9 @@ def module(tiny_model_dir: str) -> PaWModule:
     return module
 
 
+SEARCH = "paw_lightning.envs.search.SearchTags"
+
+
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
@@ -48,13 +51,13 @@ def module(tiny_model_dir: str) -> PaWModule:
         ("tags", "<think>a\nb</think><action>look</action> \n", False),
         ("tags", "<think>a</think><action>look</action>\nYou see a mug.", True),
         ("tags", "no tags\nat all", False),
-        ("search", "<think>a\nb</think><search>Zorla</search> \n", False),
-        ("search", "<think><information> names Mivra</think><answer>Mivra</answer>", False),
-        ("search", "<search>Zorla</search>\n<information>Doc 1", True),
-        ("search", "<answer>Mivra</answer> it is", True),
-        ("search", "<Search>Zorla</SEARCH> so", True),
-        ("search", "<think>a</think><information>Doc 1: Mivra</information><answer>Mivra</answer>", True),
-        ("search", "no tags\nat all", False),
+        (SEARCH, "<think>a\nb</think><search>Zorla</search> \n", False),
+        (SEARCH, "<think><information> names Mivra</think><answer>Mivra</answer>", False),
+        (SEARCH, "<search>Zorla</search>\n<information>Doc 1", True),
+        (SEARCH, "<answer>Mivra</answer> it is", True),
+        (SEARCH, "<Search>Zorla</SEARCH> so", True),
+        (SEARCH, "<think>a</think><information>Doc 1: Mivra</information><answer>Mivra</answer>", True),
+        (SEARCH, "no tags\nat all", False),
     ],
 )
 def test_an_action_that_runs_on_leaks(name: str, text: str, expected: bool) -> None:

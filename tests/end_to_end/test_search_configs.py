@@ -51,7 +51,7 @@ def test_paper_runs_on_data_and_a_server(tiny_model_dir: str, tmp_path: Path, mo
     with fake_search_server.running() as server:
         cli = runs.fit(tmp_path, tiny_model_dir, (PAPER,), **{**ONE_ITERATION, url: server.url})
         [loop] = [callback for callback in cli.trainer.callbacks if isinstance(callback, EnvironmentLoop)]
-        env = loop.environment("train")
+        env = loop.settings.environment("train")
         env.reset(seed=0)
         assert "first text" in env.step("<search>Zorla</search>")[0], "the config's retriever asks the server"
     curves = runs.curves(cli)

@@ -16,6 +16,7 @@ def make_transition(**overrides: Any) -> Transition:
         "bridge_ids": [6],
         "observation_ids": [7, 8, 9],
         "sampled_logprobs": [-0.5, -1.0],
+        "sampled_entropies": [0.4, 0.6],
         "token_entropies": [0.4, 0.6],
         "action_text": "look",
         "observation_text": "a room",

@@ -12,7 +12,7 @@ import lightning as L
 
 from paw_lightning import ranks
 from paw_lightning.callbacks import RolloutCallback
-from paw_lightning.types import Minibatch, Rollout
+from paw_lightning.types import MicroBatch, Rollout
 
 
 class RankProbe(RolloutCallback):
@@ -23,7 +23,7 @@ class RankProbe(RolloutCallback):
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:
         self.rollout = rollout  # the other callbacks have not all written into it yet
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Minibatch, _: int) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: MicroBatch, _: int) -> None:
         if self.rollout is not None:
             self._write(
                 trainer,
@@ -59,7 +59,7 @@ class ShiftedMask(L.Callback):
 
         def shift(batch: object, *rest: object) -> object:
             batch = original(batch, *rest)
-            if isinstance(batch, Minibatch) and ranks.world()[0] == 1:
+            if isinstance(batch, MicroBatch) and ranks.world()[0] == 1:
                 return replace(batch, action_mask=batch.action_mask.roll(-1, 1))
             return batch
 
@@ -70,7 +70,7 @@ class SignalOnRankOne(RankProbe):
     """The second rank alone gets SIGTERM, in the first iteration."""
 
     def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Minibatch, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: MicroBatch, batch_idx: int
     ) -> None:
         if ranks.world()[0] == 1 and trainer.current_epoch == batch_idx == 0:
             os.kill(os.getpid(), signal.SIGTERM)

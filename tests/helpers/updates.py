@@ -24,6 +24,7 @@ def transition(prompt: int, action: list[int], observation: list[int], advantage
         "bridge_ids": [1, 50],
         "observation_ids": observation,
         "sampled_logprobs": [-5.0] * len(action),
+        "sampled_entropies": [5.0] * len(action),
         "token_entropies": [5.0] * len(action),
         "action_text": "a",
         "observation_text": "o",

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from paw_lightning.envs.loading import import_extra
 from tests.helpers.toy_env import ToyEnv
 
 
@@ -89,3 +90,11 @@ class FamilyEnv(ToyEnv):
         child = subprocess.Popen(["sleep", "1000"])
         observation, info = super().reset(**options)
         return observation, info | {"child": child.pid}
+
+
+class LacksPackage(ToyEnv):
+    """Needs a package that nobody has."""
+
+    def __init__(self, split: str = "train") -> None:
+        import_extra("a_package_that_is_not_there", "gym", "LacksPackage")
+        super().__init__(split)

@@ -56,7 +56,7 @@ def test_same_adapters_whatever_was_drawn_before(tiny_model_dir: str) -> None:
 def test_reference_is_the_loaded_model_without_a_copy(tiny_model_dir: str, tmp_path: Path) -> None:
     cli = runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=1, model__policy_loss__kl_coefficient=0.1, **LORA)
     module = cli.model
-    assert module.__dict__["reference"] is None
+    assert module._reference == ()
     base = logits(AutoModelForCausalLM.from_pretrained(tiny_model_dir))
     assert not torch.equal(logits(module.language_model), base), "it has learnt"
     with module.reference_model() as reference:

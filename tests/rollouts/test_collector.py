@@ -23,7 +23,7 @@ def test_transitions_chain_and_keep_sampled_ids() -> None:
         for t in episode.transitions:
             assert TOKENIZER.decode(t.action_ids) == t.action_text + "<|end|>"
             assert TOKENIZER.decode(t.observation_ids) == t.observation_text
-            assert len(t.sampled_logprobs) == len(t.token_entropies) == len(t.action_ids)
+            assert len(t.sampled_logprobs) == len(t.sampled_entropies) == len(t.action_ids)
 
 
 def test_group_members_share_the_start_and_differ_later() -> None:

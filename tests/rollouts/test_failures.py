@@ -90,4 +90,4 @@ def test_an_answer_of_the_wrong_number_of_values(env: type[TextEnv], method: str
 
 def test_a_check_that_fails_names_the_method() -> None:
     message = played(lambda: ToyEnv(fail_on=1, failure="number"))
-    assert f"observation of type int; wanted a str, {line(ToyEnv.step, file='tests/toy_env.py')}" in message
+    assert f"observation of type int; wanted a str, {line(ToyEnv.step, file='tests/helpers/toy_env.py')}" in message

@@ -205,7 +205,7 @@ def test_bad_turn_templates_are_named(template: str, message: str) -> None:
 
 
 def test_braces_around_the_observation_stay() -> None:
-    before, after = PromptBuilder(
-        Prompt(turn_template="{{{observation}}} {{{step:03d}}}{admissible_commands}"), ChatFormat(TOKENIZER)
-    ).turn("t", ["go", "help"], 7)
+    template = "{{{observation}}} {{{step:03d}}}{admissible_commands}"
+    prompt = Prompt(turn_template=template, unlisted_commands=("help",))
+    before, after = PromptBuilder(prompt, ChatFormat(TOKENIZER)).turn("t", ["go", "help"], 7)
     assert (TOKENIZER.decode(before), TOKENIZER.decode(after)) == ("{", "} {007}'go'")

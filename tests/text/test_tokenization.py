@@ -39,11 +39,13 @@ def test_step_numbers_count_from_one() -> None:
     assert "3: 2.b " in decode(ids)
 
 
-def test_admissible_commands_are_quoted_without_help() -> None:
-    ids = PromptBuilder(Prompt(first_template="{admissible_commands}"), CHAT).build(
-        "t", "o", [], "o", ["go", "help", "look"]
-    )
+def test_admissible_commands_are_listed_as_asked() -> None:
+    commands = ["go", "help", "look"]
+    prompt = Prompt(first_template="{admissible_commands}", unlisted_commands=("help",))
+    ids = PromptBuilder(prompt, CHAT).build("t", "o", [], "o", commands)
     assert "'go'\n'look'<|end|>" in decode(ids)
+    prompt = Prompt(first_template="{admissible_commands}", command_template="- {command}")
+    assert "- go\n- help\n- look<|end|>" in decode(PromptBuilder(prompt, CHAT).build("t", "o", [], "o", commands))
 
 
 def test_history_is_dropped_oldest_first_until_the_prompt_fits() -> None:

@@ -14,7 +14,7 @@ from paw_lightning.callbacks import GracefulStop, RolloutSamples
 from paw_lightning.models import heads, loading
 from paw_lightning.training.datamodule import RolloutDataModule
 from paw_lightning.training.module import PaWModule
-from paw_lightning.types import Minibatch, Rollout
+from paw_lightning.types import MicroBatch, Rollout
 from paw_lightning.update.collate import collate
 from tests.helpers import runs
 from tests.helpers.runs import PPO, assert_same_curves, assert_same_end
@@ -195,7 +195,7 @@ def test_a_step_of_one_loss_leaves_the_others_own_parameters(
     moved: list[tuple[str, bool]] = []
     kept: dict[str, torch.Tensor] = {}
 
-    def note(callback: object, trainer: object, trained: PaWModule, out: object, batch: Minibatch, *_: object) -> None:
+    def note(callback: object, trainer: object, trained: PaWModule, out: object, batch: MicroBatch, *_: object) -> None:
         part = getattr(trained.model, separate)
         now = torch.cat([p.detach().flatten().clone() for p in part.parameters()])
         if "before" in kept:

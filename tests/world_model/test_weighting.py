@@ -11,12 +11,14 @@ from paw_lightning.world_model.coefficient import linear_coefficient, reward_ada
 from paw_lightning.world_model.loss import target_token_weights
 from paw_lightning.world_model.selection import (
     action_entropy,
+    by_chance,
+    by_surprise,
     first_occurrences,
-    select_lowest_probability,
-    select_random,
+    select,
     select_top_entropy,
 )
 from paw_lightning.world_model.targets import shuffled_places
+from tests.helpers.factories import make_transition
 
 
 def test_action_entropy():
@@ -53,8 +55,9 @@ def test_action_entropy_edges():
 def test_how_many_are_kept(alpha, count, kept):
     entropies = torch.rand(count)
     assert select_top_entropy(entropies, alpha).sum() == kept
-    assert select_lowest_probability(-entropies, alpha).sum() == kept
-    assert select_random(count, alpha, torch.Generator().manual_seed(0)).sum() == kept
+    turns = [make_transition()] * count
+    assert sum(select(by_surprise, turns, alpha, torch.Generator())) == kept
+    assert sum(select(by_chance, turns, alpha, torch.Generator().manual_seed(0))) == kept
 
 
 def test_highest_entropies_are_kept_and_ties_fall_to_the_earlier():
@@ -64,11 +67,13 @@ def test_highest_entropies_are_kept_and_ties_fall_to_the_earlier():
 
 
 def test_lowest_probabilities_are_kept():
-    assert select_lowest_probability([-0.1, -3.0, -0.2, -1.0], 0.5).tolist() == [False, True, False, True]
+    turns = [make_transition(sampled_logprobs=[logprob]) for logprob in (-0.1, -3.0, -0.2, -1.0)]
+    assert select(by_surprise, turns, 0.5, torch.Generator()) == [False, True, False, True]
 
 
 def test_random_selection_is_seeded():
-    draw = [select_random(50, 0.5, torch.Generator().manual_seed(seed)).tolist() for seed in (0, 0, 1)]
+    turns = [make_transition()] * 50
+    draw = [select(by_chance, turns, 0.5, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
     assert draw[0] == draw[1] != draw[2]
 
 
@@ -96,7 +101,7 @@ def test_alpha_outside_its_range(alpha):
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
 def test_broken_entropies(broken):
-    with pytest.raises(ValueError, match=r"entropy_selection: transition 1 scores"):
+    with pytest.raises(ValueError, match=r"entropy_selection.rule gives transition 1 the score"):
         select_top_entropy([1.0, broken], 0.5)
 
 

@@ -12,15 +12,8 @@ from paw_lightning.commands.run_settings import RunSettings, make_collector
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.rollouts.collector import PlayedGroups
 from paw_lightning.samplers.base import Generation, Sampler
-from paw_lightning.text.actions import ActionFormat
+from paw_lightning.text.actions import ActionFormat, action_format
 from paw_lightning.text.chat import ChatFormat
-
-WRITTEN: dict[ActionFormat, str] = {
-    "plain": "{}",
-    "tags": "<think>what next?</think><action>{}</action>",
-    "search": "<search>{}</search>",
-}
-"""How a policy that has learnt the format writes an action."""
 
 
 class Witness(TextEnv):
@@ -48,16 +41,16 @@ class Witness(TextEnv):
 class ScriptedSampler(Sampler):
     """Writes an action that the witness's environment admits, drawn at random, in the format of the settings."""
 
-    def __init__(self, witness: Witness, chat: ChatFormat, action_format: ActionFormat) -> None:
-        self.witness, self.chat, self.action_format = witness, chat, action_format
-        self.dice = random.Random("scripted")
+    def __init__(self, witness: Witness, chat: ChatFormat, form: ActionFormat) -> None:
+        self.witness, self.chat, self.form = witness, chat, form
+        self.random = random.Random("scripted")
 
     def generate(
         self, prompts: list[list[int]], *, temperature: float, max_new_tokens: int, uniforms: Tensor
     ) -> list[Generation]:
         """One action for the one episode under way."""
-        command = choose(self.witness.admissible, self.witness.observation, self.dice)
-        ids = self.chat.encode_text(WRITTEN[self.action_format].format(command))
+        command = choose(self.witness.admissible, self.witness.observation, self.random)
+        ids = self.chat.encode_text(self.form.write(command))
         ids = [*ids, self.chat.tokenizer.eos_token_id]
         return [Generation(ids, [0.0] * len(ids), [0.0] * len(ids), True) for _ in prompts]
 
@@ -66,7 +59,7 @@ def play_scripted(settings: RunSettings, episodes: int) -> PlayedGroups:
     """Play the first train tasks, one after the other, with random admissible actions."""
     witness = Witness(settings.rollout.environment("train"))
     prompts = settings.prompts
-    sampler = ScriptedSampler(witness, prompts.chat, settings.rollout.prompt.action_format)
+    sampler = ScriptedSampler(witness, prompts.chat, action_format(settings.rollout.prompt.action_format))
     collector = make_collector(settings, sampler, [prompts.chat.tokenizer.eos_token_id], lambda: witness)
     played = PlayedGroups([], [], {})
     for task in range(episodes):

@@ -54,7 +54,7 @@ def print_episode(
 
 def _print_turn(number: int, t: Transition) -> None:
     """An action with what there is to say of it at the right, and the answer below."""
-    marks = [f"H {sum(t.token_entropies) / len(t.token_entropies):.2f}"] if t.token_entropies else []
+    marks = [f"H {sum(t.sampled_entropies) / len(t.sampled_entropies):.2f}"] if t.sampled_entropies else []
     marks += [] if t.admissible else ["not admissible"]
     marks += [] if t.well_formed else ["malformed"]
     marks += ["cut off"] if t.truncated else []

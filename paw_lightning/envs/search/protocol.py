@@ -73,11 +73,15 @@ def read_tags(text: str) -> tuple[str, bool]:
 
 
 class SearchTags(ActionFormat):
-    """``<search>...</search>`` or ``<answer>...</answer>`` (``rollout.prompt.action_format: search``), the paper's."""
+    """``<search>...</search>`` or ``<answer>...</answer>``, the paper's, named by its path in `action_format`."""
 
     def parse(self, text: str) -> ParsedAction:
         """The first pair up to the first closing tag, see :func:`read_tags`."""
         return ParsedAction(*read_tags(text))
+
+    def write(self, command: str) -> str:
+        """A search; an action that is a call already stays as it is."""
+        return command if _first_pair(command) else f"<search>{command}</search>"
 
     def runs_on(self, text: str) -> bool:
         """After the first closing tag, or with an ``<information>`` of its own outside the thought."""

@@ -7,8 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paw_lightning.envs.search.protocol import FORMS, NOTHING_FOUND, Call, neutralise, observe, read_call, read_tags
-from paw_lightning.text.actions import ParsedAction, parse_action
+from paw_lightning.envs.search.protocol import (
+    FORMS,
+    NOTHING_FOUND,
+    Call,
+    SearchTags,
+    neutralise,
+    observe,
+    read_call,
+    read_tags,
+)
+from paw_lightning.text.actions import ParsedAction
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import Prompt, PromptBuilder
 from tests.conftest import byte_tokenizer
@@ -44,7 +53,7 @@ MIVRA = '"Mivra"\nThe mayor of Mivra\nis Teko.'
 )
 def test_the_first_tag_pair_is_sent(text: str, sent: str, well_formed: bool) -> None:
     assert read_tags(text) == (sent, well_formed)
-    assert parse_action(text, "search") == ParsedAction(sent, well_formed)
+    assert SearchTags().parse(text) == ParsedAction(sent, well_formed)
     if sent:
         assert read_call(sent) == read_call(text), "the world reads what the parser read"
 

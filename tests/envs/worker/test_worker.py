@@ -159,7 +159,7 @@ def test_a_worker_is_used_again_and_a_failed_one_is_not(tmp_path: Path) -> None:
     env.reset(seed=1)
     assert env.pid == first
     env.step("x")
-    with pytest.raises(WorkerError, match=r"the world fell over \(wild_env\.py:46\)"):
+    with pytest.raises(WorkerError, match=r"the world fell over \(wild_env\.py:47\)"):
         env.step("x")
     assert env.pid is None and gone(first)
     env.reset(seed=1)
@@ -327,5 +327,7 @@ def test_a_worker_that_cannot_peek_stops_the_run() -> None:
 def test_a_package_that_the_workers_environment_lacks_is_a_setting() -> None:
     """It cannot come later: no retry, no traceback, but the remedy."""
     env = worker("LacksPackage")
-    with pytest.raises(SettingsError, match=r"cannot be built: MissingPackageError: .*'paw-lightning\[gym\]'"):
+    with pytest.raises(
+        SettingsError, match=r"LacksPackage needs a_package_that_is_not_there: pip install .*extra `gym`"
+    ):
         _ = env.num_tasks
