@@ -62,8 +62,8 @@ class TextEnv(ABC):
         Optional: only the control ``target_control.targets: wrong_action`` asks for it.
         """
         raise NotImplementedError(
-            f"{type(self).__name__} cannot answer an action without playing it (it has no `peek`), which "
-            "target_control.targets: wrong_action needs; choose other targets or another rollout.environment"
+            f"target_control.targets is 'wrong_action' and {type(self).__name__} cannot answer an action without "
+            "playing it (it has no `peek`); wanted other targets or another rollout.environment"
         )
 
     def close(self) -> None:  # noqa: B027 - most worlds hold nothing

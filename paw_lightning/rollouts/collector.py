@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from paw_lightning.envs.base import FAILURES, TextEnv
+from paw_lightning.errors import SettingsError
 from paw_lightning.rollouts.episodes import (
     EpisodeError,
     Player,
@@ -175,6 +176,8 @@ class Collector:
                 # A second attempt gets a new environment: one that has failed is not trusted again.
                 seat.env = self._idle.pop() if self._idle and not seat.attempts else self.make_env()
                 seat.env.begin_reset(seed=seat.task_seed, options=options[seat])
+            except SettingsError:  # of an environment that builds its parts late; no retry would help
+                raise
             except FAILURES as error:
                 errors[seat] = EpisodeError(describe(seat.env, "reset", error))
         for seat in seats:
@@ -192,6 +195,8 @@ class Collector:
             observation, info = seat.env.reset(seed=seat.task_seed, options=options)
             check_observation(observation, False)
             admissible = check_info(info)
+        except SettingsError:
+            raise
         except FAILURES as error:
             raise EpisodeError(describe(seat.env, "reset", error)) from error
         group.group_key = str(info.get("group_key", seat.task_seed))
@@ -316,9 +321,10 @@ class Collector:
         """The answer to another admissible action than the one taken; None where there is no other."""
         others = sorted(set(p.admissible or []) - {taken})
         if p.admissible is None:
-            raise NotImplementedError(
-                f"{type(p.env).__name__} lists no info['admissible_commands'], of which target_control.targets: "
-                "wrong_action draws another action; choose other targets or another rollout.environment"
+            raise SettingsError(
+                f"target_control.targets is 'wrong_action' and {type(p.env).__name__} lists no "
+                "info['admissible_commands'], of which it draws another action; wanted other targets or another "
+                "rollout.environment"
             )
         if not others:
             return None
@@ -326,8 +332,8 @@ class Collector:
         try:
             observation = p.env.peek(others[drawn])
             check_observation(observation, True)
-        except NotImplementedError:
-            raise  # not a broken episode but a setting that this environment cannot meet: no group could be played
+        except NotImplementedError as error:  # not a broken episode: no group could be played
+            raise SettingsError(str(error)) from error
         except FAILURES as error:
             raise EpisodeError(describe(p.env, f"peek({others[drawn]!r})", error)) from error
         return observation

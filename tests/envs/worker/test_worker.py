@@ -283,7 +283,7 @@ def test_a_worker_peeks_without_playing() -> None:
     env.close()
     toy = WorkerEnv("train", environment={"class_path": "tests.helpers.toy_env.ToyEnv"})
     toy.reset(seed=1)
-    with pytest.raises(NotImplementedError, match=r"has no `peek`.*target_control\.targets"):
+    with pytest.raises(NotImplementedError, match=r"target_control\.targets.*has no `peek`"):
         toy.peek("a")
     toy.close()
 
@@ -320,7 +320,7 @@ def test_workers_record_the_counterfactuals_of_the_environment() -> None:
 def test_a_worker_that_cannot_peek_stops_the_run() -> None:
     """No group is dropped and no episode is played again: the setting is wrong, not the episode."""
     spec = {"class_path": "tests.helpers.toy_env.ToyEnv", "init_args": {"commands": True}}
-    with pytest.raises(NotImplementedError, match=r"has no `peek`.*target_control\.targets"):
+    with pytest.raises(SettingsError, match=r"target_control\.targets.*has no `peek`"):
         play_counterfactuals(lambda: WorkerEnv("train", environment=spec))
 
 
