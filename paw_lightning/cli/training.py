@@ -45,6 +45,7 @@ CHECKPOINT_DEFAULTS = {
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 100,
     "gradient_clip_val": 1.0,
+    "accumulate_grad_batches": 16,  # a step of long episodes is read in parts: all rows at once are gigabytes
     "check_val_every_n_epoch": 10,
     "num_sanity_val_steps": -1,  # every validation task once before training: what is learnt is seen against it
     "log_every_n_steps": 1,
