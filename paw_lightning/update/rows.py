@@ -166,10 +166,12 @@ def _row(transitions: Sequence[Transition], weights: dict[int, float], acting: i
     row = Row([])
     for i, t in enumerate(transitions):
         last = i == len(transitions) - 1
+        # What was read, and the action
         row.segments.append(Segment(t.prompt_ids if i == 0 else t.turn_ids))
         row.segments.append(Segment(t.action_ids, "action", t) if i < acting else Segment(t.action_ids))
         if last and i not in weights:
-            break
+            break  # nothing reads what follows the last action
+        # The turn boundary, and the observation: a target, context, or context beside a branch
         row.segments.append(Segment(t.bridge_ids))
         if i in weights:
             target = Segment(t.predicted_ids, "target", weight=weights[i])
