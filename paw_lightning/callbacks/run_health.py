@@ -66,7 +66,7 @@ class RunHealth(RolloutCallback):
             self._say(
                 "actions",
                 f"{sum(forms)} of {len(forms)} actions are well-formed: the policy does not write the form that "
-                "rollout.prompt.action_format asks for. Let the prompt show it (rollout.prompt.template or system), "
+                "rollout.prompt.action_format asks for. Let the prompt show it (rollout.prompt.template), "
                 "start from a model that knows it (model.path), or choose action_format: plain",
             )
 
