@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from paw_lightning.rollouts.episodes import (
     was_admissible,
 )
 from paw_lightning.rollouts.layouts import Context, Layout, StepLayout
+from paw_lightning.rollouts.timing import timed
 from paw_lightning.samplers.base import Generation, Sampler
 from paw_lightning.seeding import stable_seed, uniforms
 from paw_lightning.text.actions import ParsedAction, action_format
@@ -337,16 +337,3 @@ class Collector:
         except FAILURES as error:
             raise EpisodeError(describe(p.env, f"peek({others[drawn]!r})", error)) from error
         return observation
-
-
-class timed:
-    """Adds the wall clock of a block to a dictionary entry."""
-
-    def __init__(self, seconds: dict[str, float], name: str) -> None:
-        self.seconds, self.name = seconds, name
-
-    def __enter__(self) -> None:
-        self.start = time.perf_counter()
-
-    def __exit__(self, *exception: object) -> None:
-        self.seconds[self.name] = self.seconds.get(self.name, 0.0) + time.perf_counter() - self.start

@@ -11,11 +11,12 @@ from typing import Any, Protocol
 from paw_lightning import ranks
 from paw_lightning.models.policy_world_model import PolicyWorldModel
 from paw_lightning.rollouts import scoring
-from paw_lightning.rollouts.collector import Collector, PlayedGroups, timed
+from paw_lightning.rollouts.collector import Collector, PlayedGroups
 from paw_lightning.rollouts.dynamic_sampling import play_useful
 from paw_lightning.rollouts.episodes import describe
 from paw_lightning.rollouts.settings import RolloutSettings
 from paw_lightning.rollouts.tasks import Split, TaskOrder
+from paw_lightning.rollouts.timing import timed
 from paw_lightning.samplers.base import Sampler
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import PromptBuilder
