@@ -119,7 +119,7 @@ class PaWCLI(LightningCLI):
         texts = {
             name: {"description": f"{TRAINING[name].capitalize()}.", "usage": USAGE.format(name)} for name in self.names
         }
-        defaults = {
+        defaults: dict[str, Any] = {
             "parser_class": PaWParser,
             "parser_kwargs": {"prog": "paw-lightning", **texts},
             "auto_configure_optimizers": False,

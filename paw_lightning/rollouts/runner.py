@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Protocol
@@ -22,8 +21,11 @@ from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import PromptBuilder
 from paw_lightning.types import Rollout, RolloutGroup
 
-Progress = Callable[[int, int, str], None]
-"""Called after every turn with (finished episodes, all episodes, "train", "val" or "test")."""
+
+class Progress(Protocol):
+    """Told after every turn how many episodes are finished; stage is "train", "val" or "test"."""
+
+    def __call__(self, finished: int, total: int, stage: str) -> None: ...
 
 
 class Policy(Protocol):
