@@ -26,6 +26,23 @@ def test_transitions_chain_and_keep_sampled_ids() -> None:
             assert len(t.sampled_logprobs) == len(t.sampled_entropies) == len(t.action_ids)
 
 
+class Endless(ToyEnv):
+    """Never ends by itself."""
+
+    def step(self, action):
+        observation, reward, _, _, info = super().step(action)
+        return observation or "still here", reward, False, False, info
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_an_episode_lasts_max_steps_turns_and_no_more(steps: int) -> None:
+    player = collector()
+    player.make_env, player.max_steps = Endless, steps
+    episodes = [e for group in play(player).groups for e in group.episodes]
+    assert [len(e.transitions) for e in episodes] == [steps] * 4
+    assert not any(e.finished or e.overflowed for e in episodes), "cut off, not ended"
+
+
 def test_group_members_share_the_start_and_differ_later() -> None:
     sampler = ScriptedSampler()
     played = play(collector(sampler), tasks=(0,) * 1)
