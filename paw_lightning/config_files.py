@@ -32,7 +32,7 @@ def find(name: str, folder: Path = Path()) -> Path:
     ``household/paw``, ``household/paw.yaml`` and ``configs/household/paw.yaml`` all name the same shipped file.
 
     Raises:
-        SettingsError: there is neither; the message gives the nearest shipped names.
+        SettingsError: there is neither; the message gives the names that are spelt alike.
     """
     path = folder / Path(name).expanduser()
     if path.is_file():
@@ -44,7 +44,8 @@ def find(name: str, folder: Path = Path()) -> Path:
     near = difflib.get_close_matches(name, sorted(beside), 1) or _nearest(wanted, list(files))
     meant = f"did you mean {' or '.join(map(repr, near))}?" if near else ""
     hint = meant or "wanted a file, or a name that `paw-lightning configs` lists"
-    raise SettingsError(f"config is {name!r}, which does not exist; {hint}")
+    fault = "is a folder" if path.is_dir() else "does not exist"
+    raise SettingsError(f"config is {name!r}, which {fault}; {hint}")
 
 
 def _shipped_name(name: str) -> str:
@@ -71,28 +72,37 @@ def _layers(path: Path, above: list[Path]) -> Iterator[Path]:
     real = path.resolve()
     if real in above:
         circle = " -> ".join(str(each) for each in [*above[above.index(real) :], real])
-        raise SettingsError(f"{BELOW} goes in a circle: {circle}; wanted files that do not lie on themselves")
+        raise SettingsError(f"{BELOW} is a circle, {circle}; wanted files that do not lie on themselves")
     for name in _below(path):
         try:
             found = find(name, path.parent)
         except SettingsError as error:
-            raise SettingsError(f"{path}: {BELOW}: {error}") from None
+            raise SettingsError(f"{BELOW} in {path}: {error}") from None
         yield from _layers(found, [*above, real])
     yield path
 
 
 def _below(path: Path) -> list[str]:
-    names = _load(path.read_text(), path).get(BELOW, [])
+    names = _load(path).get(BELOW, [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise SettingsError(f"{path}: {BELOW} is {names!r}; wanted a list of files or shipped names")
+        raise SettingsError(f"{BELOW} in {path} is {names!r}; wanted a list of files or shipped names")
     return names
 
 
-def _load(text: str, path: Path) -> dict[str, Any]:
+def own_settings(path: Path) -> dict[str, Any]:
+    """What a file sets by itself, without the files that lie below it.
+
+    Raises:
+        SettingsError: it is not YAML, or not a mapping.
+    """
+    return {key: value for key, value in _load(path).items() if key != BELOW}
+
+
+def _load(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"config is {str(path)!r}, which is no YAML: {' '.join(str(error).split())}") from None
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"config is {str(path)!r}; wanted YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict | None):
         raise SettingsError(f"config is {str(path)!r}, which holds {content!r:.40}; wanted a mapping of sections")
     return content or {}
@@ -120,8 +130,7 @@ def merged(*names: str | Path) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for name in names:
         for path in layers(find(str(name))):
-            own = {key: value for key, value in _load(path.read_text(), path).items() if key != BELOW}
-            settings = lay_over(settings, own)
+            settings = lay_over(settings, own_settings(path))
     return settings
 
 

@@ -87,11 +87,11 @@ def test_another_class_takes_no_argument_of_the_one_below() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("configs: [b.yaml]\n", "configs goes in a circle: .*a.yaml -> .*b.yaml -> .*a.yaml; wanted files that"),
-        ("configs: b.yaml\n", r"a.yaml: configs is 'b.yaml'; wanted a list"),
-        ("configs: [household/pwa]\n", "a.yaml: configs: config is 'household/pwa', which does not exist"),
-        ("data: {groups: 1\n", r"a\.yaml', which is no YAML: .*line 2, column 1"),
-        ("- 1\n", r"a\.yaml', which holds \[1\]; wanted a mapping of sections"),
+        ("configs: [b.yaml]\n", "configs is a circle, .*a.yaml -> .*b.yaml -> .*a.yaml; wanted files that"),
+        ("configs: b.yaml\n", r"configs in .*a.yaml is 'b.yaml'; wanted a list"),
+        ("configs: [household/pwa]\n", "configs in .*a.yaml: config is 'household/pwa', which does not exist"),
+        ("data: {groups: 1\n", "config is .*a.yaml'; wanted YAML: .*line 2, column 1"),
+        ("- 1\n", r"config is .*a.yaml', which holds \[1\]; wanted a mapping"),
     ],
 )
 def test_a_bad_file_is_named_in_one_line(text: str, message: str, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def settings_of(args: list[str]) -> list[Setting]:
     """Every setting of a training command's arguments, files included, in the order in which they apply.
 
     Raises:
-        SettingsError: a file is missing, or is no YAML mapping.
+        SettingsError: a file is no YAML mapping.
     """
     settings: list[Setting] = []
     rest = iter([*args, ""])
@@ -88,19 +88,7 @@ def summary(command: str, settings: list[Setting]) -> str:
 def _settings_of_file(name: str) -> list[Setting]:
     if "://" in name or name.lstrip().startswith("{") or "\n" in name:
         return []  # an address, or the configuration itself: the parser's business
-    path = Path(name).expanduser()
-    if path.is_dir():
-        raise SettingsError(f"config is {name!r}, which is a folder; wanted a YAML file")
-    import yaml
-
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"config is {name!r}, which is no YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise SettingsError(f"config is {name!r}, which holds {content!r:.40}; wanted a mapping of sections")
-    own = {key: value for key, value in content.items() if key != config_files.BELOW}
-    return list(_flat(own, "", name))
+    return list(_flat(config_files.own_settings(Path(name).expanduser()), "", name))
 
 
 def _flat(content: dict[Any, Any], prefix: str, file: str) -> Iterator[Setting]:

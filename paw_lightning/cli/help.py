@@ -42,10 +42,10 @@ def refuse_command(name: str) -> SettingsError:
     """The error for a subcommand that does not exist, with the one that was most likely meant."""
     if name == "predict":
         return SettingsError(
-            "predict is no command: a policy is used through its exported folder; wanted `paw-lightning play`, which "
-            "plays with it, or `paw-lightning test`, which measures it"
+            "command is 'predict', which does not exist; wanted play, which shows how the policy acts, or test, which "
+            "measures it"
         )
     names = [*TRAINING, *COMMANDS]
     near = [HABITS[name]] if name in HABITS else difflib.get_close_matches(name, names, n=1)
     meant = f"did you mean {near[0]}?" if near else f"wanted one of {', '.join(names)}"
-    return SettingsError(f"{name!r} is no command; {meant}")
+    return SettingsError(f"command is {name!r}, which does not exist; {meant}")

@@ -24,7 +24,7 @@ def explain(message: str) -> str:
     missing = re.search(r"arguments are required: (.*)", message)
     if missing:
         keys = re.sub(r"\b(fit|validate|test)\.", "", missing[1])
-        return f"{keys}: not set; wanted a value for each, in a --config or as --KEY VALUE"
+        return f"{keys} is not set; wanted a value, in a --config or as --KEY VALUE"
     found = re.match(r'Parser key "([\w.]+)":', message)
     if found is None:
         return " ".join(message.split())
@@ -43,7 +43,7 @@ def explain(message: str) -> str:
     kinds = [KINDS[name] for name in re.findall(r"<class '(\w+)'>", text) if name in KINDS]
     if kinds:
         return f"{key} is {value}; wanted {kinds[0]}"
-    return f"{key}: {' '.join(text.split())}"
+    return f"{key} is {value or 'refused'}; wanted another value: {' '.join(text.split())}"
 
 
 def unknown_key(key: str, place: str = "") -> str:

@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 
 from paw_lightning import config_files
-from paw_lightning.cli.command_arguments import Arguments
+from paw_lightning.cli.command_arguments import NO_MATPLOTLIB, Arguments
 from paw_lightning.compare.folder import check_folder, claim_folder, config_copies
 from paw_lightning.compare.runs import Run, execute, locked
 from paw_lightning.compare.study import Comparison, read_comparison
@@ -57,11 +57,11 @@ def parse(args: list[str]) -> argparse.Namespace:
     file = find_study(options.comparison)
     options.comparison, options.output = file, options.output or Path("runs", "compare", file.stem)
     if options.report_only and not (options.output / "comparison.json").exists():
-        raise SettingsError(f"--output is {options.output}, which holds no comparison; train one first")
-    if importlib.util.find_spec("matplotlib") is None:  # the report of a night of runs must not fail for it
         raise SettingsError(
-            "matplotlib is not installed; wanted it for the pictures: pip install 'paw-lightning[plots]'"
+            f"--output is {options.output}, which holds no comparison; wanted the folder of one that has been trained"
         )
+    if importlib.util.find_spec("matplotlib") is None:  # the report of a night of runs must not fail for it
+        raise SettingsError(NO_MATPLOTLIB)
     return options
 
 

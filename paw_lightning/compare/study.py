@@ -66,9 +66,9 @@ def read_comparison(path: Path) -> Comparison:
     try:
         content = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        raise SettingsError(f"comparison is {str(path)!r}; wanted YAML: {' '.join(str(error).split())}") from error
     _check_keys(
-        content, {"metric", "base", "seeds", "arms"}, {"common", "last_points", "also", "further_pairs"}, f"{path}:"
+        content, {"metric", "base", "seeds", "arms"}, {"common", "last_points", "also", "further_pairs"}, f"{path}: "
     )
     arms = {name: _read_arm(name, arm, f"{path}: arms") for name, arm in _mapping(content["arms"], path).items()}
     bases = {"base": content["base"], **{f"arms.{name}.base": arm.base for name, arm in arms.items() if arm.base}}
@@ -97,13 +97,12 @@ def _pairs(content: Any, arms: dict[str, Arm], where: str) -> tuple[tuple[str, s
     if not isinstance(content, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in content):
         raise SettingsError(f"{where} is {content!r}; wanted a list of [arm, other arm]")
     seen: list[set[str]] = []
-    for arm, other in content:
+    for number, (arm, other) in enumerate(content):
+        given = f"{where}[{number}] is {[arm, other]}"
         if not {str(arm), str(other)} <= arms.keys() or arm == other:
-            raise SettingsError(f"{where} has {[arm, other]}; wanted two of the arms: {', '.join(arms)}")
+            raise SettingsError(f"{given}; wanted two of the arms: {', '.join(arms)}")
         if {arm, other} in seen:
-            raise SettingsError(
-                f"{where} has {[arm, other]} twice; wanted each pair once: every pair lowers all chances"
-            )
+            raise SettingsError(f"{given} again; wanted each pair once: every pair lowers all chances")
         seen.append({arm, other})
     return tuple((arm, other) for arm, other in content)
 
@@ -116,8 +115,8 @@ def _mapping(arms: Any, path: Path) -> dict[str, Any]:
 
 def _read_arm(name: str, content: Any, where: str) -> Arm:
     if not re.fullmatch(r"\w[\w-]*", name):
-        raise SettingsError(f"{where} has {name!r}; wanted a name of letters, digits, _ and -: it will be a folder's")
-    _check_keys(content, {"configs"}, {"arguments", "base", "group"}, f"{where}.{name}")
+        raise SettingsError(f"{where}: a name is {name!r}; wanted letters, digits, _ and -: it will be a folder's")
+    _check_keys(content, {"configs"}, {"arguments", "base", "group"}, f"{where}.{name}.")
     configs = _strings(content["configs"], f"{where}.{name}.configs", "files")
     files = tuple(file for config in configs for file in _layers(config, f"{where}.{name}.configs"))
     arguments = _arguments(content.get("arguments", []), f"{where}.{name}.arguments")
@@ -133,9 +132,9 @@ def _layers(name: str, where: str) -> list[Path]:
 
 def _arguments(content: Any, where: str) -> tuple[str, ...]:
     arguments = _strings(content, where, "--key=value")
-    for argument in arguments:
+    for number, argument in enumerate(arguments):
         if not re.match(r"--[^=\s]+=", argument):
-            raise SettingsError(f"{where} has {argument!r}; wanted --key=value")
+            raise SettingsError(f"{where}[{number}] is {argument!r}; wanted --key=value")
     return arguments
 
 
@@ -147,10 +146,9 @@ def _strings(content: Any, where: str, wanted: str) -> tuple[str, ...]:
 
 def _check_keys(content: Any, required: set[str], optional: set[str], where: str) -> None:
     if not isinstance(content, dict):
-        raise SettingsError(f"{where} is {content!r}; wanted the keys {', '.join(sorted(required))}")
+        raise SettingsError(f"{where.rstrip('.: ')} is {content!r}; wanted the keys {', '.join(sorted(required))}")
     if missing := required - content.keys():
-        raise SettingsError(f"{where} lacks {', '.join(sorted(missing))}")
+        raise SettingsError(f"{where}{min(missing)} is not set; wanted {', '.join(sorted(required))}")
     if unknown := content.keys() - required - optional:
-        raise SettingsError(
-            f"{where} has {', '.join(map(str, unknown))}; wanted {', '.join(sorted(required | optional))}"
-        )
+        known = ", ".join(sorted(required | optional))
+        raise SettingsError(f"{where}{min(map(str, unknown))} is no known key; wanted one of {known}")

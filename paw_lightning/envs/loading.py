@@ -120,7 +120,7 @@ def expand(path: str | os.PathLike[str], name: str) -> str:
     return os.path.expanduser(os.path.expandvars(path))
 
 
-def import_extra(module: str, extra: str, user: str = "this environment") -> Any:
+def import_extra(module: str, extra: str, user: str = ENVIRONMENT) -> Any:
     """Import an optional package.
 
     Args:
@@ -136,7 +136,8 @@ def import_extra(module: str, extra: str, user: str = "this environment") -> Any
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise  # the package is there and itself lacks something
-        raise SettingsError(f"{user} needs {module.split('.')[0]}: {install_hint(extra)}") from error
+        package = module.split(".")[0]
+        raise SettingsError(f"{package} is not installed; wanted it for {user}: {install_hint(extra)}") from error
 
 
 def install_hint(extra: str) -> str:
@@ -160,4 +161,4 @@ def require_java() -> None:
     """
     home = os.environ.get("JAVA_HOME")
     if shutil.which("java") is None and not (home and (Path(home) / "bin" / "java").exists()):
-        raise SettingsError("this environment needs Java: apt-get install default-jre-headless")
+        raise SettingsError(f"java is not installed; wanted it for {ENVIRONMENT}: apt-get install default-jre-headless")

@@ -29,8 +29,8 @@ def _mask(model: PreTrainedModel, kind: str, position_ids: Tensor, visible: Tens
     attention = model.config._attn_implementation
     if attention not in ("sdpa", "eager") or kind not in ("full_attention", "sliding_attention"):
         raise SettingsError(
-            f"the model's attention ({attention}, {kind}) cannot read a row with branches; wanted model.attention: "
-            "sdpa or eager and a model with full or sliding attention, or target_control.targets: observation"
+            f"model.attention is {attention!r} ({kind}), which cannot read a row with branches; wanted sdpa or "
+            "eager and a model with full or sliding attention, or target_control.targets: observation"
         )
     if kind == "sliding_attention" and window is not None:
         distance = position_ids[:, None, :, None] - position_ids[:, None, None, :]

@@ -59,7 +59,7 @@ def weight_digest(model: nn.Module) -> str:
 
 
 def check_identity(saved: dict[str, Any], current: dict[str, Any], *, same_reference: bool = True) -> None:
-    """Raise ValueError that names every difference between a checkpoint's model and the configured one.
+    """Raise SettingsError that names every difference between a checkpoint's model and the configured one.
 
     Reference weights are compared when both have them and `same_reference` asks for it.
     """
@@ -73,6 +73,6 @@ def check_identity(saved: dict[str, Any], current: dict[str, Any], *, same_refer
         )
         settings = " and ".join(dict.fromkeys(CONFIG_KEYS.get(key, "model.path") for key in different))
         raise SettingsError(
-            f"the checkpoint belongs to another model or tokenizer ({listed}); wanted {settings} as in the run that "
-            "saved it, or another ckpt_path"
+            f"ckpt_path is a checkpoint of another model or tokenizer ({listed}); wanted {settings} as in the run that "
+            "saved it, or another checkpoint"
         )

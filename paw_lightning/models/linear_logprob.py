@@ -42,7 +42,7 @@ def linear_logprob(
         ValueError: `temperature` or `softcap` is not positive.
     """
     if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}; log-probs need one above 0")
+        raise ValueError(f"temperature is {temperature}; wanted a number above 0")
     if softcap is not None and not softcap > 0:
         raise ValueError(f"softcap is {softcap}; wanted a number above 0, or None for no cap")
     chunk_rows = max(1, chunk_bytes // (4 * len(weight)))

@@ -29,8 +29,8 @@ def resolve_model_path(path: str) -> str:
         checkpoint = ", a run's checkpoint (`paw-lightning export` writes its policy)" if path.endswith(".ckpt") else ""
         raise SettingsError(f"model.path is {path!r}, which is a file{checkpoint}; wanted {WANTED}")
     if not local.exists() and _names_a_folder(path):
-        made = "; tools/make_alfworld_base.py makes it" if path.endswith("alfworld-base") else ""
-        raise SettingsError(f"model.path is {path!r}, which does not exist{made}; wanted {WANTED}")
+        made = "it made first, as the head of its config says, or " if path.startswith("runs/") else ""
+        raise SettingsError(f"model.path is {path!r}, which does not exist; wanted {made}{WANTED}")
     return str(local) if path else path
 
 

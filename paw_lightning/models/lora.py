@@ -58,15 +58,17 @@ class LoRA:
 def add_adapters(language_model: PreTrainedModel, lora: LoRA) -> None:
     """Freeze the model and put float32 adapters, equal on every rank, beside its linear layers.
 
-    B starts at 0: the policy is the loaded one until the first step. Raises ValueError naming the key when no layer
-    has a wanted name.
+    B starts at 0: the policy is the loaded one until the first step. Raises SettingsError naming the key when no
+    layer has a wanted name.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stable_seed("lora"))
         try:
             inject_adapter_in_model(lora.config, language_model)
         except ValueError as error:
-            raise SettingsError(f"model.lora.target_modules is {lora.target_modules!r}: {error}") from error
+            raise SettingsError(
+                f"model.lora.target_modules is {lora.target_modules!r}; wanted names of linear layers: {error}"
+            ) from error
     for name, parameter in language_model.named_parameters():
         parameter.requires_grad_(is_adapter(name))
         if is_adapter(name):

@@ -78,7 +78,7 @@ def check_heads(model: PolicyWorldModel) -> None:
     """Refuse a model that makes its logits from the last hidden state in another way than `LogitForm` knows.
 
     The heads read the hidden states themselves; such a model would be trained on another distribution than it samples
-    from. Raises ValueError naming ``model.path``.
+    from. Raises SettingsError naming ``model.path``.
     """
     device = next(model.parameters()).device
     input_ids = torch.arange(8, device=device)[None]
@@ -88,8 +88,9 @@ def check_heads(model: PolicyWorldModel) -> None:
     gap = (read - logprobs.gather(1, input_ids[0, 1:, None]).squeeze(1)).abs().max().item()
     if gap > (1e-3 if read.dtype == next(model.parameters()).dtype else 0.1):
         raise SettingsError(
-            f"the model's own log-probs differ by {gap:.2g} nats from those read off its hidden states; wanted a model "
-            "whose logits are its LM head's output, scaled or capped as its config says (model.path)"
+            f"model.path is {model.language_model.name_or_path!r}, whose own log-probs differ by {gap:.2g} nats from "
+            "those read off its hidden states; wanted logits that are its LM head's output, scaled or capped as its "
+            "config says"
         )
 
 

@@ -41,7 +41,9 @@ class Decoder:
         max_batch_tokens: int | None = None,
     ) -> None:
         if max_batch_tokens is not None and max_batch_tokens < 1:
-            raise SettingsError(f"rollout.sampler.max_batch_tokens is {max_batch_tokens}; wanted at least 1, or null")
+            raise SettingsError(
+                f"rollout.sampler.init_args.max_batch_tokens is {max_batch_tokens}; wanted at least 1, or null"
+            )
         self.model = model
         self.stop_token_ids = frozenset(stop_token_ids)
         self.pad_token_id = pad_token_id
@@ -50,22 +52,22 @@ class Decoder:
 
     def check(self, prompts: list[list[int]], temperature: float, max_new_tokens: int, uniforms: Tensor) -> None:
         if temperature < 0:
-            raise ValueError(f"temperature is {temperature}; it must be 0 (greedy) or positive")
+            raise ValueError(f"temperature is {temperature}; wanted 0 (greedy) or more")
         if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {max_new_tokens}; set `rollout.max_action_tokens` to 1 or more")
+            raise SettingsError(f"rollout.max_action_tokens is {max_new_tokens}; wanted at least 1")
         if uniforms.shape != (len(prompts), max_new_tokens):
-            raise ValueError(f"uniforms is {tuple(uniforms.shape)}, not {(len(prompts), max_new_tokens)}")
+            raise ValueError(f"uniforms is of shape {tuple(uniforms.shape)}; wanted {(len(prompts), max_new_tokens)}")
         if not ((uniforms >= 0) & (uniforms < 1)).all():
-            raise ValueError("uniforms has values outside [0, 1)")
+            raise ValueError("uniforms has values outside [0, 1); wanted draws of torch.rand")
         lengths = [len(prompt) for prompt in prompts]
         if 0 in lengths:
-            raise ValueError(f"prompt {lengths.index(0)} is empty; a prompt needs at least one token")
+            raise ValueError(f"prompt {lengths.index(0)} is empty; wanted at least one token")
         window = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if window is not None and max(lengths) > window - max_new_tokens:
-            raise ValueError(
-                f"a prompt has {max(lengths)} tokens; with {max_new_tokens} for the action, at most "
-                f"{window - max_new_tokens} fit the model's {window} positions: shorten `rollout.prompt` or lower "
-                "`rollout.max_action_tokens`"
+            raise SettingsError(
+                f"rollout.max_action_tokens is {max_new_tokens} and a prompt has {max(lengths)} tokens; wanted "
+                f"at most {window - max_new_tokens} to fit the model's {window} positions: lower "
+                "rollout.prompt.max_tokens or rollout.max_action_tokens"
             )
 
     def decode_batches(

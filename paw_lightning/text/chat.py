@@ -27,7 +27,7 @@ class ChatFormat:
         self.tokenizer = tokenizer
         question, answer, reply = SENTINELS
         if tokenizer.eos_token_id is None:
-            raise SettingsError("the tokenizer has no eos token; wanted one: it ends every action (model.path)")
+            raise self._refusal("has no eos token; wanted one: it ends every action")
         if tokenizer.chat_template is None:
             # A base model without a chat template: one line per turn.
             before, after, bridge = "", "\n", f"{tokenizer.eos_token}\n"
@@ -59,15 +59,14 @@ class ChatFormat:
         added = [token.content for token in self.tokenizer.added_tokens_decoder.values() if not token.special]
         return [text for text in added if text in scaffold or re.fullmatch(r"<[^ ].*>", text)]
 
-    @staticmethod
-    def _split(rendered: str, sentinel: str) -> tuple[str, str]:
+    def _split(self, rendered: str, sentinel: str) -> tuple[str, str]:
         parts = rendered.split(sentinel)
         if len(parts) != 2:
-            raise SettingsError(
-                f"the chat template repeats or drops a message ({len(parts) - 1} copies; wanted 1): use another "
-                "tokenizer (model.path)"
-            )
+            raise self._refusal(f"writes a message {len(parts) - 1} times by its chat template; wanted once")
         return parts[0], parts[1]
+
+    def _refusal(self, fault: str) -> SettingsError:
+        return SettingsError(f"model.path is {self.tokenizer.name_or_path!r}, whose tokenizer {fault}")
 
     def _encode_scaffold(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids if text else []

@@ -124,7 +124,10 @@ class NoStep(TextEnv):
         (["--rollout.environment=tests.cli.test_parser.NoSplit"], r"NoSplit, whose __init__ takes no split; wanted"),
         (["--rollout.environment=tests.cli.test_parser.NoStep"], r"NoStep, which lacks step; wanted a class with"),
         (["--model.path=./nowhere"], r"model\.path is '\./nowhere', which does not exist; wanted"),
-        (["--model.path=runs/alfworld-base"], r"model\.path is 'runs/alfworld-base'.*make_alfworld_base"),
+        (
+            ["--model.path=runs/alfworld-base"],
+            r"model\.path is 'runs/alfworld-base', which does not exist; wanted it made first, as the head of its",
+        ),
         (["--model.path={file}.ckpt"], r"model\.path is '.*file\.ckpt', which is a file, a run's checkpoint.*export"),
         (["--trainer.logger=paw_lightning_nowhere.Logger"], "names no class"),
     ],

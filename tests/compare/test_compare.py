@@ -46,27 +46,27 @@ def write_comparison(path: Path, **changes: object) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metrics": "x"}, "has metrics; wanted also, arms, base"),
+        ({"metrics": "x"}, "metrics is no known key; wanted one of also, arms, base"),
         ({"base": "ppo"}, "base is 'ppo'; wanted one of the arms: grpo, paw"),
         ({"arms": {"grpo": {"configs": [], "base": "ppo"}}}, "arms.grpo.base is 'ppo'; wanted one of the arms: grpo"),
         ({"arms": "grpo"}, "arms is 'grpo'; wanted names with configs"),
         ({"also": "val/return"}, "also is 'val/return'; wanted a list of curves' tags"),
         ({"further_pairs": [["paw"]]}, "further_pairs is [['paw']]; wanted a list of [arm, other arm]"),
         ({"further_pairs": "paw"}, "further_pairs is 'paw'; wanted a list of [arm, other arm]"),
-        ({"further_pairs": [["paw", "paw"]]}, "further_pairs has ['paw', 'paw']; wanted two of the arms: grpo, paw"),
-        ({"further_pairs": [[["paw"], ["grpo"]]]}, "further_pairs has [['paw'], ['grpo']]; wanted two of the arms"),
-        ({"further_pairs": [["paw", "grpo"], ["grpo", "paw"]]}, "further_pairs has ['grpo', 'paw'] twice"),
-        ({"further_pairs": [["paw", "ppo"]]}, "further_pairs has ['paw', 'ppo']; wanted two of the arms: grpo, paw"),
+        ({"further_pairs": [["paw", "paw"]]}, "further_pairs[0] is ['paw', 'paw']; wanted two of the arms: grpo, paw"),
+        ({"further_pairs": [[["paw"], ["grpo"]]]}, "further_pairs[0] is [['paw'], ['grpo']]; wanted two of the arms"),
+        ({"further_pairs": [["paw", "grpo"], ["grpo", "paw"]]}, "further_pairs[1] is ['grpo', 'paw'] again; wanted"),
+        ({"further_pairs": [["paw", "ppo"]]}, "further_pairs[0] is ['paw', 'ppo']; wanted two of the arms: grpo, paw"),
         ({"seeds": [1, 1]}, "seeds is [1, 1]; wanted a list of different integers"),
         ({"last_points": 0}, "last_points is 0; wanted an integer of at least 1"),
         ({"common": "--a=1"}, "common is '--a=1'; wanted a list of --key=value"),
-        ({"common": ["--a 1"]}, "common has '--a 1'; wanted --key=value"),
-        ({"arms": {"grpo": {}}}, "arms.grpo lacks configs"),
+        ({"common": ["--a 1"]}, "common[0] is '--a 1'; wanted --key=value"),
+        ({"arms": {"grpo": {}}}, "arms.grpo.configs is not set; wanted configs"),
         (
             {"arms": {"grpo": {"configs": ["no.yaml"]}}},
             "arms.grpo.configs: config is 'no.yaml', which does not exist",
         ),
-        ({"arms": {"grpo": {"configs": []}, "../paw": {"configs": []}}}, "arms has '../paw'; wanted a name of letters"),
+        ({"arms": {"grpo": {"configs": []}, "../paw": {"configs": []}}}, "arms: a name is '../paw'; wanted letters"),
     ],
 )
 def test_bad_comparison_is_named(changes: dict, message: str, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_shipped_files_are_found_from_anywhere(tmp_path: Path, monkeypatch: pyte
     ("options", "message"),
     [
         (["--jobs", "0"], "--jobs is 0; wanted at least 1"),
-        (["--report-only"], "--output is nowhere, which holds no comparison; train one first"),
+        (["--report-only"], "--output is nowhere, which holds no comparison; wanted the folder of one"),
         (["--job", "1"], "unrecognized arguments: --job 1; wanted what paw-lightning compare --help shows"),
     ],
 )

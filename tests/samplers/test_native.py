@@ -85,7 +85,7 @@ def test_the_cache_is_bounded_by_its_bytes(name):
     token = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers) // 3
     assert NativeSampler(model, [0], 0).max_batch_tokens == 2**32 // token
     assert NativeSampler(model, [0], 0, max_batch_tokens=7).max_batch_tokens == 7
-    with pytest.raises(ValueError, match=r"rollout\.sampler\.max_batch_tokens is 0; wanted at least 1"):
+    with pytest.raises(ValueError, match=r"rollout\.sampler\.init_args\.max_batch_tokens is 0; wanted at least 1"):
         NativeSampler(model, [0], 0, max_batch_tokens=0)
 
 
@@ -331,10 +331,10 @@ def test_no_prompts_no_actions(model):
     ("prompts", "change", "message"),
     [
         ([[1], []], {}, "prompt 1 is empty"),
-        ([[1] * 60], {}, r"60 tokens.* at most 58 fit the model's 64 positions.*`rollout.prompt`.*`rollout.max_action"),
-        ([[1]], {"temperature": -1.0}, "temperature is -1.0"),
-        ([[1]], {"uniforms": torch.zeros(1, 0)}, "max_new_tokens is 0; set `rollout.max_action_tokens`"),
-        ([[1]], {"uniforms": torch.zeros(2, 3)}, r"uniforms is \(2, 3\), not \(1, 3\)"),
+        ([[1] * 60], {}, r"60 tokens; wanted.* at most 58 to fit the model's 64 positions: lower rollout\.prompt\.m"),
+        ([[1]], {"temperature": -1.0}, "temperature is -1.0; wanted 0"),
+        ([[1]], {"uniforms": torch.zeros(1, 0)}, r"rollout\.max_action_tokens is 0; wanted at least 1"),
+        ([[1]], {"uniforms": torch.zeros(2, 3)}, r"uniforms is of shape \(2, 3\); wanted \(1, 3\)"),
         ([[1]], {"uniforms": torch.ones(1, 3)}, r"outside \[0, 1\)"),
     ],
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from paw_lightning.envs.base import TextEnv
-from paw_lightning.envs.loading import expand, import_extra, install_hint, wrong_argument
+from paw_lightning.envs.loading import ENVIRONMENT, expand, import_extra, install_hint, wrong_argument
 from paw_lightning.errors import SettingsError
 
 BANNER = re.compile(r".*\$\$[^\n]*\n", re.DOTALL)
@@ -89,7 +89,7 @@ class TextWorldEnv(TextEnv):
         seed = int.from_bytes(hashlib.blake2b(path.stem.encode(), digest_size=3).digest(), "big")
         beside = shutil.which("tw-make", path=str(Path(sys.executable).parent)) or shutil.which("tw-make")
         if beside is None:
-            raise SettingsError(f"tw-make is not beside the Python interpreter: {install_hint('textworld')}")
+            raise SettingsError(f"tw-make is not installed; wanted it for {ENVIRONMENT}: {install_hint('textworld')}")
         draft = path.with_name(f"draft-{path.name}")
         command = [beside, *shlex.split(self._make), "--seed", str(seed), "--output", str(draft), "-f"]
         made = subprocess.run(command, capture_output=True, text=True)

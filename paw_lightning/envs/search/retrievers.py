@@ -108,7 +108,7 @@ class BM25Retriever(Retriever):
 
 
 def _import_bm25s() -> Any:
-    return import_extra("bm25s", "search", "rollout.environment.init_args.retriever BM25Retriever")
+    return import_extra("bm25s", "search", "the retriever BM25Retriever")
 
 
 def _tokenize(texts: list[str]) -> list[list[str]]:

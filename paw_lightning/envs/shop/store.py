@@ -8,12 +8,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from paw_lightning.envs.loading import wrong_argument
 from paw_lightning.envs.shop.catalogue import Product, load_products
 from paw_lightning.envs.shop.generator import generate_products
 from paw_lightning.envs.shop.goals import Goal, make_goals
 from paw_lightning.envs.shop.reward import Similarity, same_words, score, token_set_ratio
 from paw_lightning.envs.shop.search import Stem, make_index, porter, same, words
-from paw_lightning.errors import SettingsError
 
 OFFICIAL_TEST_GOALS = 500
 SPLITS = ("train", "val", "test")
@@ -70,7 +70,9 @@ class Store:
         validation = tests if official else (tenth, 2 * tenth)
         numbers = {"test": range(*tests), "val": range(*validation), "train": range(validation[1], count)}[name]
         if not numbers or numbers[-1] >= count:
-            raise SettingsError(f"the shop has {count} goals, too few for the split {name!r}; wanted more products")
+            source = self.origin[1][0]
+            key, given = ("data_path", str(source)) if official else ("products", source)
+            raise wrong_argument(key, given, f"more products: their {count} goals are too few for the split {name!r}")
         return numbers
 
 

@@ -88,7 +88,10 @@ def in_worker(name: str, init_args: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_missing_package_names_its_extra() -> None:
-    with pytest.raises(SettingsError, match=r"needs no_such_package: .*extra `express` of paw-lightning"):
+    with pytest.raises(
+        SettingsError,
+        match=r"no_such_package is not installed; wanted .*environment: .*extra `express` of paw-lightning",
+    ):
         import_extra("no_such_package.part", "express")
 
 

@@ -86,5 +86,7 @@ def test_the_number_of_documents_decides(monkeypatch: pytest.MonkeyPatch) -> Non
     assert isinstance(shop_search.make_index(DOCUMENTS), BM25)
     monkeypatch.setattr(shop_search, "LARGE", len(DOCUMENTS) - 1)
     monkeypatch.setitem(sys.modules, "bm25s", None)  # importing it now fails
-    with pytest.raises(SettingsError, match=r"more than 4 products needs bm25s: .*extra `webshop`"):
+    with pytest.raises(
+        SettingsError, match=r"bm25s is not installed; wanted it for a shop of more than 4 products: .*extra `webshop`"
+    ):
         shop_search.make_index(DOCUMENTS)
