@@ -328,6 +328,6 @@ def test_a_package_that_the_workers_environment_lacks_is_a_setting() -> None:
     """It cannot come later: no retry, no traceback, but the remedy."""
     env = worker("LacksPackage")
     with pytest.raises(
-        SettingsError, match=r"LacksPackage needs a_package_that_is_not_there: pip install .*extra `gym`"
+        SettingsError, match=r"a_package_that_is_not_there is not installed; wanted it for LacksPackage: .*extra `gym`"
     ):
         _ = env.num_tasks
