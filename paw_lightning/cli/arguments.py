@@ -87,7 +87,7 @@ def summary(command: str, settings: list[Setting]) -> str:
 
 def _settings_of_file(name: str) -> list[Setting]:
     if "://" in name or name.lstrip().startswith("{") or "\n" in name:
-        return []  # an address, or the configuration itself: the parser's business
+        return []  # an address, or the settings themselves: the parser reads them
     return list(_flat(config_files.own_settings(Path(name).expanduser()), "", name))
 
 

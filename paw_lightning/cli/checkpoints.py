@@ -9,7 +9,7 @@ from paw_lightning.errors import SettingsError
 
 
 def check_checkpoint(path: str | None) -> None:
-    """Refuse a path to no checkpoint; what names none on this machine (Lightning's words, addresses) is left to it.
+    """Refuse a path that holds no checkpoint; Lightning checks addresses and its own words (`best`, `last`).
 
     Raises:
         SettingsError: neither a file that `torch.save` wrote nor a folder, as sharded checkpoints are.

@@ -1,4 +1,4 @@
-"""What a configuration is refused for before anything in it is built."""
+"""Checks of a configuration, made before anything in it is built."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from paw_lightning.errors import SettingsError
 
 
 def check_configuration(config: Any) -> None:
-    """Refuse what would fail later, deep in somebody else's code.
+    """Refuse settings that would fail later, inside another library.
 
     Raises:
         SettingsError: names the key.
@@ -29,7 +29,7 @@ def check_configuration(config: Any) -> None:
 
 
 def check_environment(spec: Any) -> None:
-    """Refuse a class that cannot be built with a split, or lacks what an environment has to do."""
+    """Refuse a class that cannot be built with a split, or that lacks `reset` or `step`."""
     path = getattr(spec, "class_path", None)
     if path is None:
         return
@@ -53,7 +53,7 @@ def check_environment(spec: Any) -> None:
 
 
 def check_optimizer(spec: Any) -> None:
-    """Try the optimizer's arguments on one number; the model comes much later."""
+    """Build the optimizer for one parameter, so that a wrong argument is seen before the model is built."""
     path = getattr(spec, "class_path", None)
     if path is None:
         return

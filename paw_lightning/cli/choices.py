@@ -17,7 +17,7 @@ CHOICES = {
 def choices(key: str) -> dict[str, str]:
     """Short name -> the first line of its docstring, for every class that the key takes.
 
-    What an adapter needs is imported when its environment is built, so that all can be listed.
+    Adapters import their packages when the environment is built, so that all of them can be listed.
     """
     found: dict[str, str] = {}
     for name in CHOICES[key]:

@@ -1,4 +1,4 @@
-"""A command's own arguments, refused like any other setting: in one line, without a page of usage."""
+"""The arguments of a subcommand; a wrong one is refused in one line, like any other setting."""
 
 from __future__ import annotations
 

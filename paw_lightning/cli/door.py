@@ -1,4 +1,4 @@
-"""The console script: answers what needs no model at once, and imports the rest when it is asked for."""
+"""The console script. Heavy libraries are imported only by the subcommands that need them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def dispatch(args: list[str]) -> int:
 
 
 def train(args: list[str]) -> int:
-    """Let Lightning run fit, validate or test, once the arguments have been looked at."""
+    """Check the arguments, then let Lightning run fit, validate or test."""
     from paw_lightning import __version__, config_files
     from paw_lightning.cli import arguments
 
@@ -76,12 +76,12 @@ def train(args: list[str]) -> int:
 
 
 def _is_first() -> bool:
-    """Whether no other process of the run speaks; torchrun, SLURM and Lightning number them."""
+    """Whether this is the run's first process, the only one that prints (torchrun, SLURM and Lightning number them)."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def _status(end: SystemExit) -> int:
-    """The status of a run that ended itself, where a signal was the reason: Lightning would say 0 or 1."""
+    """The exit status of a run that called `sys.exit`; 128 + the signal where a signal was the reason."""
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     if isinstance(end, SIGTERMException):  # before the first iteration the signal is Lightning's

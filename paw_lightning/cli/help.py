@@ -1,4 +1,4 @@
-"""What ``paw-lightning --help`` prints, and the names of subcommands."""
+"""The text of ``paw-lightning --help``, and the error for an unknown subcommand."""
 
 from __future__ import annotations
 

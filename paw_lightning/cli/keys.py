@@ -12,7 +12,7 @@ from pathlib import Path
 from paw_lightning.cli.sections import SECTIONS, SINGLE_KEYS
 
 Signature = dict[str, str | None]
-"""Argument -> path of the dataclass whose fields are keys below it; None where anything may stand."""
+"""Argument -> path of the dataclass whose fields are the keys below it; None where any key is allowed."""
 HABITS = {
     "lr": "model.optimizer.init_args.lr",
     "learning_rate": "model.optimizer.init_args.lr",
@@ -24,7 +24,7 @@ HABITS = {
     "gpus": "trainer.devices",
     "env": "rollout.environment",
 }
-"""Names of other frameworks for settings that are called otherwise here."""
+"""What other frameworks call a setting -> its name here."""
 LINKED = {"data.seed"}
 """Keys that others set."""
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs", "help"}
@@ -47,7 +47,7 @@ def is_known(key: str) -> bool:
 
 
 def known_keys() -> Iterator[str]:
-    """Every dotted key that has a name of its own, in the order of the sections."""
+    """Every dotted key, in the order of the sections."""
     yield from SINGLE_KEYS
     for section, path in SECTIONS.items():
         yield from (key for key in _below(section, path) if key not in LINKED)

@@ -1,4 +1,4 @@
-"""Keeps the terminal for what concerns the run: advertisement and lists of absent devices are left out."""
+"""Hides lines of Lightning that say nothing about the run, such as advertisements."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ CHATTER = (
     "HPU available:",
     "Seed set",
 )
-"""What lines of Lightning's that tell a user nothing have in them."""
+"""Parts of the lines that are dropped."""
 
 
 def quiet() -> None:
-    """Drop the chatter of Lightning's loggers and its own use of torch; every other line and warning stays."""
+    """Drop the lines that match the patterns above; every other line and warning stays."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).addFilter(_says_something)
     for words in (".*treespec, LeafSpec.*", "LightningCLI's args parameter"):

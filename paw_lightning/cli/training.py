@@ -99,7 +99,7 @@ class RepeatableConfig(SaveConfigCallback):
         super().__init__(parser, config, **kwargs)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write it; Lightning would write it where several runs of a logger without folders share one."""
+        """Write the file; with a logger that has no folder, Lightning would let several runs share one file."""
         folder = run_folder(trainer)
         if folder is None:
             super().setup(trainer, pl_module, stage)
@@ -132,11 +132,11 @@ class PaWCLI(LightningCLI):
         return [self.asked] if self.asked in TRAINING else list(TRAINING)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Those of Lightning's that make sense here."""
+        """Lightning's subcommands that are used here."""
         return {name: LightningCLI.subcommands()[name] for name in self.names}
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the seed; everything random hangs on one number."""
+        """Add the seed: every random number of a run follows from it."""
         parser.add_argument("--seed_everything", type=int, default=0, help="Seed of everything that is random.")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -159,7 +159,7 @@ class PaWCLI(LightningCLI):
             check_configuration(config)
 
     def before_instantiate_classes(self) -> None:
-        """Let a resumed run write on where the checkpoint's run wrote, so that it stays one curve."""
+        """Let a resumed run write into the folder of the checkpoint's run, so that its curves continue."""
         if self.subcommand != "fit":
             return
         config = self.config[self.subcommand]
@@ -172,7 +172,7 @@ class PaWCLI(LightningCLI):
             options.version = folder.name
 
     def instantiate_classes(self) -> None:
-        """Build what the configuration names; what a class says of its arguments is said of settings."""
+        """Build what the configuration names; an error about an argument becomes a SettingsError."""
         try:
             super().instantiate_classes()
         except SettingsError:
@@ -181,7 +181,7 @@ class PaWCLI(LightningCLI):
             raise SettingsError(self._blame(error)) from error
 
     def _blame(self, error: Exception) -> str:
-        """The message of an error with the key in question before it, where the error's words tell which."""
+        """The message of an error, with the key before it where the message tells which key it is."""
         config, text = self.config[self.subcommand], str(error)
         given = vars(config.trainer)
         named = [name for name in given if f"`{name}`" in text or f"{name}=" in text]
@@ -192,7 +192,7 @@ class PaWCLI(LightningCLI):
         return f"trainer.logger is {logger}; {text}" if isinstance(error, ImportError) and logger else text
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run it; one that is refused before its first step leaves no folder behind."""
+        """Run the subcommand; a run that is refused before its first step leaves no folder behind."""
         folder = getattr(self.trainer.logger, "log_dir", None) if self.trainer.is_global_zero else None
         begun_here = folder is not None and not Path(folder).exists()
         try:

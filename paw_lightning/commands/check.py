@@ -37,7 +37,7 @@ def command(args: list[str]) -> int:
 
 
 def check(settings: RunSettings) -> list[Finding]:
-    """Print what a person has to judge, and return what could be judged here."""
+    """Print the texts that a person has to judge, and return the findings."""
     from paw_lightning.commands.checking.contract import check_contract
     from paw_lightning.commands.checking.findings import failure
     from paw_lightning.commands.checking.scripted import play_scripted
@@ -54,7 +54,7 @@ def check(settings: RunSettings) -> list[Finding]:
 
 
 def _check_template(settings: RunSettings) -> list[Finding]:
-    """Say where the words around a text come from: a model without a chat template trains all the same."""
+    """Say whether the tokenizer has a chat template; a model without one can be trained as well."""
     from paw_lightning.commands.checking.findings import ok
 
     if settings.module.tokenizer.chat_template is None:

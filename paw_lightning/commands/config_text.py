@@ -1,4 +1,4 @@
-"""One text out of a configuration file and those that it lies on, comments included: something to edit."""
+"""Merges a configuration file and those below it into one text to edit, comments included."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Entry:
 
 
 def merged_text(files: list[Path]) -> str:
-    """The text of one file that says what the given ones say when each is laid over those before it.
+    """The text of one file with the settings of all: each file is laid over those before it.
 
-    Of the comments at the heads only the last file's is kept; a comment behind a value goes with the value.
+    Only the last file's head comment is kept; a comment behind a value stays with the value.
     """
     entries: dict[str, Entry] = {}
     for file in files:

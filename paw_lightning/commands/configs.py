@@ -44,7 +44,7 @@ def parse(args: list[str]) -> argparse.Namespace:
 
 
 def listing() -> Iterator[str]:
-    """Every shipped file with what it says it is, by folder, in lines of at most 80 characters."""
+    """A line of at most 80 characters for each shipped file: its name and its first comment, by folder."""
     names = sorted(config_files.shipped().items(), key=lambda item: item[0].rpartition("/"))
     width = max(len(name) for name, _ in names)
     for _, group in groupby(names, key=lambda item: item[0].rpartition("/")[0]):
@@ -56,13 +56,13 @@ def listing() -> Iterator[str]:
 
 
 def first_line(path: Path) -> str:
-    """What a file says it is: its first comment."""
+    """The first comment of a file, which says what the file is for."""
     with path.open(encoding="utf-8") as lines:
         return next(lines, "").lstrip("# ").rstrip()
 
 
 def whole_text(name: str) -> str:
-    """A file with all that it lies on; one that lies on nothing as it is."""
+    """The text of a file, merged with the files below it if there are any."""
     files = config_files.layers(config_files.find(name))
     return merged_text(files) if len(files) > 1 else files[0].read_text(encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Estimates the memory and the time of a run before it is paid for.
+"""Estimates the memory and the time of a run before it is started.
 
     paw-lightning estimate --config alfworld/paper --gpus 1 --gpu_gib 80
 

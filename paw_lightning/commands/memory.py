@@ -38,12 +38,12 @@ class Memory:
 
     @property
     def update(self) -> float:
-        """The most that an optimizer step needs."""
+        """Largest number of bytes that an optimizer step needs."""
         return self.weights + self.gradients + self.optimizer + self.reference + self.activations + self.head
 
     @property
     def rollout(self) -> float:
-        """The most that playing needs; there are no gradients then."""
+        """Largest number of bytes that playing needs; there are no gradients then."""
         return self.weights + self.optimizer + self.reference + self.rollout_cache + self.rollout_copy
 
 
@@ -69,13 +69,13 @@ def build(sizes: Sizes) -> PreTrainedModel:
 
 
 def parameters(model: PreTrainedModel, sizes: Sizes) -> Parameters:
-    """Those that an update reads."""
+    """Count the parameters that an update reads."""
     policy = sum(p.numel() for p in model.parameters())
     return Parameters(policy, policy - _head(model).numel() if sizes.critic == "separate" else 0)
 
 
 def memory(model: PreTrainedModel, sizes: Sizes) -> Memory:
-    """All of it; the model becomes a fake in the course of it."""
+    """The memory of a run by purpose; the model's tensors are replaced by fake ones."""
     held, head = held_bytes(model, sizes), _head(model)
     trained_head = head.nbytes * head.requires_grad
     copied_head = head.numel() * 2 if sizes.precision == "bf16-mixed" else 0  # autocast's
@@ -116,7 +116,7 @@ def _critic_bytes(model: PreTrainedModel, kind: str) -> int:
 
 
 def cache_limit(model: PreTrainedModel, sizes: Sizes) -> int | None:
-    """Tokens that the sampler keeps at most on each device; None has no limit that is known here."""
+    """Most tokens that the sampler keeps on each device; None: no limit is known."""
     if sizes.sampler_tokens or sizes.sampler != "native":
         return sizes.sampler_tokens
     return CACHE_BYTES // token_bytes(model.config, sizes.element)
@@ -132,7 +132,10 @@ def _cached_tokens(model: PreTrainedModel, sizes: Sizes) -> int:
 
 
 def activation_bytes(model: PreTrainedModel, rows: int, length: int, precision: str) -> int:
-    """What a forward pass of the backbone keeps for the backward pass, parameters apart; the model becomes a fake."""
+    """Bytes that the backbone's forward pass keeps for the backward pass, without the parameters.
+
+    The model's tensors are replaced by fake ones.
+    """
     # Whether rows are packed cannot be read off fake positions; ours never are, and then no mask is made.
     packed = mock.patch("transformers.masking_utils.find_packed_sequence_indices", lambda *_: None)
     with FakeTensorMode(allow_non_fake_inputs=True), packed:

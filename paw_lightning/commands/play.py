@@ -37,7 +37,7 @@ def parse(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = Arguments("play", DESCRIPTION)
     parser.usage, parser.epilog = "paw-lightning play [options] [--config NAME] [--KEY VALUE ...]", EXAMPLES
     parser.add_argument("--split", choices=["train", "val", "test"], default="val", help="default: val")
-    parser.add_argument("--seed", type=int, default=0, help="number of the first task, and seed of the dice")
+    parser.add_argument("--seed", type=int, default=0, help="number of the first task, and seed of the random numbers")
     parser.add_argument("--policy", help="model directory, hub or bundled name, or a run's .ckpt: it plays, you watch")
     parser.add_argument("--episodes", type=int, default=5, help="how many tasks the policy plays (5)")
     parser.add_argument("--temperature", type=float, help="of the policy; default: rollout.validation_temperature")
@@ -57,7 +57,7 @@ def _play(options: argparse.Namespace, words: list[str]) -> int:
     from paw_lightning.commands.run_settings import read_settings
     from paw_lightning.envs.base import FAILURES
 
-    # No model plays, so that of the settings need not exist; the last word counts.
+    # No model plays, so the settings' model need not exist: the last word of a command line counts.
     settings = read_settings([*words, "--model.path=tiny-household"])
     env = build(settings.rollout.environment, options.split)
     try:

@@ -33,7 +33,7 @@ from paw_lightning.training.module import PaWModule
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What a command line of `fit` stands for."""
+    """The settings of one run, parsed, and the parts that commands build from them."""
 
     module: PaWModule
     """Its tokenizer is loaded, its language model is not."""
@@ -67,7 +67,7 @@ class RunSettings:
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """What the parts refuse while they are built is a setting, whatever class of error they say it with."""
+    """Turn ValueError and FileNotFoundError of the parts that are built inside into SettingsError."""
     try:
         yield
     except (ValueError, FileNotFoundError) as error:
@@ -76,7 +76,7 @@ def _refusing() -> Iterator[None]:
 
 @_refusing()
 def read_settings(words: Sequence[str]) -> RunSettings:
-    """Parse `--config` and `--key value` words as `fit` does; what fit would refuse is refused in the same words."""
+    """Parse `--config` and `--key value` words as `fit` does, with the same errors."""
     parser: Any = read(words)
     parts = parser.parser.instantiate_classes(parser.config)["fit"]
     return RunSettings(parts["model"], parts["data"], parts["rollout"].settings, parser.config["fit"])
@@ -125,7 +125,7 @@ def load_policy(settings: RunSettings, checkpoint: str | None = None) -> PreTrai
 
 
 def _load_weights(model: PreTrainedModel, checkpoint: str) -> None:
-    """Put a checkpoint's weights into the model; one of adapters holds nothing else."""
+    """Put a checkpoint's weights into the model; a LoRA run's checkpoint holds the adapters only."""
     path, prefix = Path(checkpoint).expanduser(), "model.language_model."
     if path.is_dir():
         from lightning.fabric.utilities.load import _load_distributed_checkpoint

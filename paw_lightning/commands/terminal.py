@@ -1,4 +1,4 @@
-"""Text for a terminal of 80 columns: wrapped, coloured where somebody looks, and harmless whatever is in it."""
+"""Text for a terminal of 80 columns: wrapped, coloured if it is a terminal, without control characters."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def columns(items: Sequence[str], indent: str = "  ") -> list[str]:
 
 
 def has_colour() -> bool:
-    """Whether standard output is a terminal whose user has nothing against colour (https://no-color.org)."""
+    """Whether standard output is a terminal and NO_COLOR is not set (https://no-color.org)."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def painted(text: str, colour: Colour) -> str:
-    """The text in a colour, or as it is where nobody sees colour."""
+    """The text in a colour, or unchanged where colours are not shown."""
     return f"\033[{CODES[colour]}m{text}\033[0m" if has_colour() else text
 
 
@@ -58,6 +58,6 @@ def say(text: str = "", first: str = "", rest: str | None = None, colour: Colour
 
 
 def headline(title: str) -> None:
-    """Print what the lines that follow are about."""
+    """Print a heading for the lines that follow."""
     print()
     say(title, colour="bold")

@@ -9,8 +9,8 @@ goes on where it stopped, skips what is done, and tries again what failed. When 
 report.json and curves.png are written.
 
 An output folder belongs to one comparison. Seeds and arms may be added to it; whatever else has changed since it was
-made is named and refused. Decide on the number of seeds beforehand: who adds seeds until a difference shows will find
-one.
+made is named and refused. Decide on the number of seeds beforehand: if you add seeds until a difference shows, you
+will find one.
 
 The exit code is 0 when every run is done and has the metric, 1 when one failed or is not finished (somebody stopped it
 alone), 2 when the file or the folder is refused, and 130 after an interrupt.
@@ -74,7 +74,7 @@ def find_study(name: str) -> Path:
 
 
 def all_runs(comparison: Comparison, output: Path) -> list[Run]:
-    """Every arm with the first seed, then with the second: what is there early can be compared."""
+    """Every arm with the first seed, then every arm with the second: early results can be compared."""
     return [
         Run(output, name, seed, tuple(config_copies(output, name, arm)), (*comparison.common, *arm.arguments))
         for seed in comparison.seeds

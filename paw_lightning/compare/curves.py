@@ -35,7 +35,7 @@ def read_scalars(folder: Path) -> Scalars:
 
 
 def as_logged(value: float) -> float:
-    """The shortest number that 32 bits hold as this: event files keep 0.105 as 0.10499999672."""
+    """The number as it was logged: event files keep 32 bits, so 0.105 is read back as 0.10499999672."""
     return float(str(np.float32(value)))
 
 

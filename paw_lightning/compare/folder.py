@@ -1,4 +1,4 @@
-"""The folder of a comparison: whose it is, and what its runs read."""
+"""The folder of a comparison: which comparison it belongs to, and the files that its runs read."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def claim_folder(output: Path, comparison: Comparison) -> None:
 
 
 def config_copies(output: Path, name: str, arm: Arm) -> list[Path]:
-    """What the runs read: an edit of the originals while they are at work must not reach the later ones."""
+    """The copies of the configuration files that the runs read, so that later edits do not reach them."""
     return [output / name / f"config_{number}.yaml" for number in range(len(arm.files))]
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a comparison: learning curves, or where the runs ended where nothing was measured on the way."""
+"""The pictures of a comparison: learning curves, or only the last values where there are no others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
-"""Okabe and Ito's: told apart by every eye."""
+"""Okabe and Ito's palette, which colour-blind readers can tell apart as well."""
 LINES = ["-", "--", ":"]
 """The eighth arm of a panel has the first one's colour again."""
 

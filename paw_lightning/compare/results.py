@@ -1,4 +1,4 @@
-"""The results of a comparison: which runs have a curve, and what their ends say about each arm."""
+"""The results of a comparison: the runs' curves, and a summary of their last values for each arm."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Results:
     """All curves that some finished run has."""
 
     def add_arm(self, name: str, command: str, base: str | None = None, group: str = "") -> None:
-        """Make a row for the arm, whatever becomes of its runs."""
+        """Add an arm; it has a row in its table even if all its runs fail."""
         self.commands[name], self.arms[name] = command, {}
         self.bases[name], self.groups[name] = base or self.base, group
 
@@ -89,7 +89,7 @@ class Results:
             self.codes |= set(outcome["codes"])
 
     def _no_result(self, points: dict[int, float], scalars: Scalars) -> str:
-        """Why a run's curve has no end; empty where it has one."""
+        """Why a run has no last value of the metric; empty where it has one."""
         if not any(known(points)):  # iteration 0 is before training
             return f"has no {self.metric} of a trained policy; its curves are {', '.join(sorted(scalars))}"
         lost = [i for i in list(points)[-self.last_points :] if i and isnan(points[i])]
@@ -100,7 +100,7 @@ class Results:
 
 
 def tail(log: Path) -> str:
-    """The last lines of a log; a redrawn progress bar is not one."""
+    """The last lines of a log, without those of a progress bar."""
     text = log.read_text(errors="replace") if log.exists() else ""
     return "\n".join([line for line in text.replace("\r", "\n").split("\n") if line.strip()][-LOG_LINES:])
 
@@ -141,12 +141,12 @@ Compared = TypeVar("Compared", bound=Difference)
 
 
 def summarise(results: Results) -> list[ArmSummary]:
-    """The tables' rows, table by table; the more arms a table has, the less chance is allowed each of them."""
+    """The tables' rows, table by table; chances are Holm-adjusted for the number of arms of a table."""
     return [row for names in results.tables().values() for row in _adjusted([_summary(results, n) for n in names])]
 
 
 def further_differences(results: Results) -> list[Difference]:
-    """Those that are asked for besides the tables'; the longer their list, the less chance is allowed each of them."""
+    """The differences of `further_pairs`; chances are Holm-adjusted for their number."""
     return _adjusted([_difference(results, arm, other) for arm, other in results.further_pairs])
 
 

@@ -31,7 +31,7 @@ POLL_SECONDS = 0.2
 LOG_INTERVAL = 10.0
 """Seconds between two lines of progress where it is not on a terminal."""
 INTERRUPTED = {code for number in (signal.SIGINT, signal.SIGTERM) for code in (128 + number, -number)}
-"""Exit codes of a run that a signal stopped, whoever sent it: after its iteration, or dead of it before the first."""
+"""Exit codes of a run that a signal stopped, after its iteration or before the first one."""
 NOT_TRAINED = {"compare", "commands"}
 """Parts of the package that no training goes through."""
 LOG_TAIL = 4096
@@ -61,7 +61,7 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        """What it goes on from."""
+        """The checkpoint that the run continues from."""
         return self.folder / "checkpoints" / "last.ckpt"
 
     def command(self) -> list[str]:
@@ -121,7 +121,7 @@ class Child:
         run.write_outcome("running", process=self.process.pid, codes=self.codes)
 
     def interrupt(self, signals: int) -> None:
-        """Hand on the signals that it has not got yet."""
+        """Send the run those signals that it has not got yet."""
         for _ in range(signals - self.signals_sent):
             self.process.send_signal(signal.SIGINT)
         self.signals_sent = signals
@@ -148,7 +148,7 @@ def code_digest() -> str:
 
 
 class Signals:
-    """Counts SIGINT and SIGTERM instead of dying of them."""
+    """Counts SIGINT and SIGTERM, which do not end the process inside."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -201,7 +201,7 @@ class Bar:
         self.drawn = time.monotonic()
 
     def show(self, finished: int, active: Sequence[Child], signals: int) -> None:
-        """Redraw; runs at work count with the share they have done."""
+        """Redraw; a run that is not finished counts with its finished share."""
         if self.bar.disable:
             return
         self.bar.n = finished + sum(child.run.progress() for child in active)
@@ -227,7 +227,7 @@ class Bar:
 
 @contextmanager
 def locked(output: Path) -> Iterator[int]:
-    """Keep others out of the folder; yields the lock, which every process that inherits it holds too."""
+    """Lock the folder against other comparisons; child processes that inherit the yielded file keep the lock."""
     output.mkdir(parents=True, exist_ok=True)
     with (output / ".lock").open("w") as file:
         try:

@@ -1,4 +1,4 @@
-"""What a comparison's report says: sentences and tables of text, whatever they are shown as."""
+"""The sentences and tables of a comparison's report, as text."""
 
 from __future__ import annotations
 

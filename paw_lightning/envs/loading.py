@@ -22,8 +22,8 @@ SPLITS = ("train", "val", "test")
 class EnvironmentSpec(TypedDict, total=False):
     """An environment as a configuration names it.
 
-    Its arguments are typed as a bare ``dict``: the command line would build the environments that it finds in anything
-    more telling, and these have to be built elsewhere or later.
+    Its arguments are a bare ``dict``, because the command line would build environments that it finds in a more exact
+    type, and these have to be built later or in another process.
     """
 
     class_path: str
@@ -154,7 +154,7 @@ def install_hint(extra: str) -> str:
 
 
 def require_java() -> None:
-    """Refuse to go on without a Java machine; the packages that start one fail in less readable ways.
+    """Refuse to start without a Java machine; the packages that need one give less readable errors.
 
     Raises:
         SettingsError: there is no ``java`` on the path and none in JAVA_HOME.

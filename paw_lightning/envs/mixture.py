@@ -99,7 +99,7 @@ def assign(seed: int, parts: list[tuple[str, Fraction]]) -> tuple[str, int]:
     """The name of the environment that plays a seed, and how many smaller seeds the same environment plays.
 
     With share s, the seeds at which floor(s (i + 1)) steps up from floor(s i) are the name's; the others, renumbered,
-    are dealt to the names after it in the same way.
+    go to the names after it in the same way.
     """
     for name, share in parts:
         before = int(seed * share)

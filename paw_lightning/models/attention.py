@@ -1,4 +1,4 @@
-"""What a model's attention is told of rows with branches."""
+"""The attention masks of rows with branches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from paw_lightning.errors import SettingsError
 def branch_arguments(model: PreTrainedModel, position_ids: Tensor, visible: Tensor) -> dict[str, Any]:
     """Arguments of the model's forward pass, from position_ids long [B, T] and visible bool [B, 1, T, T].
 
-    Layers with a sliding window see those of the visible tokens that are near, by their positions. Raises ValueError
+    Layers with a sliding window see only the visible tokens whose positions are near. Raises SettingsError
     for attention that takes no such mask.
     """
     config = model.config.get_text_config()

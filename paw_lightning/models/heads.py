@@ -114,7 +114,7 @@ class SeparateCritic(nn.Module):
         self.value_head = ValueHead(language_model.config.get_text_config().hidden_size)
 
     def forward(self, hidden: Tensor, input_ids: Tensor, mask: Tensor, view: Mapping[str, Any]) -> Tensor:
-        """As ValueHead's; the policy's hidden states are not read."""
+        """Arguments and result as in `ValueHead.forward`; the policy's hidden states are not read."""
         own = self.backbone(input_ids=input_ids, use_cache=False, **view).last_hidden_state
         return self.value_head(own, input_ids, mask, view)
 

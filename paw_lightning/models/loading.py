@@ -35,7 +35,7 @@ def resolve_model_path(path: str) -> str:
 
 
 def _names_a_folder(path: str) -> bool:
-    """Whether a path is none of the hub's OWNER/NAME: the hub would be asked for it, and answer after a minute."""
+    """Whether a path can only be a local folder, not OWNER/NAME of the hub; asking the hub would take a minute."""
     first, *rest = path.split("/")
     written_as_path = path.startswith(("/", "~", ".")) or len(rest) > 1
     return written_as_path or first == "runs" or bool(rest and Path(first).is_dir())

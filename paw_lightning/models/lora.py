@@ -45,7 +45,7 @@ class LoRA:
 
     @property
     def config(self) -> LoraConfig:
-        """The same in peft's words."""
+        """The same settings as peft's LoraConfig."""
         return LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,  # type: ignore[arg-type]  # any number will do

@@ -1,4 +1,4 @@
-"""What a sampler is: prompts in, actions out, with defaults that do nothing for all else."""
+"""The interface of a sampler: prompts in, actions out."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Sampler(ABC):
             prompts: whole token ids of each decision context.
             temperature: of the softmax; 0 is greedy.
             max_new_tokens: longest action.
-            uniforms: float [B, max_new_tokens] in [0, 1): what randomness should come from, as far as it can.
+            uniforms: float [B, max_new_tokens] in [0, 1): the random numbers to draw with, if the sampler can use them.
         """
 
     def update_weights(self) -> None:  # noqa: B027 - most read the live model

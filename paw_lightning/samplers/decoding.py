@@ -109,7 +109,7 @@ class Decoder:
             for whole, part in zip(storage, aligned, strict=True):
                 for into, copied in zip(whole, part, strict=True):
                     into[rows] = copied
-            del states  # before the next bucket's are
+            del states  # before the next bucket is read
         layers: list[Any] = [RoomyLayer(layer, width) for layer in storage]
         return Cache(layers=layers)
 
@@ -141,7 +141,7 @@ class Decoder:
         *,
         complete: bool = False,
     ) -> list[Generation]:
-        """Write an action after each prompt, whose context the cache holds.
+        """Write an action after each prompt; the cache holds the contexts.
 
         With `complete` the storage that came in holds afterwards, from its next free column on, each prompt's last
         token and its action but for the last token, also of rows that ended early; otherwise these are lost.

@@ -22,9 +22,13 @@ class NativeSampler(Decoder, Sampler):
     ) -> list[Generation]:
         """Draw token i of row b as F^-1(uniforms[b, i]), F the cumulative distribution of softmax(logits / T).
 
-        `uniforms`, float [B, max_new_tokens] in [0, 1), is the only randomness: rounding aside, no row sees another.
-        T = 0 is greedy, and log-probs and entropies are then those of T = 1. Raises ValueError for an empty or too
-        long prompt or a bad setting, FloatingPointError for logits that are not finite.
+        `uniforms`, float [B, max_new_tokens] in [0, 1), is the only randomness; rows do not affect each other, apart
+        from rounding. T = 0 is greedy, and log-probs and entropies are then those of T = 1.
+
+        Raises:
+            SettingsError: a setting is wrong, or a prompt too long for the model.
+            ValueError: a prompt is empty, or the uniforms are of another shape or range.
+            FloatingPointError: logits are not finite.
         """
         if not prompts:
             return []

@@ -43,7 +43,7 @@ class PagedSampler(Sampler):
         }
 
     def update_weights(self) -> None:
-        """Forget all pages: they hold keys and values of the old weights, and would be reused without a word."""
+        """Forget all pages: they hold keys and values of the old weights, and would be reused silently."""
         self.release()
 
     def release(self) -> None:

@@ -31,7 +31,7 @@ class Remembered:
 class Session(Sampler):
     """The native sampler for one rollout, with the same answers.
 
-    A prompt that begins with an earlier prompt and its action goes on from there; any other is read from its start.
+    A prompt that begins with an earlier prompt and its action is read from there on; any other from its start.
     A transcript that does not come back is forgotten. `max_batch_tokens` bounds what is remembered and what is being
     decoded together, half of it each; what does not fit is read again. The model's weights must stay as they are.
     """
@@ -44,7 +44,7 @@ class Session(Sampler):
     def generate(
         self, prompts: list[list[int]], *, temperature: float, max_new_tokens: int, uniforms: Tensor
     ) -> list[Generation]:
-        """As the native sampler's."""
+        """As `NativeSampler.generate`."""
         if not prompts:
             return []
         sampler, budget = self.sampler, self.sampler.max_batch_tokens // 2
@@ -76,7 +76,7 @@ class Session(Sampler):
         return [generations[row] for row in range(len(prompts))]
 
     def _recall(self, prompts: list[list[int]], budget: int, room: int) -> dict[int, Remembered]:
-        """Move what the prompts begin with out of memory, as far as one batch has room for it; forget the rest."""
+        """Take the remembered beginnings of the prompts, as far as one batch has room; forget the rest."""
         memory = sorted(self.memory, key=lambda remembered: remembered.ids)
         self.memory = []
         keys = [remembered.ids for remembered in memory]
@@ -97,7 +97,7 @@ class Session(Sampler):
         return sum(_places(states) for states in {id(r.states): r.states for r in self.memory}.values())
 
     def _go_on(self, prompts: list[list[int]], known: list[Remembered], room: int) -> Cache:
-        """The cache of :meth:`Decoder.prefill` for rows in ascending order of what is new in them."""
+        """The cache of :meth:`Decoder.prefill` for rows in ascending order of their number of new tokens."""
         contexts = [prompt[:-1] for prompt in prompts]
         width = max(map(len, contexts))
         storage = self._gather(contexts, known, width, room)

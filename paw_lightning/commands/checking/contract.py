@@ -74,7 +74,7 @@ def _check_play(
 
 
 def _check_determinism(factory: Callable[[str], TextEnv], traces: list[Trace], steps: int) -> Finding:
-    """Another instance plays the same tasks in the opposite order: neither it nor what came before may show."""
+    """Another instance plays the same tasks in the opposite order; every episode has to be the same."""
     other = factory("train")
     try:
         for trace in reversed(traces):
@@ -91,7 +91,7 @@ def _check_determinism(factory: Callable[[str], TextEnv], traces: list[Trace], s
 
 
 def difference(one: Trace, other: Trace) -> str | None:
-    """Where two episodes part, in words; None where they are equal."""
+    """The first difference of two episodes, in words; None where they are equal."""
     if one.task != other.task:
         return f"the tasks are {one.task!r} and {other.task!r}"
     pairs = zip([one.start, *one.answers], [other.start, *other.answers], strict=False)
@@ -142,7 +142,7 @@ def _check_tasks(env: TextEnv, traces: list[Trace]) -> Finding:
 
 
 def _check_reward(traces: list[Trace], max_return: float | None) -> list[Finding]:
-    """R_max is stated and never exceeded; `won` is stated, and not of an episode that paid nothing."""
+    """R_max is stated and never exceeded; `won` is stated, and an episode that is won has a reward."""
     findings = []
     stated = [trace.max_reward if max_return is None else max_return for trace in traces]
     best = max(traces, key=lambda trace: trace.total)
@@ -184,13 +184,13 @@ def _check_commands(traces: list[Trace]) -> Finding:
 
 
 def _check_peek(env: TextEnv, trace: Trace) -> Finding:
-    """Looking at another action first must change nothing of the episode, its dice included."""
-    dice = random.Random("peek")
+    """Looking at another action first must change nothing of the episode, random numbers included."""
+    rng = random.Random("peek")
     again = begin_probe(env, trace.task_seed)
     latest = again.start
     try:
         for action in trace.actions:
-            env.peek(choose(latest.admissible, latest.observation, dice))
+            env.peek(choose(latest.admissible, latest.observation, rng))
             seen = env.peek(action)
             latest = step(env, again, action)
             if seen != latest.observation:

@@ -63,7 +63,7 @@ def measure(settings: RunSettings, model: PreTrainedModel) -> Measured:
 
 
 def seconds_per_turn(played: PlayedGroups, max_action_tokens: int) -> float:
-    """Of one episode. Where the short rollout cut actions off, they are taken to become as long as they may."""
+    """Seconds per turn of one episode; actions that the short rollout cut off count as the longest allowed."""
     transitions = [t for group in played.groups for t in group.transitions]
     cut_short = any(t.truncated for t in transitions) and max_action_tokens > ACTION_TOKENS
     longer = max_action_tokens * len(transitions) / sum(len(t.action_ids) for t in transitions) if cut_short else 1.0
@@ -72,7 +72,7 @@ def seconds_per_turn(played: PlayedGroups, max_action_tokens: int) -> float:
 
 
 def seconds_per_token(settings: RunSettings, model: PreTrainedModel, played: PlayedGroups) -> float:
-    """Of forward and backward over the last row of each episode."""
+    """Seconds per token of forward and backward, over the last row of each episode."""
     rows: list[Row] = [selected_rows(group)[-1] for group in played.groups]
     heads = PolicyWorldModel(model, settings.module.separate_head).to(settings.device).train()
     batch = [tensor.to(settings.device) for tensor in rectangle(rows)]

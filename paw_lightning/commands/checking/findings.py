@@ -10,7 +10,7 @@ Level = Literal["ok", "warning", "FAIL"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the summary; of a warning or a failure, the text says what to do."""
+    """One line of the summary; the text of a warning or a failure says what to do."""
 
     level: Level
     name: str

@@ -1,4 +1,4 @@
-"""Where an environment's own code failed: the user's file and line instead of a page of traceback."""
+"""Finds the file and line in an environment's own code where an exception came from."""
 
 from __future__ import annotations
 

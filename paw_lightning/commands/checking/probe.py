@@ -1,4 +1,4 @@
-"""Plays an environment without a model and holds every answer against the contract."""
+"""Plays an environment without a model and checks every answer against the contract of `TextEnv`."""
 
 from __future__ import annotations
 
@@ -49,30 +49,30 @@ class Trace:
 
 
 class Breach(Exception):
-    """The environment does not keep to the contract, and the probe cannot go on."""
+    """The environment breaks the contract, and the probe cannot continue."""
 
     def __init__(self, finding: Finding) -> None:
         super().__init__(finding.text)
         self.finding = finding
 
 
-def choose(admissible: list[str] | None, observation: str, dice: random.Random) -> str:
+def choose(admissible: list[str] | None, observation: str, rng: random.Random) -> str:
     """An action that needs no model: an admissible command, or one to three words of what was just seen."""
     if admissible:
         # A page of help is no turn of a typical episode, and prompts do not list it either.
-        return dice.choice([command for command in admissible if command != "help"] or admissible)
+        return rng.choice([command for command in admissible if command != "help"] or admissible)
     words = re.findall(r"\w+", observation) or ["look"]
-    start = dice.randrange(len(words))
+    start = rng.randrange(len(words))
     return " ".join(words[start : start + 3])
 
 
 def play_probe(env: TextEnv, task_seed: int, steps: int, *, episode_seed: int = 0) -> Trace:
     """Play at most `steps` actions; the same seeds choose the same ones. Raises Breach."""
-    dice = random.Random(f"probe {task_seed}")
+    rng = random.Random(f"probe {task_seed}")
     trace = begin_probe(env, task_seed, episode_seed)
     latest = trace.start
     for _ in range(steps):
-        action = choose(latest.admissible, latest.observation, dice)
+        action = choose(latest.admissible, latest.observation, rng)
         latest = step(env, trace, action)
         if any(latest.ended):
             break

@@ -95,7 +95,7 @@ class TextWorldEnv(TextEnv):
         made = subprocess.run(command, capture_output=True, text=True)
         if made.returncode:
             raise RuntimeError(f"{shlex.join(command)} failed: {made.stderr.strip()[-500:]}")
-        draft.with_suffix(".json").rename(path.with_suffix(".json"))  # read beside the game: goal, commands, score
+        draft.with_suffix(".json").rename(path.with_suffix(".json"))  # TextWorld reads goal, commands and score from it
         draft.rename(path)
 
 

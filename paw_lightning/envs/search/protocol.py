@@ -1,4 +1,4 @@
-"""What a search agent and its world say to each other: calls, and retrieved documents as an observation.
+"""The protocol of a search agent and its world: calls, and retrieved documents as an observation.
 
 The policy writes ``<search>query</search>`` or ``<answer>text</answer>``; the world puts what it found in
 ``<information>``. Tiny models say the same as ``search query`` and ``answer text``.

@@ -34,7 +34,7 @@ class ShopEngine:
         self.score: float | None = None
         self.results: Sequence[Product] = ()
         self.number = 1
-        """Of the page of results."""
+        """Number of the page of results."""
         self.visited: set[str] = set()
         """Products looked at since the search page."""
         self.product: Product | None = None

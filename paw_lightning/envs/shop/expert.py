@@ -17,7 +17,7 @@ class Wish:
     """What the task sentence of a made-up shop asks for."""
 
     words: frozenset[str]
-    """Of the kind of thing and its attributes."""
+    """Words of the kind of thing and of its attributes."""
     kind: str
     """The last word of the kind of thing."""
     options: dict[str, str]
@@ -61,7 +61,7 @@ class ShopExpert:
     known: dict[str, set[str]] = field(default_factory=dict)
     """Title -> words of the product's other pages."""
     title: str = ""
-    """Of the product last seen."""
+    """Title of the product last seen."""
     tries: int = 0
     """How often all results were looked through in vain."""
 

@@ -1,4 +1,4 @@
-"""Made-up products for the shop: seeded, of any number, and in nobody's words but ours."""
+"""Made-up products for the shop: seeded and of any number, with texts written for this package."""
 
 from __future__ import annotations
 

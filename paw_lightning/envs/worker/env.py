@@ -252,7 +252,7 @@ class _Worker:
             if len(self.buffer) > MAX_ANSWER_BYTES:
                 raise self.failure(f"the worker's answer is longer than {MAX_ANSWER_BYTES} bytes")
             try:
-                # What lies there already is taken even after the deadline: others may have been waited for.
+                # What has already arrived counts even after the deadline: the caller may have waited for others.
                 self.socket.settimeout(max(deadline - time.monotonic(), 1e-6))
                 received = self.socket.recv(2**16)
             except TimeoutError:

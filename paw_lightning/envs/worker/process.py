@@ -30,7 +30,7 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     sys.argv = sys.argv[:1]
     sys.path[:] = settings["path"]
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     faulthandler.enable()
     if settings["memory_limit_mb"] is not None:
         size = int(settings["memory_limit_mb"] * 2**20)
