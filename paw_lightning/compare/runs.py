@@ -43,7 +43,7 @@ class Run:
     """One arm with one seed."""
 
     output: Path
-    """Absolute: Lightning goes on writing `last.ckpt` itself only while its folder's name stays the same."""
+    """Absolute: Lightning continues to write `last.ckpt` itself only while its folder's name stays the same."""
     arm: str
     seed: int
     configs: tuple[Path, ...]
@@ -65,7 +65,7 @@ class Run:
         return self.folder / "checkpoints" / "last.ckpt"
 
     def command(self) -> list[str]:
-        """The command line; it goes on from the last checkpoint where there is one."""
+        """The command line; it continues from the last checkpoint where there is one."""
         logger = {"save_dir": self.output, "name": self.arm, "version": self.folder.name}
         return [
             *LAUNCHER,

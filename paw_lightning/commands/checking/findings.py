@@ -23,7 +23,7 @@ def ok(name: str, text: str) -> Finding:
 
 
 def warning(name: str, text: str) -> Finding:
-    """A run would go on, and perhaps not do what is wanted."""
+    """A run would continue, and perhaps not do what is wanted."""
     return Finding("warning", name, text)
 
 

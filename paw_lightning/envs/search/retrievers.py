@@ -24,7 +24,7 @@ ARGUMENTS = "retriever.init_args"
 
 
 class RetrievalError(RuntimeError):
-    """A search failed at every try, so the episode cannot go on."""
+    """A search failed at every try, so the episode cannot continue."""
 
 
 class Retriever(ABC):
