@@ -9,7 +9,7 @@ from paw_lightning.errors import SettingsError
 
 
 def check_checkpoint(path: str | None) -> None:
-    """Refuse a path that holds no checkpoint; addresses and Lightning's own words (`last`, `hpc`) are left to Lightning.
+    """Refuse a path that holds no checkpoint; Lightning itself checks addresses and its words `last` and `hpc`.
 
     Raises:
         SettingsError: neither a file that `torch.save` wrote nor a folder, as sharded checkpoints are.

@@ -5,8 +5,8 @@
 The file, of one's own or shipped (configs/compare/household.yaml explains its keys), names the metric, the base arm,
 the seeds and the arms. Each run is `paw-lightning fit` in a process with one thread. It writes to
 OUTPUT/ARM/seed_SEED; what it prints goes to log.txt there. Ctrl-C lets every run finish its iteration; the same command
-continues where it stopped, skips what is done, and tries again what failed. When all have ended, report.md, report.html,
-report.json and curves.png are written.
+continues where it stopped, skips what is done, and tries again what failed. When all have ended, report.md,
+report.html, report.json and curves.png are written.
 
 An output folder belongs to one comparison. Seeds and arms may be added to it; whatever else has changed since it was
 made is named and refused. Decide on the number of seeds beforehand: if you add seeds until a difference shows, you
