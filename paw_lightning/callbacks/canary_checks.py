@@ -261,4 +261,4 @@ def arithmetic(module: PaWModule) -> torch.dtype:
 
 
 def fail(what: str) -> NoReturn:
-    raise CanaryError(f"{what}. canaries.enabled: false goes on regardless")
+    raise CanaryError(f"{what}. canaries.enabled: false trains regardless")

@@ -1,4 +1,4 @@
-"""SuccessReport: what a run achieved, where it is, and how to go on."""
+"""SuccessReport: what a run achieved, where it is, and how to continue it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Success:
 
 
 class SuccessReport(L.Callback):
-    """Prints success before and after training, where the run and its curves are, and the commands to go on with.
+    """Prints success before and after training, where the run and its curves are, and the commands to continue with.
 
     "Before" is Lightning's sanity check, which therefore has to see every validation task
     (``trainer.num_sanity_val_steps: -1``).
@@ -111,7 +111,7 @@ class SuccessReport(L.Callback):
             rank_zero_info(f"next:    {command}")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Say how to go on from the last whole iteration."""
+        """Say how to continue from the last whole iteration."""
         # Other ranks may have died: ask them nothing.
         if self.trained and trainer.world_size == 1 and (command := resume_command(trainer, run_folder(trainer))):
             rank_zero_info(f"resume:  {command}")

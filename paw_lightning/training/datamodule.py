@@ -109,7 +109,7 @@ class RolloutDataModule(L.LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Warn when a resumed run is set up to go on otherwise than it began."""
+        """Warn when a resumed run has other settings than it began with."""
         for name, value in self.state_dict().items():
             if state_dict.get(name, value) != value:
                 rank_zero_warn(

@@ -1,4 +1,4 @@
-"""Where a run keeps its files, and the commands that go on with it."""
+"""Where a run keeps its files, and the commands that continue it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def resume_command(trainer: L.Trainer, folder: Path | None) -> str | None:
 
 
 def longer(trainer: L.Trainer) -> list[str]:
-    """The option that lets a complete run go on for as long again; none where iterations are left."""
+    """The option that trains a complete run for as long again; none where iterations are left."""
     epochs, steps = trainer.max_epochs or -1, trainer.max_steps
     if 0 < epochs <= trainer.current_epoch:
         return ["--trainer.max_epochs", str(2 * epochs)]

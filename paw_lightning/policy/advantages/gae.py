@@ -26,7 +26,7 @@ class GAE(Advantage):
         gamma: discount per token, in [0, 1].
         gae_lambda: in [0, 1]; 1 uses returns alone, 0 trusts the critic.
         whiten: over the update, as verl-agent and TRL do (choice: on, as GRPO's z-score: the size of a step then
-            does not hang on the size of the reward). The value targets stay as they are. Where all returns are equal
+            does not depend on the size of the reward). The value targets stay as they are. Where all returns are equal
             it blows the critic's own noise up to that size.
         invalid_action_penalty: >= 0; subtracted from the reward of a turn whose text held no action.
     """
