@@ -15,7 +15,7 @@ class Transition:
 
     # Written by the collector.
     prompt_ids: list[int]
-    """Token ids of the decision context h_t; empty where it continues the row of the transition before (`begins_row`)."""
+    """Token ids of the decision context h_t; empty where it continues the row of the one before (`begins_row`)."""
     action_ids: list[int]
     """Token ids of a_t exactly as sampled, the end-of-turn token included when the policy wrote it."""
     sampled_logprobs: list[float]

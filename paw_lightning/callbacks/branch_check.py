@@ -44,17 +44,15 @@ def _compare(module: PaWModule, length: int) -> None:
     try:
         branched = _read_targets(module, Row([Segment(tokens[:-8])], branches=[other, first, second]))[-8:]
     except Exception as error:
-        raise SettingsError(
-            f"model.path is {module.path!r}, which cannot read a row with branches; {advice}: {error}"
-        ) from error
+        said = f"model.path is {module.path!r}, which cannot read a row with branches"
+        raise SettingsError(f"{said}; {advice}: {error}") from error
     gap = (branched - torch.cat([_read_targets(module, row) for row in alone])).abs().mean().item()
     # Random tokens are unlikely, and unlikely tokens are rounded coarsely: more is allowed than for sampled ones.
     if not gap <= 4 * checks.TOLERANCE[checks.arithmetic(module)]:
-        raise SettingsError(
-            f"model.path is {module.path!r}, which gives a target another log-prob as a branch of a row than at the end "
-            f"of its own, by {gap:.2g} nats; "
-            f"{advice}"
+        said = (
+            f"model.path is {module.path!r}, which gives a target another log-prob as a branch than in a row of its own"
         )
+        raise SettingsError(f"{said}, by {gap:.2g} nats; {advice}")
 
 
 def _read_targets(module: PaWModule, row: Row) -> Tensor:

@@ -171,17 +171,17 @@ def _check_callback(callback: L.Callback) -> None:
     """Refuse a callback of Lightning's that stops, saves or recuts in mid-iteration."""
     if isinstance(callback, Timer) and callback._interval != "epoch":
         raise SettingsError(
-            "trainer.max_time is set, which stops in mid-iteration; wanted a Timer callback with `interval: epoch`"
+            "trainer.max_time is set and stops in mid-iteration; wanted a Timer callback with `interval: epoch`"
         )
     if isinstance(callback, OnExceptionCheckpoint):
         raise SettingsError(
-            "trainer.callbacks holds an OnExceptionCheckpoint, which saves in mid-iteration; wanted last_checkpoint, which needs no end"
+            "trainer.callbacks holds an OnExceptionCheckpoint, which saves in mid-iteration; wanted last_checkpoint, "
+            "which needs no end"
         )
     if isinstance(callback, GradientAccumulationScheduler):
         raise SettingsError(
-            "trainer.callbacks holds a GradientAccumulationScheduler, which cuts an iteration in other parts than it began "
-            "with; wanted "
-            "trainer.accumulate_grad_batches"
+            "trainer.callbacks holds a GradientAccumulationScheduler, which would cut an iteration into other parts than "
+            "it began with; wanted trainer.accumulate_grad_batches"
         )
     if isinstance(callback, ModelCheckpoint):
         settings = {
