@@ -180,8 +180,8 @@ def _check_callback(callback: L.Callback) -> None:
         )
     if isinstance(callback, GradientAccumulationScheduler):
         raise SettingsError(
-            "trainer.callbacks holds a GradientAccumulationScheduler, which would cut an iteration into other parts than "
-            "it began with; wanted trainer.accumulate_grad_batches"
+            "trainer.callbacks holds a GradientAccumulationScheduler, which would cut an iteration into other parts "
+            "than it began with; wanted trainer.accumulate_grad_batches"
         )
     if isinstance(callback, ModelCheckpoint):
         settings = {
