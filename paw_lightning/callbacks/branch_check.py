@@ -49,9 +49,7 @@ def _compare(module: PaWModule, length: int) -> None:
     gap = (branched - torch.cat([_read_targets(module, row) for row in alone])).abs().mean().item()
     # Random tokens are unlikely, and unlikely tokens are rounded coarsely: more is allowed than for sampled ones.
     if not gap <= 4 * checks.TOLERANCE[checks.arithmetic(module)]:
-        said = (
-            f"model.path is {module.path!r}, which gives a target another log-prob as a branch than alone"
-        )
+        said = f"model.path is {module.path!r}, which gives a target another log-prob as a branch than alone"
         raise SettingsError(f"{said}, by {gap:.2g} nats; {advice}")
 
 

@@ -87,15 +87,17 @@ class Decoder:
         """
         device = self.model.device
         read_tokens, call_cost = reading_limits(self.model)
+        # Every context once
         contexts = [tuple(prompt[:-1]) for prompt in prompts]
         unique = list(dict.fromkeys(contexts))  # ascending in length, as the prompts are
         number = {context: place for place, context in enumerate(unique)}
         source = torch.tensor([number[context] for context in contexts], device=device)
         lengths = torch.tensor([len(context) for context in contexts], device=device)
-
+        # What all of them begin with, if reading it apart pays
         shared = shared_prefix_length(unique)
         shared = shared if shared * (len(unique) - 1) > call_cost else 0
         prefix = self._read([unique[0][:shared]], None) if shared else None
+        # The rest, in buckets of like length, copied to every row that has it
         width = max(1, len(unique[-1]))
         columns = torch.arange(width + room, device=device) - width
         storage: list[LayerStates] = []

@@ -110,6 +110,7 @@ class Session(Sampler):
     def _gather(self, contexts: list[list[int]], known: list[Remembered], width: int, room: int) -> list[LayerStates]:
         """Copy what is remembered so that every context will end at column `width`, with `room` after it."""
         device = self.sampler.model.device
+        # Where each row's tokens lie in its old storage
         columns = torch.arange(width + room, device=device)
         starts = [r.end - len(r.ids) + 1 - (width - len(c)) for c, r in zip(contexts, known, strict=True)]
         places = columns + torch.tensor(starts, device=device)[:, None]
@@ -117,6 +118,7 @@ class Session(Sampler):
         parts: list[list[LayerStates]] = list({id(r.states): r.states for r in known}.values())
         if len(parts) == 1:
             return list(align_right(parts[0], source, places))
+        # Rows of several storages: each storage's own, then all in order
         number = {id(states): i for i, states in enumerate(parts)}
         part = torch.tensor([number[id(r.states)] for r in known], device=device)
         pieces = [align_right(states, source[part == i], places[part == i]) for i, states in enumerate(parts)]
