@@ -9,6 +9,10 @@ class SettingsError(ValueError):
     """A setting was refused; the message reads "KEY is ...; wanted ..." and the command line prints it as one line."""
 
 
+class EnvironmentFailedError(RuntimeError):
+    """Nothing could be played; the message names the environment's method, its error, and the line of its code."""
+
+
 def one_of(key: str, value: object, choices: Collection[str]) -> None:
     """Refuse a value that is none of the choices: the command line knows them, a script's author may misspell one."""
     if value not in choices:

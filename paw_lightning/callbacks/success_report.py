@@ -123,12 +123,13 @@ class SuccessReport(L.Callback):
             rate = trainer.callback_metrics.get("rollout/success_rate")
             known = "unknown" if rate is None else f"{float(rate):.1%} in the last iteration"
             return f"success in training: {known} (no validation in this run)"
+        when = "" if self.after is not None else " before training, and not validated since"
         rates = " -> ".join("unknown" if math.isnan(value.rate) else f"{value.rate:.1%}" for value in values)
         if any(math.isnan(value.rate) for value in values):
-            return f"success on unseen tasks: {rates}; unknown: every validation task was lost to its environment"
+            return f"success on unseen tasks{when}: {rates}; unknown: every validation task was lost to its environment"
         errors = ", ".join(f"{value.standard_error:.1f}" for value in values)
         tasks = ", ".join(dict.fromkeys(str(value.tasks) for value in values))
-        return f"success on unseen tasks: {rates} (standard error {errors}; {tasks} tasks)"
+        return f"success on unseen tasks{when}: {rates} (standard error {errors}; {tasks} tasks)"
 
 
 def complete(trainer: L.Trainer) -> bool:

@@ -80,7 +80,8 @@ def asks_for_choices(settings: list[Setting]) -> bool:
 def summary(command: str, settings: list[Setting]) -> str:
     """What is about to run, in a few words."""
     values = {setting.key: setting.value for setting in settings}
-    environment = values.get("rollout.environment.class_path", values.get("rollout.environment"))
+    named = [s.value for s in settings if s.key in ("rollout.environment", "rollout.environment.class_path")]
+    environment = named[-1] if named else None
     words = [command, values.get("model.path"), environment and "in " + str(environment).rpartition(".")[2]]
     return " ".join(str(word) for word in words if word)
 

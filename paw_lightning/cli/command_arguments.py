@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from paw_lightning.errors import SettingsError
 
-NO_MATPLOTLIB = "matplotlib is not installed; wanted it for the pictures: pip install 'paw-lightning[plots]'"
+NO_MATPLOTLIB = "matplotlib is not installed; wanted it for the pictures: pip install 'matplotlib>=3.9'"
 
 
 class Arguments(argparse.ArgumentParser):

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-from paw_lightning.errors import SettingsError
+from paw_lightning.errors import EnvironmentFailedError, SettingsError
 
 
 def main() -> None:
@@ -22,6 +22,9 @@ def main() -> None:
     except SettingsError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         status = 2
+    except EnvironmentFailedError as error:  # its line is in the message, a traceback would show the library's alone
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        status = 1
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
     if status:

@@ -20,8 +20,15 @@ def quiet() -> None:
     """Drop the lines that match the patterns above; every other line and warning stays."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).addFilter(_says_something)
+    warnings.formatwarning = _in_one_line  # type: ignore[assignment]
     for words in (".*treespec, LeafSpec.*", "LightningCLI's args parameter"):
         warnings.filterwarnings("ignore", message=words)
+
+
+def _in_one_line(message: Warning | str, category: type[Warning], filename: str, *_: object) -> str:
+    """A warning as a sentence; of other people's code with the file that it comes from."""
+    own = "paw_lightning" in filename or "lightning/pytorch" in filename
+    return f"warning: {message}\n" if own else f"{filename}: {category.__name__}: {message}\n"
 
 
 def _says_something(record: logging.LogRecord) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import shutil
 import sys
 import warnings
@@ -138,6 +139,9 @@ class PaWCLI(LightningCLI):
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the seed: every random number of a run follows from it."""
         parser.add_argument("--seed_everything", type=int, default=0, help="Seed of everything that is random.")
+        for action in parser._actions:
+            if action.dest == "config":
+                action.help = "A configuration file, or the name of a shipped one; several are laid over each other."
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the sections."""
@@ -182,14 +186,18 @@ class PaWCLI(LightningCLI):
 
     def _blame(self, error: Exception) -> str:
         """The message of an error, with the key before it where the message tells which key it is."""
-        config, text = self.config[self.subcommand], str(error)
+        config, text = self.config[self.subcommand], " ".join(str(error).split())
+        problem = re.search(r"Problem with given class_path '([\w.]+)': (.+?)(?= - Expected| Given value|$)", text)
+        if problem:
+            text = f"{problem[1]} cannot be built: {problem[2]}"
         given = vars(config.trainer)
         named = [name for name in given if f"`{name}`" in text or f"{name}=" in text]
         named += [name for name, value in given.items() if isinstance(value, str) and value in text]
         if named:
             return f"trainer.{named[0]} is {given[named[0]]!r}; {text}"
         logger = getattr(config.trainer.logger, "class_path", "")
-        return f"trainer.logger is {logger}; {text}" if isinstance(error, ImportError) and logger else text
+        blamed = isinstance(error, ImportError) or (problem is not None and problem[1] == logger)
+        return f"trainer.logger is {logger}; {text}" if blamed and logger else text
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the subcommand; a run that is refused before its first step leaves no folder behind."""

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from paw_lightning import ranks
+from paw_lightning.errors import EnvironmentFailedError
 from paw_lightning.models.policy_world_model import PolicyWorldModel
 from paw_lightning.rollouts import scoring
 from paw_lightning.rollouts.collector import Collector, PlayedGroups
@@ -71,7 +72,7 @@ class Runner:
                 env = self.settings.environment(split)
                 self._counts[split] = env.num_tasks
             except SystemExit as error:
-                raise RuntimeError(describe(None, f"__init__({split!r})", error)) from error
+                raise EnvironmentFailedError(describe(None, f"__init__({split!r})", error)) from error
             self.collector(split).keep(env)  # it may be a process that took seconds to start
         return self._counts[split]
 
@@ -106,7 +107,9 @@ class Runner:
         useful = play_useful(play_round, len(task_seeds), self.tasks.dynamic_sampling)
         played = useful.played
         if not played.groups:
-            raise RuntimeError(f"no train group could be played to its end; the last failure: {played.failures[-1]}")
+            raise EnvironmentFailedError(
+                f"no train group could be played to its end; the last failure: {played.failures[-1]}"
+            )
         rollout = Rollout(
             iteration,
             played.groups,

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from paw_lightning.errors import SettingsError
@@ -110,6 +111,8 @@ class RolloutDataModule(L.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Warn when a resumed run has other settings than it began with."""
+        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return  # an evaluation plays tasks of its own
         for name, value in self.state_dict().items():
             if state_dict.get(name, value) != value:
                 rank_zero_warn(

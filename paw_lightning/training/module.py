@@ -203,6 +203,7 @@ class PaWModule(L.LightningModule):
             rate = {} if self.critic_learning_rate is None else {"lr": self.critic_learning_rate}
             parameters = [{"params": parameters}, {"params": own, **rate}]
         optimizer = self.optimizer_factory(parameters)
+        self._rates = [group["lr"] for group in optimizer.param_groups]
         if self.scheduler_factory is None:
             return optimizer
         schedule = {"scheduler": self.scheduler_factory(optimizer), "interval": "epoch"}
@@ -247,6 +248,16 @@ class PaWModule(L.LightningModule):
     def _parts(self) -> int:
         """Into how many micro-batches, on all ranks together, an optimizer step is cut."""
         return self.trainer.accumulate_grad_batches * ranks.world()[1]
+
+    def on_train_start(self) -> None:
+        """Say when a resumed run keeps the checkpoint's learning rate and not the one that is configured."""
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        kept = [group["lr"] for group in optimizer.param_groups]
+        if self.trainer.ckpt_path and self.scheduler_factory is None and kept != self._rates:
+            rank_zero_warn(
+                f"model.optimizer has the learning rate {self._rates[0]:g}, and the checkpoint {kept[0]:g}, which a "
+                "resumed run keeps: start a new run from the exported policy (model.path) to train at another rate"
+            )
 
     def on_train_epoch_end(self) -> None:
         """Log the means of the iteration."""

@@ -45,5 +45,5 @@ def test_what_cannot_be_drawn_is_named(run: Path, tmp_path: Path, monkeypatch: p
     with pytest.raises(SettingsError, match="empty, which holds no curves"):
         command([str(tmp_path / "empty")])
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(SettingsError, match=r"matplotlib is not installed.*paw-lightning\[plots\]"):
+    with pytest.raises(SettingsError, match=r"matplotlib is not installed.*pip install 'matplotlib>=3.9'"):
         command([str(run)])

@@ -16,7 +16,9 @@ from paw_lightning.types import Episode, Rollout, Transition
 
 @dataclass(frozen=True)
 class GAE(Advantage):
-    """A_i = delta_i + gamma lambda A_{i+1} with delta_i = r_i + gamma V_{i+1} - V_i, over action tokens (PPO).
+    """Generalised advantage estimation over action tokens, from a critic's values (PPO).
+
+    A_i = delta_i + gamma lambda A_{i+1} with delta_i = r_i + gamma V_{i+1} - V_i.
 
     A turn's reward, less the penalty if it was invalid, falls on its last action token; V after the end is 0.
 

@@ -19,7 +19,7 @@ from paw_lightning.types import Episode, RolloutGroup
 
 @dataclass(frozen=True)
 class GRPO(GroupAdvantage):
-    """A = (R - mean R) / (std R + 1e-6), the same for every action token of an episode; std is unbiased.
+    """An episode's return against its group's: A = (R - mean R) / (std R + 1e-6), for every token; std is unbiased.
 
     A group whose scores are all equal has advantage 0.
 
@@ -49,7 +49,7 @@ class GRPO(GroupAdvantage):
 
 @dataclass(frozen=True)
 class RLOO(GroupAdvantage):
-    """A = R - mean of the group's other returns; the arguments are GRPO's.
+    """An episode's return less the mean of its group's other returns (leave one out); the arguments are GRPO's.
 
     At row level the others are the group's other turns: A = (s - mean s) N / (N - 1) over N turns.
     """
@@ -70,7 +70,7 @@ class RLOO(GroupAdvantage):
 
 @dataclass(frozen=True)
 class GiGPO(GroupAdvantage):
-    """A = A_episode + omega A_step: GRPO, plus a comparison of the turns that saw the same observation.
+    """GRPO, plus a comparison of the turns that saw the same observation: A = A_episode + omega A_step.
 
     Step return G_t = r_t + gamma G_{t+1}. The group's turns with matching anchors form a cluster, in which
     A_step = (G - mean G) / F; a turn alone in its cluster has A_step = 0.
