@@ -177,7 +177,8 @@ def test_an_attention_that_cannot_branch_is_named(tiny_model_dir: str) -> None:
     model.language_model.config._attn_implementation = "flash_attention_2"
     batch = collate(build_rows(rollout_of(controlled(transcript(*FIRST)))), on_policy=False)
     with pytest.raises(
-        ValueError, match=r"flash_attention_2, full_attention.*wanted model\.attention: sdpa.*target_control\.targets"
+        ValueError,
+        match=r"model\.attention is 'flash_attention_2' \(full_attention\).*wanted sdpa.*target_control\.targets",
     ):
         model(batch.input_ids, batch.action_mask, batch.target_mask, 1.0, batch.position_ids, batch.visible)
 

@@ -110,10 +110,12 @@ def test_official_games_refuse_what_does_not_apply(
     task = load_game(path).goal.task
     others = [name for name in ("pick", "look") if name != task][:1]
     for message, arguments in {
-        rf"game_file=.* is a '{task}' game, but tasks=": {"game_file": path, "tasks": others},
+        rf"game_file is .*; wanted a game of the tasks .*, which '{task}' is not": {"game_file": path, "tasks": others},
         "receptacles is 3; wanted no setting of it or of objects": {"game_file": path, "receptacles": 3},
         "num_tasks is 2; wanted between 1 and 1": {"game_file": path, "num_tasks": 2},
-        "is the valid_seen folder, but split='train' plays train": {"data_path": str(official / "valid_seen")},
+        "valid_seen'; wanted the folder above it: the split 'train' plays train": {
+            "data_path": str(official / "valid_seen")
+        },
     }.items():
         with pytest.raises(ValueError, match=message):
             HouseholdEnv(**arguments)

@@ -82,5 +82,5 @@ def test_bm25_needs_its_extra_and_a_file(monkeypatch: pytest.MonkeyPatch, tmp_pa
         BM25Retriever("/nonexistent", k1=-1)
     (tmp_path / "corpus.jsonl").write_text("")
     monkeypatch.setitem(sys.modules, "bm25s", None)
-    with pytest.raises(SettingsError, match=r"rollout\.environment\.init_args\.retriever .*extra `search`"):
+    with pytest.raises(SettingsError, match=r"bm25s is not installed; wanted it for the retriever.*extra `search`"):
         BM25Retriever(str(tmp_path / "corpus.jsonl"))
