@@ -15,6 +15,7 @@ import yaml
 from jsonargparse import Namespace
 from transformers import PreTrainedModel
 
+from paw_lightning.commands.export import load_weights
 from paw_lightning.commands.parsing import read
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.errors import SettingsError
@@ -126,14 +127,7 @@ def load_policy(settings: RunSettings, checkpoint: str | None = None) -> PreTrai
 
 def _load_weights(model: PreTrainedModel, checkpoint: str) -> None:
     """Put a checkpoint's weights into the model; a LoRA run's checkpoint holds the adapters only."""
-    path, prefix = Path(checkpoint).expanduser(), "model.language_model."
-    if path.is_dir():
-        from lightning.fabric.utilities.load import _load_distributed_checkpoint
-
-        saved = _load_distributed_checkpoint(path)
-        state = saved.get("state_dict") or saved["model"]
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    prefix, state = "model.language_model.", load_weights(Path(checkpoint).expanduser())
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     missing = sorted({name for name, p in model.named_parameters() if p.requires_grad} - own.keys())
     if missing:

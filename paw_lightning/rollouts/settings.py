@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.errors import SettingsError
-from paw_lightning.rollouts.layouts import Layout, StepLayout, check_prompt
+from paw_lightning.rollouts.layouts import Layout, check_prompt
 from paw_lightning.samplers.base import Sampler
 from paw_lightning.samplers.native import NativeSampler
 from paw_lightning.samplers.paged import PagedSampler
@@ -24,21 +24,21 @@ SAMPLERS: dict[str, SamplerFactory] = {"native": NativeSampler, "paged": PagedSa
 
 @dataclass(frozen=True)
 class RolloutSettings:
-    """How episodes are played and scored; the arguments are those of EnvironmentLoop."""
+    """How episodes are played and scored; the arguments, and their defaults, are those of EnvironmentLoop."""
 
     environment: Callable[[str], TextEnv]
-    prompt: Prompt = Prompt()  # noqa: RUF009 - frozen
-    layout: type[Layout] = StepLayout
-    sampler: SamplerFactory = NativeSampler
-    max_steps: int = 50
-    max_action_tokens: int = 512
-    max_observation_tokens: int = 512
-    temperature: float = 1.0
-    validation_temperature: float = 1.0
-    episode_retries: int = 1
-    old_logprobs: Literal["sampler", "trainer"] = "sampler"
-    importance_cap: float | None = None
-    scoring_tokens: int = 32_768
+    prompt: Prompt
+    layout: type[Layout]
+    sampler: SamplerFactory
+    max_steps: int
+    max_action_tokens: int
+    max_observation_tokens: int
+    temperature: float
+    validation_temperature: float
+    episode_retries: int
+    old_logprobs: Literal["sampler", "trainer"]
+    importance_cap: float | None
+    scoring_tokens: int
     counterfactuals: bool = False
     """Record with each training turn the world's answer to another action (`target_control.targets: wrong_action`)."""
 
