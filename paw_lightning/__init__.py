@@ -22,9 +22,9 @@ if TYPE_CHECKING:
         TargetControl,
         WorldModelHealth,
     )
-    from paw_lightning.envs import HouseholdEnv, MixtureEnv, SearchEnv, ShopEnv, TextEnv, WorkerEnv
+    from paw_lightning.envs import HouseholdEnv, MixtureEnv, RecordedEpisodes, SearchEnv, ShopEnv, TextEnv, WorkerEnv
     from paw_lightning.models.lora import LoRA
-    from paw_lightning.policy.advantages import GAE, GRPO, RLOO, GiGPO, NoReward
+    from paw_lightning.policy.advantages import GAE, GRPO, RLOO, GiGPO, Imitation, NoReward
     from paw_lightning.policy.losses import PolicyLoss
     from paw_lightning.text.prompts import Prompt
     from paw_lightning.training.datamodule import RolloutDataModule
@@ -42,6 +42,7 @@ __all__ = [
     "GiGPO",
     "GracefulStop",
     "HouseholdEnv",
+    "Imitation",
     "IterationProgressBar",
     "LoRA",
     "MixtureEnv",
@@ -50,6 +51,7 @@ __all__ = [
     "PolicyExport",
     "PolicyLoss",
     "Prompt",
+    "RecordedEpisodes",
     "RewardBalance",
     "RolloutDataModule",
     "RolloutSamples",
@@ -66,9 +68,9 @@ __all__ = [
 _HOMES = {
     "callbacks": "Canaries EntropySelection EnvironmentLoop GracefulStop IterationProgressBar PolicyExport "
     "RewardBalance RolloutSamples SuccessReport TargetControl WorldModelHealth",
-    "envs": "HouseholdEnv MixtureEnv SearchEnv ShopEnv TextEnv WorkerEnv",
+    "envs": "HouseholdEnv MixtureEnv RecordedEpisodes SearchEnv ShopEnv TextEnv WorkerEnv",
     "models.lora": "LoRA",
-    "policy.advantages": "GAE GRPO GiGPO NoReward RLOO",
+    "policy.advantages": "GAE GRPO GiGPO Imitation NoReward RLOO",
     "policy.losses": "PolicyLoss",
     "text.prompts": "Prompt",
     "training.datamodule": "RolloutDataModule",

@@ -155,6 +155,8 @@ class Rollout:
     """Those that are trained on; with several ranks every rank holds them all."""
     temperature: float = 1.0
     """Of the distribution that the actions were drawn from; the policy loss reads the same one."""
+    demonstrated: bool = False
+    """An expert wrote the actions, not the policy: no ratio is taken against whoever wrote them."""
     left_out: list[RolloutGroup] = field(default_factory=list)
     """Groups that were played and are not trained on: all their returns are equal (dynamic sampling)."""
     dropped_groups: int = 0
@@ -211,7 +213,8 @@ class MicroBatch:
     target_coefficients: Tensor
     """float [M]: lambda_g of each target's group, for monitoring."""
     on_policy: bool
-    """No optimizer step was made since the rollout: the policy is still the one that sampled."""
+    """The ratio is 1: no optimizer step was made since the rollout, so that the policy is still the one that sampled;
+    or an expert wrote the actions, whom the policy is not compared with."""
     old_values: Tensor | None = None
     """float [N]; None without a critic."""
     value_targets: Tensor | None = None

@@ -70,14 +70,15 @@ class Canaries(RolloutCallback):
             self._check_first(trainer, pair, rollout, checked, tolerance)
         elif self.stepped:
             checks.check_sampler_follows(pair, self.probe, tolerance)
-            checks.check_sampler_agrees(pair, checked, tolerance)
+            if not rollout.demonstrated:
+                checks.check_sampler_agrees(pair, checked, tolerance)
             self.probe, self.finished = None, True
 
     def _check_first(
         self, trainer: L.Trainer, pair: checks.Pair, rollout: Rollout, checked: list[Transition], tolerance: float
     ) -> None:
         checks.check_texts(pair.module.tokenizer, checked)
-        gap = checks.check_sampler_agrees(pair, checked, tolerance)
+        gap = 0.0 if rollout.demonstrated else checks.check_sampler_agrees(pair, checked, tolerance)
         change = checks.check_appended_observation(pair, checked, tolerance)
         self.probe = checks.Probe.take(pair, [t.prompt_ids for t in checked])
         self.known = {

@@ -48,7 +48,7 @@ class EnvironmentLoop(L.Callback):
         layout: `step`, one training sequence per transition, the paper's; `episode`, one growing transcript per
             episode, which is read and trained on once; or the class path of a Layout of yours.
         advantage: what turns rewards into advantages: GRPO (default), RLOO, GiGPO, GAE (PPO: needs `model.critic`),
-            NoReward; or a function of a group, or an Advantage, of yours.
+            NoReward, Imitation (an expert plays); or a function of a group, or an Advantage, of yours.
         inadmissible_action_penalty: subtracted from the advantage of a turn whose action the environment does not list
             as admissible; >= 0, a term of its own outside any normalisation (choice: the paper penalises malformed
             text only, which is the advantage's own `invalid_action_penalty`).
@@ -121,7 +121,11 @@ class EnvironmentLoop(L.Callback):
             )
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         selection, control, balance = world_model_parts(callbacks)
-        settings = replace(self.settings, counterfactuals=control.needs_counterfactuals)
+        settings = replace(
+            self.settings,
+            counterfactuals=control.needs_counterfactuals,
+            demonstrated=self.advantage.demonstrated,
+        )
         self.trainer, self.module = trainer, pl_module
         self.observers = [callback for callback in callbacks if isinstance(callback, RolloutCallback)]
         self.runner = Runner(settings, data.tasks, pl_module, self._progress)

@@ -119,7 +119,7 @@ def _check_rewardless(name: str, dynamic_sampling: int, world_model_interval: in
 def _check_selection(iteration: Iteration) -> None:
     """Refuse to select nothing where the world model is all that some optimizer steps teach."""
     interval, rewardless = iteration.cutter.world_model_interval, iteration.advantage.rewardless
-    if not iteration.selection.alpha and (interval or rewardless):
+    if not iteration.selection.alpha and (interval or (rewardless and not iteration.advantage.demonstrated)):
         name = type(iteration.advantage).__name__
         why = f"data.world_model_interval is {interval}" if interval else f"rollout.advantage is {name}"
         raise SettingsError(

@@ -3,8 +3,9 @@
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.envs.household.env import HouseholdEnv
 from paw_lightning.envs.mixture import MixtureEnv
+from paw_lightning.envs.recorded import RecordedEpisodes
 from paw_lightning.envs.search.env import SearchEnv
 from paw_lightning.envs.shop.env import ShopEnv
 from paw_lightning.envs.worker.env import WorkerEnv
 
-__all__ = ["HouseholdEnv", "MixtureEnv", "SearchEnv", "ShopEnv", "TextEnv", "WorkerEnv"]
+__all__ = ["HouseholdEnv", "MixtureEnv", "RecordedEpisodes", "SearchEnv", "ShopEnv", "TextEnv", "WorkerEnv"]

@@ -66,5 +66,16 @@ class TextEnv(ABC):
             "playing it (it has no `peek`); wanted other targets or another rollout.environment"
         )
 
+    def demonstrate(self) -> str:
+        """What an expert would do now: a command, or a whole answer in the run's action format.
+
+        Optional: only imitation (`rollout.advantage: Imitation`) asks for it, once before each step. The state does not
+        change.
+        """
+        raise NotImplementedError(
+            f"rollout.advantage is Imitation and {type(self).__name__} has no expert (no `demonstrate`); wanted a "
+            "world that has one, or RecordedEpisodes with episodes of your own (rollout.environment)"
+        )
+
     def close(self) -> None:  # noqa: B027 - most worlds hold nothing
         """Release whatever the environment holds."""

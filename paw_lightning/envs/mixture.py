@@ -65,6 +65,10 @@ class MixtureEnv(TextEnv):
         """Ask the environment that is being played."""
         return self._playing().peek(action)
 
+    def demonstrate(self) -> str:
+        """Ask the environment that is being played."""
+        return self._playing().demonstrate()
+
     def close(self) -> None:
         """Close every environment."""
         while self._built:

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from paw_lightning.errors import SettingsError
+from paw_lightning.models import smollm2
 
 ASSETS = Path(__file__).parent.parent / "assets"
 WANTED = "a Hugging Face model directory, a hub name, or the name of a policy shipped with the package"
@@ -21,6 +22,8 @@ def resolve_model_path(path: str) -> str:
     Raises:
         SettingsError: the path can only be one of this machine, and there is none.
     """
+    if path == smollm2.NAME:
+        return smollm2.directory()
     bundled = ASSETS / path
     if path and bundled.is_dir():
         return str(bundled)

@@ -83,6 +83,7 @@ class Collector:
         stop_token_ids: Sequence[int],
         layout: type[Layout] = StepLayout,
         counterfactuals: bool = False,
+        demonstrated: bool = False,
         episode_retries: int = 0,
     ) -> None:
         self.make_env = make_env
@@ -96,6 +97,8 @@ class Collector:
         self.action_format = action_format(prompts.prompt.action_format)
         self.counterfactuals = counterfactuals
         """Record with each turn the answer to another admissible action, drawn at random."""
+        self.demonstrated = demonstrated
+        """The environment's expert writes the actions."""
         self.episode_retries = episode_retries
         self._idle: list[TextEnv] = []
 
@@ -226,13 +229,19 @@ class Collector:
             ]
         if not ready:
             return
-        with timed(play.seconds, "generation"):
-            generations = play.sampler.generate(
-                [context.ids for _, context in ready],
-                temperature=play.temperature,
-                max_new_tokens=self.max_action_tokens,
-                uniforms=torch.stack(noise),
-            )
+        if self.demonstrated:
+            with timed(play.seconds, "environment"):
+                written = [(p, context, self._demonstration(p)) for p, context in ready]
+            ready = [(p, context) for p, context, generation in written if generation]
+            generations = [generation for _, _, generation in written if generation]
+        else:
+            with timed(play.seconds, "generation"):
+                generations = play.sampler.generate(
+                    [context.ids for _, context in ready],
+                    temperature=play.temperature,
+                    max_new_tokens=self.max_action_tokens,
+                    uniforms=torch.stack(noise),
+                )
         with timed(play.seconds, "tokenization"):
             actions = [self._parse(generation) for generation in generations]
         with timed(play.seconds, "environment"):
@@ -316,6 +325,25 @@ class Collector:
         p.episode.finished = done
         p.done = done or p.turn == self.max_steps
         p.episode.won = p.episode.won or bool(info.get("won", False))
+
+    def _demonstration(self, p: Player) -> Generation | None:
+        """What the environment's expert writes, as the policy would have sampled it; None where the expert fails."""
+        try:
+            text = p.env.demonstrate()
+        except NotImplementedError as error:  # not a broken episode: no group could be played
+            raise SettingsError(str(error)) from error
+        except FAILURES as error:
+            p.failure = EpisodeError(describe(p.env, "demonstrate()", error))
+            return None
+        # A whole answer stays as it is, a bare command is put into the format.
+        written = text if self.action_format.parse(text).well_formed else self.action_format.write(text)
+        ids = [*self.prompts.chat.encode_text(written), self.prompts.chat.tokenizer.eos_token_id]
+        if len(ids) > self.max_action_tokens:
+            raise SettingsError(
+                f"rollout.max_action_tokens is {self.max_action_tokens}, and an expert's answer {written[:80]!r} has "
+                f"{len(ids)} tokens; wanted at least as many"
+            )
+        return Generation(ids, [0.0] * len(ids), [], stopped=True)
 
     def _peek(self, p: Player, taken: str, seed: Sequence[int | str]) -> str | None:
         """The answer to another admissible action than the one taken; None where there is no other."""

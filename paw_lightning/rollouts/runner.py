@@ -114,6 +114,7 @@ class Runner:
             iteration,
             played.groups,
             temperature=self.settings.temperature,
+            demonstrated=self.settings.demonstrated,
             left_out=useful.left_out,
             dropped_groups=len(played.failures),
             seconds=dict(played.seconds),
@@ -219,6 +220,7 @@ class Runner:
                 stop_token_ids=stop_token_ids(tokenizer, self.policy.played_model.language_model),
                 layout=settings.layout,
                 counterfactuals=settings.counterfactuals and split == "train",
+                demonstrated=settings.demonstrated and split == "train",
                 episode_retries=settings.episode_retries,
             )
         return self._collectors[split]

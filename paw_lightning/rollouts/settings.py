@@ -41,6 +41,8 @@ class RolloutSettings:
     scoring_tokens: int
     counterfactuals: bool = False
     """Record with each training turn the world's answer to another action (`target_control.targets: wrong_action`)."""
+    demonstrated: bool = False
+    """In training the environment's expert writes the actions (`rollout.advantage: Imitation`)."""
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "max_action_tokens", "max_observation_tokens", "scoring_tokens"):

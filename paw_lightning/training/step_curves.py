@@ -67,5 +67,6 @@ def _log_actions(means: RunningMeans, batch: MicroBatch, losses: StepLosses, pol
     means.add("train/entropy", out.action_entropies.detach().mean(), actions)
     if batch.reference_logprobs is not None:
         means.add("train/reference_kl", kl_estimate(logprobs, batch.reference_logprobs).mean(), actions)
+    means.add("train/action_nll", -logprobs.mean(), actions)
     if batch.on_policy:
         means.add("rollout/logprob_gap", (logprobs - batch.old_logprobs).abs().mean(), actions)

@@ -56,7 +56,8 @@ class UpdateCutter:
         for step, (terms, rows) in enumerate(self.steps(rollout)):
             # Neighbours are of like length, so ranks finish together.
             for micro_rows in split_evenly(rows, accumulate * size, lambda row: row.length)[rank::size]:
-                batch = collate(micro_rows, on_policy=step == 0, temperature=rollout.temperature)
+                on_policy = step == 0 or rollout.demonstrated
+                batch = collate(micro_rows, on_policy=on_policy, temperature=rollout.temperature)
                 yield restrict(batch, terms)
 
     def steps(self, rollout: Rollout) -> list[tuple[Terms, list[Row]]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.envs.household.engine import PASSIVE, HouseholdEngine, listing
-from paw_lightning.envs.household.expert import plan
+from paw_lightning.envs.household.expert import ExplorerExpert, plan
 from paw_lightning.envs.household.files import find_games, load_game
 from paw_lightning.envs.household.game import TASKS, HouseholdGame
 from paw_lightning.envs.household.generator import MIN_OBJECTS, MIN_RECEPTACLES, generate_game
@@ -82,6 +82,9 @@ class HouseholdEnv(TextEnv):
         self.num_tasks: int | None = _task_count(num_tasks, len(self._files))
         self._task_rng = random.Random(f"{split} task order")
         self._engine: HouseholdEngine | None = None
+        self._expert: ExplorerExpert | None = None
+        self._unread: list[str] = []
+        """Observations that the expert has not seen."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start task ``seed`` modulo ``num_tasks``; without a seed, one that the environment draws."""
@@ -94,6 +97,7 @@ class HouseholdEnv(TextEnv):
         else:
             self._group_key = f"{self.split}/{number}"
         self._engine = HouseholdEngine(self._game(number))
+        self._expert, self._unread = None, []
         if not self.brief_intro:
             return self._present(self._engine.intro())
         return self._present(f"You see {listing(f'a {name}' for name in self._engine.game.receptacles)}.")
@@ -120,6 +124,17 @@ class HouseholdEnv(TextEnv):
         twin._engine = self._started().copy()
         twin._episode_rng = copy(self._episode_rng)
         return twin.step(action)[0]
+
+    def demonstrate(self) -> str:
+        """The next command of an expert who, like any player, has to look for things."""
+        engine = self._started()
+        if self._expert is None:
+            # Of the episode's own random numbers, so that the episodes of a group search in other orders.
+            self._expert = ExplorerExpert(copy(self._episode_rng), engine.game.task)
+        for text in self._unread[:-1]:
+            self._expert.observe(text)
+        last, self._unread = self._unread[-1], []
+        return self._expert.act(last, engine.admissible)
 
     def close(self) -> None:
         """Do nothing: a house holds no resources."""
@@ -168,6 +183,7 @@ class HouseholdEnv(TextEnv):
     def _present(self, text: str) -> tuple[str, dict[str, Any]]:
         """The observation as the player gets it, and its info."""
         engine = self._started()
+        self._unread = [*self._unread, text]  # a new list: a twin (peek) reads nothing for the house itself
         spans = []
         if self.nuisance == "random_ids":
             start = len(text) + len(" (tag ")

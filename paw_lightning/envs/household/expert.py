@@ -154,10 +154,11 @@ class ExplorerExpert:
 
     def act(self, observation: str, admissible: Collection[str]) -> str:
         """The next command, given the latest observation and ``info["admissible_commands"]``."""
-        self._observe(observation)
+        self.observe(observation)
         return next_command(self.known, admissible, self.rng)
 
-    def _observe(self, text: str) -> None:
+    def observe(self, text: str) -> None:
+        """Take in an observation without acting on it."""
         known = self.known
         if not known.contents:  # the first observation lists all receptacles
             known.contents = dict.fromkeys(re.findall(rf"\ba ({NAME})", text.split("Your task is to")[0]))

@@ -135,6 +135,11 @@ class SearchEnv(TextEnv):
         """Commands that answer the current question from its start; empty for questions of a data set."""
         return list(self._started().plan)
 
+    def demonstrate(self) -> str:
+        """The next command of one who knows which documents to look for, for questions about invented facts."""
+        plan = self._started().plan
+        return plan[min(self._turn, len(plan) - 1)] if plan else super().demonstrate()
+
     def _started(self) -> Question:
         if self._question is None:
             raise RuntimeError("no episode has been started: call reset() first")

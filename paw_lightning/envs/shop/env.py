@@ -9,6 +9,7 @@ from typing import Any
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.envs.loading import check_split, expand, wrong_argument
 from paw_lightning.envs.shop.engine import PAGE_SIZE, ShopEngine
+from paw_lightning.envs.shop.expert import ShopExpert
 from paw_lightning.envs.shop.generator import MAX_PRODUCTS, MIN_PRODUCTS
 from paw_lightning.envs.shop.pages import write_lines, write_quoted, write_rich, write_text
 from paw_lightning.envs.shop.store import Store, generated_store, official_store
@@ -74,7 +75,7 @@ class ShopEnv(TextEnv):
             raise wrong_argument("page_size", page_size, "at least 1")
         if success_reward <= 0:
             raise wrong_argument("success_reward", success_reward, "a positive number")
-        self.split, self.page_size, self.observation = split, page_size, observation
+        self.split, self.page_size, self.observation, self.data_path = split, page_size, observation, data_path
         self.reward, self.success_reward = reward, float(success_reward)
         self.store = _open(data_path, products, brief, catalogue_seed)
         goals = self.store.split(split)
@@ -86,11 +87,12 @@ class ShopEnv(TextEnv):
         self._goals = goals[: self.num_tasks]
         self._task_rng = random.Random(f"{split} task order")
         self._engine: ShopEngine | None = None
+        self._expert: ShopExpert | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start task ``seed`` modulo ``num_tasks``; without a seed, one that the environment draws."""
         number = self._goals[(self._task_rng.randrange(self.num_tasks) if seed is None else seed) % self.num_tasks]
-        self._group_key = f"goal {number}"
+        self._group_key, self._expert = f"goal {number}", None
         self._engine = ShopEngine(self.store.goals[number], self.store.search, self.store.score, self.page_size)
         return self._write(), self._info(True)
 
@@ -107,6 +109,14 @@ class ShopEnv(TextEnv):
         info = self._info(reacted)
         paid = info["won"] if self.reward == "success" else info["task_score"]
         return self._write(), self.success_reward * paid, engine.score is not None, False, info
+
+    def demonstrate(self) -> str:
+        """The next action of a customer who goes by the pages, in made-up shops with `observation: lines`."""
+        if self.data_path or self.observation != "lines":
+            return super().demonstrate()
+        if self._expert is None:
+            self._expert = ShopExpert(self._started().goal.instruction)
+        return self._expert.act(self._write())
 
     def close(self) -> None:
         """Do nothing: the shop is shared and stays."""

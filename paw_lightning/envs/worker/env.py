@@ -134,22 +134,37 @@ class WorkerEnv(TextEnv):
             NotImplementedError: the environment cannot peek.
             WorkerError: the worker failed and is gone.
         """
-        if self._worker is None or self._begun is not None:
-            raise RuntimeError("peek without a running episode, or after begin_step: peek first, then begin the step")
-        self._begin(("peek", [action], {}), self.step_timeout)
-        try:
-            [observation] = self._finish(1)
-        except WorkerError as error:
-            if str(error).startswith(NotImplementedError.__name__):
-                raise NotImplementedError(str(error)) from error
-            raise
-        return observation
+        return self._ask("peek", action)
+
+    def demonstrate(self) -> str:
+        """Return what an expert in the worker would do.
+
+        Raises:
+            NotImplementedError: the environment has no expert.
+            WorkerError: the worker failed and is gone.
+        """
+        return self._ask("demonstrate")
 
     def close(self) -> None:
         """Let an idle worker close its environment, then end it and whatever it started."""
         if self._worker is not None and self._begun is None:
             self._worker.hang_up()
         self._kill()
+
+    def _ask(self, method: str, *arguments: str) -> str:
+        """A text that an optional method gives without playing anything."""
+        if self._worker is None or self._begun is not None:
+            raise RuntimeError(
+                f"{method} without a running episode, or after begin_step: {method} first, then begin the step"
+            )
+        self._begin((method, list(arguments), {}), self.step_timeout)
+        try:
+            [text] = self._finish(1)
+        except WorkerError as error:
+            if str(error).startswith(NotImplementedError.__name__):
+                raise NotImplementedError(str(error)) from error
+            raise
+        return str(text)
 
     def _running(self) -> _Worker:
         if self._worker is None:

@@ -72,8 +72,8 @@ def serve(channel: socket.socket, settings: dict[str, Any]) -> None:
         if method == "build":
             env = build_environment(settings["environment"], settings["split"], f"{ENVIRONMENT}.init_args.environment")
             return env.num_tasks
-        if method == "peek":
-            return [env.peek(*positional)]
+        if method in ("peek", "demonstrate"):
+            return [getattr(env, method)(*positional)]
         observation, *rest = getattr(env, method)(*positional, **named)
         if not isinstance(observation, str):
             raise TypeError(f"observation of type {type(observation).__name__}; wanted a str")
