@@ -52,6 +52,8 @@ class Results:
     """Runs that the same command would continue."""
     codes: set[str] = field(default_factory=set)
     """The states of the package's code that the runs were made with."""
+    changes: list[str] = field(default_factory=list)
+    """Settings that are others now than when the runs were made."""
     tags: set[str] = field(default_factory=set)
     """All curves that some finished run has."""
 

@@ -107,7 +107,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def least_p_value(pairs: int, differences: int) -> float:
-    """The least that Holm's adjustment of so many differences leaves of 2 / 2^pairs, the least of the sign-flip test."""
+    """The least adjusted p value that so many differences can have: 2 / 2^pairs, the least of the test, times them."""
     return min(1.0, differences * 2 ** (1 - pairs))
 
 

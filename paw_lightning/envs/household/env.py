@@ -32,8 +32,8 @@ class HouseholdEnv(TextEnv):
     from the generator. The winning step pays ``success_reward`` and ends the episode; every other step pays 0.
 
     Args:
-        split: "train", "val" or "test"; with ``data_path`` the folders train, valid_seen and valid_unseen. No two splits
-            have a generated house with the same receptacles and task.
+        split: "train", "val" or "test"; with ``data_path`` the folders train, valid_seen and valid_unseen. Two splits
+            have no generated house with the same receptacles and task.
         game_file: path of one ``game.tw-pddl``; every seed and split plays it.
         data_path: the folder that contains ``json_2.1.1``, that folder itself, or the split's folder in it. ``~`` and
             environment variables are expanded; empty means generated houses.
