@@ -9,8 +9,8 @@ continues where it stopped, skips what is done, and tries again what failed. Whe
 report.html, report.json and curves.png are written.
 
 An output folder belongs to one comparison. Seeds and arms may be added to it; whatever else has changed since it was
-made is named and refused. Decide on the number of seeds beforehand: if you add seeds until a difference shows, you
-will find one.
+made is named and refused, or, where --report-only trains nothing with it, named in the report. Decide on the number of
+seeds beforehand: if you add seeds until a difference shows, you will find one.
 
 The exit code is 0 when every run is done and has the metric, 1 when one failed or is not finished (somebody stopped it
 alone), 2 when the file or the folder is refused, and 130 after an interrupt.
@@ -26,7 +26,7 @@ from pathlib import Path
 
 from paw_lightning import config_files
 from paw_lightning.cli.command_arguments import NO_MATPLOTLIB, Arguments
-from paw_lightning.compare.folder import check_folder, claim_folder, config_copies
+from paw_lightning.compare.folder import check_folder, check_report, claim_folder, config_copies
 from paw_lightning.compare.runs import Run, execute, locked
 from paw_lightning.compare.study import Comparison, read_comparison
 from paw_lightning.errors import SettingsError
@@ -36,12 +36,13 @@ def command(args: list[str]) -> int:
     """Train what is missing, then report; returns the exit status."""
     options = parse(args)
     comparison, output = read_comparison(options.comparison), options.output.resolve()
+    changes: list[str] = []
     if options.report_only:
-        check_folder(output, comparison)
+        changes = check_report(output, comparison)
     elif train(comparison, output, options.jobs):
         print("interrupted; the same command goes on, --report-only reports what there is", file=sys.stderr)
         return 130
-    return 0 if report(comparison, output) else 1
+    return 0 if report(comparison, output, changes) else 1
 
 
 def parse(args: list[str]) -> argparse.Namespace:
@@ -91,8 +92,11 @@ def train(comparison: Comparison, output: Path, jobs: int) -> bool:
         return execute(missing, jobs, lock)
 
 
-def report(comparison: Comparison, output: Path) -> bool:
-    """Write the report from what exists; returns whether every run is done and has the metric."""
+def report(comparison: Comparison, output: Path, changes: list[str]) -> bool:
+    """Write the report from what exists; returns whether every run is done and has the metric.
+
+    ``changes`` are the settings that are others now than when the runs were made.
+    """
     from paw_lightning.compare.report import write  # the numbers and the pictures are slow to import
     from paw_lightning.compare.results import Results
 
@@ -102,6 +106,7 @@ def report(comparison: Comparison, output: Path) -> bool:
         comparison.last_points,
         also=list(comparison.also),
         further_pairs=list(comparison.further_pairs),
+        changes=changes,
     )
     for name, arm in comparison.arms.items():
         arguments = [*(f"--config={config}" for config in arm.configs), *comparison.common, *arm.arguments]

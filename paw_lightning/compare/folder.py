@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,37 @@ SHOWN_CHANGES = 8
 def check_folder(output: Path, comparison: Comparison) -> None:
     """Refuse another comparison's folder with SettingsError, naming the difference."""
     record = output / "comparison.json"
-    if not record.exists():
-        if any(path.name != ".lock" for path in output.iterdir()):
-            raise SettingsError(
-                f"--output is {output}, which holds something else than a comparison; wanted a new or empty folder"
-            )
-        return
-    changes = differences(json.loads(record.read_text()), comparison.resolved())
-    if changes:
-        more = [f"and {len(changes) - SHOWN_CHANGES} more"] if len(changes) > SHOWN_CHANGES else []
+    if record.exists():
+        _refuse(output, differences(json.loads(record.read_text()), comparison.resolved()))
+    elif any(path.name != ".lock" for path in output.iterdir()):
         raise SettingsError(
-            f"--output is {output}, which another comparison made ({'; '.join([*changes[:SHOWN_CHANGES], *more])}); "
+            f"--output is {output}, which holds something else than a comparison; wanted a new or empty folder"
+        )
+
+
+def check_report(output: Path, comparison: Comparison) -> list[str]:
+    """Refuse a folder whose report would be another one; returns how its runs were trained otherwise.
+
+    Runs that were made with an older version of a configuration can still be reported.
+    """
+    changes = differences(json.loads((output / "comparison.json").read_text()), comparison.resolved())
+    trained = [change for change in changes if re.match(r"common\b|arms\.[^.]+\.(configs|arguments)\b", change)]
+    _refuse(output, [change for change in changes if change not in trained])
+    return trained
+
+
+def _refuse(output: Path, changes: list[str]) -> None:
+    if changes:
+        raise SettingsError(
+            f"--output is {output}, which another comparison made ({listed(changes)}); "
             "wanted the same comparison, or a folder of its own for this one"
         )
+
+
+def listed(changes: list[str]) -> str:
+    """The first changes, and how many there are besides."""
+    more = [f"and {len(changes) - SHOWN_CHANGES} more"] if len(changes) > SHOWN_CHANGES else []
+    return "; ".join([*changes[:SHOWN_CHANGES], *more])
 
 
 def claim_folder(output: Path, comparison: Comparison) -> None:

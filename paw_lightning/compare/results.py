@@ -52,6 +52,8 @@ class Results:
     """Runs that the same command would continue."""
     codes: set[str] = field(default_factory=set)
     """The states of the package's code that the runs were made with."""
+    changes: list[str] = field(default_factory=list)
+    """Settings that are others now than when the runs were made."""
     tags: set[str] = field(default_factory=set)
     """All curves that some finished run has."""
 
@@ -115,11 +117,19 @@ class Difference:
     pairs: int
     difference: float | None
     difference_interval: tuple[float, float] | None
-    uncorrected_chance: float | None
+    p_value: float | None
     """How often equal arms would differ at least as much."""
-    chance: float | None
+    adjusted_p_value: float | None
     """The same, Holm-adjusted for all differences of its table or list."""
     probability_of_improvement: float | None
+
+    @property
+    def is_result(self) -> bool:
+        """Whether it may be claimed: its interval excludes 0, and its adjusted p value is at most 5 %."""
+        if self.difference_interval is None or self.adjusted_p_value is None:
+            return False
+        low, high = self.difference_interval
+        return not low <= 0 <= high and self.adjusted_p_value <= statistics.LARGEST_P_VALUE
 
 
 @dataclass(frozen=True)
@@ -141,33 +151,33 @@ Compared = TypeVar("Compared", bound=Difference)
 
 
 def summarise(results: Results) -> list[ArmSummary]:
-    """The tables' rows, table by table; chances are Holm-adjusted for the number of arms of a table."""
+    """The tables' rows, table by table; p values are Holm-adjusted for the number of differences of a table."""
     return [row for names in results.tables().values() for row in _adjusted([_summary(results, n) for n in names])]
 
 
 def further_differences(results: Results) -> list[Difference]:
-    """The differences of `further_pairs`; chances are Holm-adjusted for their number."""
+    """The differences of `further_pairs`; p values are Holm-adjusted for their number."""
     return _adjusted([_difference(results, arm, other) for arm, other in results.further_pairs])
 
 
 def _adjusted(rows: list[Compared]) -> list[Compared]:
-    chances = iter(statistics.holm([row.chance for row in rows if row.chance is not None]))
-    return [replace(row, chance=None if row.chance is None else next(chances)) for row in rows]
+    adjusted = iter(statistics.holm([row.p_value for row in rows if row.p_value is not None]))
+    return [replace(row, adjusted_p_value=None if row.p_value is None else next(adjusted)) for row in rows]
 
 
 def _difference(results: Results, arm: str, base: str) -> Difference:
     values, base_values = final_values(results, arm), final_values(results, base)
     differences = statistics.paired_differences(values, base_values) if arm != base else []
     probability = statistics.probability_of_improvement(list(values.values()), list(base_values.values()))
-    chance = statistics.chance_of_difference(differences)
+    p_value = statistics.sign_flip_p_value(differences)
     return Difference(
         arm=arm,
         base=base,
         pairs=len(differences),
         difference=_mean(differences),
-        difference_interval=statistics.bootstrap_interval(differences),
-        uncorrected_chance=chance,
-        chance=chance,
+        difference_interval=statistics.t_interval(differences),
+        p_value=p_value,
+        adjusted_p_value=p_value,
         probability_of_improvement=probability if arm != base else None,
     )
 
@@ -180,7 +190,7 @@ def _summary(results: Results, name: str) -> ArmSummary:
         seeds=sorted(curves),
         before=_mean([c.points[0] for c in curves.values() if 0 in c.points]),
         last=_mean(values),
-        interval=statistics.bootstrap_interval(values),
+        interval=statistics.t_interval(values),
         area=_mean([statistics.area_under_curve(c.points) for c in curves.values()]),
         training_seconds=median([c.training_seconds for c in curves.values()]) if curves else None,
         also={tag: _mean([c.also[tag] for c in curves.values() if tag in c.also]) for tag in results.also},

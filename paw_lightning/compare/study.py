@@ -102,7 +102,7 @@ def _pairs(content: Any, arms: dict[str, Arm], where: str) -> tuple[tuple[str, s
         if not {str(arm), str(other)} <= arms.keys() or arm == other:
             raise SettingsError(f"{given}; wanted two of the arms: {', '.join(arms)}")
         if {arm, other} in seen:
-            raise SettingsError(f"{given} again; wanted each pair once: every pair lowers all chances")
+            raise SettingsError(f"{given} again; wanted each pair once: every pair raises all adjusted p values")
         seen.append({arm, other})
     return tuple((arm, other) for arm, other in content)
 

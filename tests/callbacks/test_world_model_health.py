@@ -167,8 +167,9 @@ def test_gradient_cosine_is_that_of_the_whole_first_step(module: PaWModule) -> N
 
 
 def test_health_changes_no_weight_and_shows_every_curve(tmp_path: Path) -> None:
-    """Bit for bit, dice included; with tagged observations, so that every curve has something to show."""
-    noisy = {"rollout__environment__init_args__nuisance": "random_ids", **TINY}
+    """Bit for bit, dice included; with tagged observations and an entropy bonus every curve has something to show."""
+    bonus = {"model__policy_loss__entropy_coefficient": 0.01}
+    noisy = {"rollout__environment__init_args__nuisance": "random_ids", **bonus, **TINY}
     on = runs.fit(tmp_path / "on", "tiny-household", HOUSEHOLD, world_model_health__every=1, **noisy)
     dice = torch.get_rng_state()
     off = {"world_model_health__every": 0, "world_model_health__validation": "false"}

@@ -19,7 +19,7 @@ from paw_lightning.compare import results as compare_results
 from paw_lightning.compare import runs as compare_runs
 from paw_lightning.compare.command import command as compare
 from paw_lightning.compare.command import parse
-from paw_lightning.compare.folder import check_folder, claim_folder, differences
+from paw_lightning.compare.folder import check_folder, check_report, claim_folder, differences
 from paw_lightning.compare.study import read_comparison
 from paw_lightning.errors import SettingsError
 from tests.conftest import ROOT
@@ -94,6 +94,23 @@ def test_changed_comparison_is_refused_and_the_change_named(tmp_path: Path, outp
     write_comparison(path, metric="val/return")
     with pytest.raises(SettingsError, match="metric: 'val/success_rate' there, 'val/return' now"):
         check_folder(output, read_comparison(path))
+
+
+def test_runs_of_older_settings_can_be_reported(tmp_path: Path, output: Path, capsys) -> None:
+    """A later version of a configuration trains nothing here; what is measured and compared has to be the same."""
+    path = write_comparison(tmp_path / "c.yaml")
+    claim_folder(output, read_comparison(path))
+    write_comparison(path, common=["--trainer.max_epochs=5"])
+    (tmp_path / "a.yaml").write_text("data: {groups: 16}\n")
+    changes = check_report(output, read_comparison(path))
+    assert "arms.paw.configs.0.data.groups: 8 there, 16 now" in changes and "common: [] there, absent now" in changes
+    command = [str(path), "--output", str(output), "--report-only"]
+    assert compare(command) == 1, "no run is finished"
+    assert "the runs were made with other settings than these: " in capsys.readouterr().out
+    for change in ({"metric": "val/return"}, {"last_points": 2}, {"seeds": [1]}, {"base": "paw"}):
+        write_comparison(path, **change)
+        with pytest.raises(SettingsError, match=f"{min(change)}.*there.*now"):
+            compare(command)
 
 
 def test_what_is_shown_may_change_but_not_an_arms_base(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,6 +18,10 @@ from paw_lightning.compare.curves import Curve, as_logged, metric_points, traini
 from paw_lightning.compare.plots import plot
 from paw_lightning.compare.results import Failure, Results, further_differences, summarise
 from paw_lightning.event_files import Scalars
+from tests.conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "tools"))
+import comparison_rates
 
 # ---- statistics
 
@@ -32,29 +38,41 @@ def test_area_is_the_mean_height() -> None:
     assert statistics.area_under_curve({3: 0.7}) == 0.7
 
 
-def test_bootstrap_interval_by_hand() -> None:
-    # Means of two draws from {0, 1} are 0, 1/2, 1 with 1/4, 1/2, 1/4: the outer 2.5 % are 0 and 1.
-    assert statistics.bootstrap_interval([0.0, 1.0]) == (0.0, 1.0)
-    # Six draws hit the single 1 k times, k ~ B(6, 1/6): P(0) = 0.33; P(k <= 2) = 0.938 and P(k <= 3) = 0.991.
-    assert statistics.bootstrap_interval([0.0, 0.0, 1.0, 0.0, 0.0, 0.0]) == (0.0, pytest.approx(0.5))
-    # Three draws are all the smallest in 1/27 > 2.5 % of cases.
-    assert statistics.bootstrap_interval([0.2, 0.9, 0.4]) == pytest.approx((0.2, 0.9))
-    assert statistics.bootstrap_interval([0.4]) is None
+def test_t_interval_by_hand() -> None:
+    """1, 2, 3: mean 2, standard deviation 1, t(2, 0.975) = 4.3027, half width 4.3027 / sqrt(3) = 2.4841."""
+    assert statistics.t_interval([1.0, 2.0, 3.0]) == pytest.approx((-0.4841, 4.4841), abs=1e-4)
+    # 0 and 1: mean 0.5, standard deviation sqrt(0.5), t(1, 0.975) = 12.706, half width 12.706 * 0.5 = 6.353.
+    assert statistics.t_interval([0.0, 1.0]) == pytest.approx((-5.853, 6.853), abs=1e-3)
+    assert statistics.t_interval([0.5] * 4) == (0.5, 0.5)
+    assert statistics.t_interval([0.4]) is None and statistics.t_interval([]) is None
 
 
-def test_an_end_of_an_interval_at_0_is_no_rounding_error() -> None:
-    """Sums of steps of 0.005 that are 0 come out as 5e-18, which would exclude 0."""
+@pytest.mark.parametrize(
+    ("freedom", "quantile"),
+    [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (5, 2.571), (7, 2.365), (10, 2.228), (30, 2.042), (120, 1.980)],
+)
+def test_quantiles_are_those_of_the_printed_tables(freedom: int, quantile: float) -> None:
+    """The column t(0.975) of any table of Student's distribution; odd and even degrees of freedom have two series."""
+    assert statistics.t_quantile(freedom) == pytest.approx(quantile, abs=5e-4)
+
+
+@pytest.mark.parametrize("seeds", [3, 8])
+def test_equal_arms(seeds: int) -> None:
+    """Of 150 tables with three equal arms: 95 % of the intervals hold 0 (450, standard deviation 1 %), and at most 5 %
+    of the tables a result (1.8 %); with three seeds none can. Bounds at four deviations."""
+    draw = comparison_rates.DRAWS["success 0.5"]
+    coverage, result, excluding = comparison_rates.rates(draw, seeds, 3, 150, np.random.default_rng(seeds))
+    assert 0.91 < coverage < 0.99
+    assert result < 0.05 + 4 * 0.018 if seeds == 8 else result == 0
+    assert excluding > 0.05, "what the page does not call a hint"
+
+
+def test_differences_have_no_rounding_errors() -> None:
+    """Ties in the sign-flip test would be lost: 0.265 - 0.26 is 0.0050000000000000044."""
     base = dict(enumerate([0.26, 0.175, 0.185, 0.155, 0.13, 0.155]))
     arm = dict(enumerate([0.265, 0.155, 0.21, 0.185, 0.155, 0.185]))
     differences = statistics.paired_differences(arm, base)
     assert differences == [0.005, -0.02, 0.025, 0.03, 0.025, 0.03]
-    low, _ = statistics.bootstrap_interval(differences)
-    assert low == 0
-
-
-def test_bootstrap_interval_is_reproducible() -> None:
-    values = [0.31, 0.57, 0.12, 0.44, 0.73, 0.29, 0.66]
-    assert statistics.bootstrap_interval(values) == statistics.bootstrap_interval(values)
 
 
 def test_differences_are_paired_by_common_seeds() -> None:
@@ -75,17 +93,25 @@ def test_holm_by_hand() -> None:
     assert statistics.holm([]) == []
 
 
-def test_chance_of_difference_by_hand() -> None:
+def test_sign_flip_p_value_by_hand() -> None:
     # Of the 8 signs of three differences only +++ and --- sum to 0.6 or more; of 64, two.
-    assert statistics.chance_of_difference([0.3, 0.1, 0.2]) == 0.25
-    assert statistics.chance_of_difference([-0.3] * 6) == 1 / 32
+    assert statistics.sign_flip_p_value([0.3, 0.1, 0.2]) == 0.25
+    assert statistics.sign_flip_p_value([-0.3] * 6) == 1 / 32
     # |+-3 +-1| is 4, 2, 2, 4 and every one reaches the observed 2.
-    assert statistics.chance_of_difference([3.0, -1.0]) == 1
-    assert statistics.chance_of_difference([0.0, 0.0]) == 1
-    assert statistics.chance_of_difference([0.3]) is None
+    assert statistics.sign_flip_p_value([3.0, -1.0]) == 1
+    assert statistics.sign_flip_p_value([0.0, 0.0]) == 1
+    assert statistics.sign_flip_p_value([0.3]) is None
     # 20 pairs are sampled: a sum of at least 16 of 20 equal steps is 18 or more agreeing signs on either side,
     # 2 (1 + 20 + 190) / 2^20 = 0.0004.
-    assert statistics.chance_of_difference([1.0] * 18 + [-1.0] * 2) == pytest.approx(0.0004, abs=0.0006)
+    assert statistics.sign_flip_p_value([1.0] * 18 + [-1.0] * 2) == pytest.approx(0.0004, abs=0.0006)
+
+
+def test_how_many_seeds_a_result_takes() -> None:
+    """2 / 2^n <= 5 % from 6 seeds on; times five it is 6.2 % with 7 and 3.9 % with 8; times seven 5.5 % with 8."""
+    assert [statistics.seeds_for_a_result(m) for m in (1, 5, 7)] == [6, 8, 9]
+    assert statistics.least_p_value(7, 5) == pytest.approx(0.078, abs=1e-3)
+    assert statistics.least_p_value(8, 7) == pytest.approx(0.0547, abs=1e-4)
+    assert statistics.least_p_value(2, 3) == 1
 
 
 # ---- curves
@@ -188,7 +214,7 @@ def test_row_of_an_arm() -> None:
     assert (first.arm, first.difference, first.probability_of_improvement) == ("grpo", None, None)
     assert (row.seeds, row.before, row.last, row.pairs) == ([1, 2], 0.1, pytest.approx(0.7), 2)
     assert row.difference == pytest.approx(0.2), "0.1 and 0.3"
-    assert row.difference_interval == pytest.approx((0.1, 0.3))
+    assert row.difference_interval == pytest.approx((-1.0706, 1.4706), abs=1e-4), "0.2 -+ 12.706 * 0.1414 / sqrt(2)"
     assert row.probability_of_improvement == pytest.approx(5 / 6), "of six pairs, only 0.5 against 0.6 is none"
     assert row.area == pytest.approx(0.4), "(0.3 + 0.5) / 2"
     assert row.training_seconds == 61.5
@@ -199,19 +225,24 @@ def test_row_of_an_arm() -> None:
     [
         ([], "has no seed in common with grpo"),
         ([0.3], "one seed has no interval, so nothing is claimed"),
-        ([0.3, -0.1, 0.2], "no difference from grpo detectable (+0.133, 95 % interval -0.100 to +0.300, 3 seeds)."),
-        ([0.0, 0.0], "no difference from grpo detectable"),
-        ([0.3, 0.1, 0.2], "ends 0.200 above grpo (95 % interval +0.100 to +0.300, 3 seeds). A hint, not a result"),
-        ([0.3, 0.1, 0.2], "A hint, not a result: its Holm-adjusted sign-flip chance is 25.0 %."),
-        ([-0.3] * 6, "ends 0.300 below grpo (95 % interval -0.300 to -0.300, 6 seeds)."),
+        # Mean 0.1333, standard deviation 0.2082: 4.3027 * 0.2082 / sqrt(3) = 0.5171. Four of 8 signs reach 0.4.
+        ([0.3, -0.1, 0.2], "no difference from grpo established (+0.133, 95 % interval -0.384 to +0.650, 3 seeds"),
+        ([0.3, -0.1, 0.2], "3 seeds, adjusted p 0.500)."),
+        ([0.0, 0.0], "no difference from grpo established"),
+        # Mean 0.2, standard deviation 0.01: 4.3027 * 0.01 / sqrt(3) = 0.0248. But two of 8 signs reach 0.6.
+        ([0.21, 0.19, 0.2], "no difference from grpo established (+0.200, 95 % interval +0.175 to +0.225, 3 seeds"),
+        ([0.21, 0.19, 0.2], "3 seeds, adjusted p 0.250)."),
+        ([-0.3] * 6, "ends 0.300 below grpo (95 % interval -0.300 to -0.300, 6 seeds, adjusted p 0.031)."),
+        # All of one sign: 2 of 64. Mean 0.5, standard deviation 0.9830: 2.5706 * 0.9830 / sqrt(6) = 1.0316 > 0.5.
+        ([2.5, 0.1, 0.1, 0.1, 0.1, 0.1], "no difference from grpo established (+0.500, 95 % interval -0.528 to +1.528"),
     ],
 )
-def test_verdict_claims_what_the_interval_supports(differences: list[float], expected: str) -> None:
+def test_verdict_claims_results_alone(differences: list[float], expected: str) -> None:
     base = {seed: {1: 0.5} for seed in range(1, 7)}
     arm = {seed: {1: 0.5 + difference} for seed, difference in enumerate(differences, start=1)}
-    sentence = words.verdict(summarise(results_of(grpo=base, paw=arm))[1], "val/success_rate")
-    assert expected in sentence
-    assert ("A hint" in sentence) == (len(differences) == 3 and "above" in sentence)
+    row = summarise(results_of(grpo=base, paw=arm))[1]
+    assert expected in words.verdict(row, "val/success_rate")
+    assert row.is_result == (differences == [-0.3] * 6)
 
 
 def grouped_results() -> Results:
@@ -242,11 +273,11 @@ def test_every_arm_is_compared_with_its_base_in_its_table() -> None:
     first, second = text.split("## GiGPO")
     assert "## GRPO" in first and "difference from grpo-off" in first and "gigpo" not in first
     assert "difference from its base" in second and "-0.100 [-0.100, -0.100] (gigpo-off)" in second
-    assert "gigpo-paw: val/return ends 0.100 below gigpo-off" in second
+    assert "gigpo-paw: no difference from gigpo-off established (-0.100" in second
     assert "| 60 s | 2.500 |" in first and "| 60 s | - |" in first, "the further column"
 
 
-def test_chances_are_adjusted_for_their_own_table_alone() -> None:
+def test_p_values_are_adjusted_for_their_own_table_alone() -> None:
     """Three equal steps have 2/8 = 25 %; two such arms of one table 50 %, whatever their bases; one of another 25 %."""
     results = Results("val/return", "grpo")
     for name, base, group, value in [
@@ -259,12 +290,13 @@ def test_chances_are_adjusted_for_their_own_table_alone() -> None:
         results.add_arm(name, "", base, group)
         results.arms[name] = {seed: Curve({1: value}, 60.0) for seed in (1, 2, 3)}
     rows = {row.arm: row for row in summarise(results)}
-    chances = {name: (row.uncorrected_chance, row.chance) for name, row in rows.items() if row.pairs}
-    assert chances == {"grpo_paw": (0.25, 0.5), "gigpo_paw": (0.25, 0.5), "grpo_echo": (0.25, 0.25)}
+    p_values = {name: (row.p_value, row.adjusted_p_value) for name, row in rows.items() if row.pairs}
+    assert p_values == {"grpo_paw": (0.25, 0.5), "gigpo_paw": (0.25, 0.5), "grpo_echo": (0.25, 0.25)}
     text = " ".join(words.notes(results, list(rows.values()), []))
-    assert "adjusted for all the differences of its table, whatever their bases, and not for other tables" in text
-    assert "A: 3 seeds give no Holm-adjusted chance below 50.0 %, so no difference can count as a result." in text
-    assert "B: 3 seeds give no Holm-adjusted chance below 25.0 %, so no difference can count as a result." in text
+    assert "over the m differences of a table, whatever their bases, and not over other tables" in text
+    assert "A: 3 seeds give no adjusted p value below 0.500, so no difference can count as a result; 7 seeds" in text
+    assert "B: 3 seeds give no adjusted p value below 0.250, so no difference can count as a result; 6 seeds" in text
+    assert "a report of 2 tables holds one in up to 10 %" in text
 
 
 def test_enough_seeds_are_not_called_too_few() -> None:
@@ -273,7 +305,7 @@ def test_enough_seeds_are_not_called_too_few() -> None:
     for arms, reached in ({"a": curves, "b": curves}, True), ({"a": curves, "b": curves, "c": curves}, False):
         results = results_of(**arms)
         assert (
-            "no Holm-adjusted chance below 6.2 %" in " ".join(words.notes(results, summarise(results), []))
+            "no adjusted p value below 0.062" in " ".join(words.notes(results, summarise(results), []))
         ) is not reached
 
 
@@ -288,27 +320,31 @@ def further_results() -> Results:
 def test_further_differences_are_paired_and_adjusted_over_their_list() -> None:
     first, second = further_differences(further_results())
     assert (first.arm, first.base, first.pairs, first.difference) == ("paw", "echo", 3, pytest.approx(0.5 / 3))
-    assert first.difference_interval == pytest.approx((-0.1, 0.4)), "three seeds: their range"
+    # 0.4, 0.2, -0.1: standard deviation 0.2517, half width 4.3027 * 0.2517 / sqrt(3) = 0.6252
+    assert first.difference_interval == pytest.approx((-0.4585, 0.7918), abs=1e-4)
     # |sum| of the signed 0.4, 0.2, 0.1 is 0.7, 0.5 (twice each), 0.3, 0.1: four of eight reach the 0.5 that came.
-    assert (first.uncorrected_chance, second.uncorrected_chance) == (0.5, 0.25)
-    assert (first.chance, second.chance) == (0.5, 0.5), "twice the smaller, and the larger itself"
-    assert summarise(further_results())[1].chance == 0.75, "the table is not adjusted for them: 3 x 0.25"
+    assert (first.p_value, second.p_value) == (0.5, 0.25)
+    assert (first.adjusted_p_value, second.adjusted_p_value) == (0.5, 0.5), "twice the smaller, and the larger itself"
+    assert summarise(further_results())[1].adjusted_p_value == 0.75, "the table is not adjusted for them: 3 x 0.25"
 
 
 def test_further_differences_are_in_every_report(tmp_path: Path) -> None:
     text = report.write(further_results(), tmp_path)
     table, rest = text.split("## Further differences")
-    assert "| paw | echo | 3 | +0.167 [-0.100, +0.400] | 0.83 | 50.0 % | 50.0 % |" in rest, "3 + 2.5 + 2 of 9"
-    assert "- paw: val/success_rate ends 0.100 above ce (95 % interval +0.100 to +0.100, 3 seeds). A hint" in rest
+    assert "| paw | echo | 3 | +0.167 [-0.458, +0.792] | 0.83 | 0.500 | 0.500 |" in rest, "3 + 2.5 + 2 of 9"
+    assert (
+        "- paw: no difference from ce established (+0.100, 95 % interval +0.100 to +0.100, 3 seeds, adjusted p 0.500)"
+        in rest
+    )
     assert "whether this list was made before the runs were seen" in rest and "echo | 3 |" not in table
     content = json.loads((tmp_path / "report.json").read_text())
     assert [(pair["arm"], pair["base"], pair["pairs"]) for pair in content["further_pairs"]] == [
         ("paw", "echo", 3),
         ("paw", "ce", 3),
     ]
-    assert any("paw: no difference from echo detectable" in sentence for sentence in content["verdicts"])
+    assert any("paw: no difference from echo established" in sentence for sentence in content["verdicts"])
     page = (tmp_path / "report.html").read_text()
-    assert "<h2>Further differences</h2>" in page and "<td>+0.167 [-0.100, +0.400]</td>" in page
+    assert "<h2>Further differences</h2>" in page and "<td>+0.167 [-0.458, +0.792]</td>" in page
 
 
 def test_without_further_pairs_the_report_does_not_speak_of_them(tmp_path: Path) -> None:
@@ -345,12 +381,13 @@ def test_last_value_of_further_curves(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_report_warns_of_what_cannot_be_compared() -> None:
     results = results_of(grpo={1: {4: 0.1}}, paw={1: {2: 0.1}})
-    results.codes = {"a", "b"}
+    results.codes, results.changes = {"a", "b"}, ["arms.paw.arguments.0: 'a' there, 'b' now"]
     results.add_run("paw", 2, Path(), {"state": "interrupted"}, Path("log.txt"))
     rows = summarise(results)
     text = report.markdown(results, words.sections(results, rows, []), words.notes(results, rows, []))
     assert "do not end at the same iteration: 2 (paw, seed 1); 4 (grpo, seed 1)" in text
     assert "code was changed between runs" in text
+    assert "made with other settings than these: arms.paw.arguments.0: 'a' there, 'b' now." in text
     assert "Not finished, and not counted: paw, seed 2 (interrupted)." in text
     assert "| paw | 1 (not finished: 2) |" in text
 
@@ -399,7 +436,7 @@ def test_page_needs_nothing_else_and_escapes_logs(tmp_path: Path) -> None:
     results.failures.append(Failure("grpo", 3, "ended with exit code 1", "<script>alert(1)</script>"))
     report.write(results, tmp_path)
     page = (tmp_path / "report.html").read_text()
-    assert "0.600 [0.500, 0.700]" in page
+    assert "0.600 [-0.671, 1.871]" in page, "0.6 -+ 12.706 * 0.1"
     assert "1, 2 (failed: 3)" in page
     assert "<script" not in page
     assert "http" not in page

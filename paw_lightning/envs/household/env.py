@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from paw_lightning.envs.household.engine import PASSIVE, HouseholdEngine, listin
 from paw_lightning.envs.household.expert import ExplorerExpert, plan
 from paw_lightning.envs.household.files import find_games, load_game
 from paw_lightning.envs.household.game import TASKS, HouseholdGame
-from paw_lightning.envs.household.generator import MIN_OBJECTS, MIN_RECEPTACLES, generate_game
+from paw_lightning.envs.household.generator import MIN_OBJECTS, MIN_RECEPTACLES, generate_game, split_of
 from paw_lightning.envs.loading import check_split, expand, wrong_argument
 
 NUISANCES = ("none", "random_ids", "stochastic")
@@ -31,7 +32,8 @@ class HouseholdEnv(TextEnv):
     from the generator. The winning step pays ``success_reward`` and ends the episode; every other step pays 0.
 
     Args:
-        split: "train", "val" or "test"; with ``data_path`` the folders train, valid_seen and valid_unseen.
+        split: "train", "val" or "test"; with ``data_path`` the folders train, valid_seen and valid_unseen. Two splits
+            have no generated house with the same receptacles and task.
         game_file: path of one ``game.tw-pddl``; every seed and split plays it.
         data_path: the folder that contains ``json_2.1.1``, that folder itself, or the split's folder in it. ``~`` and
             environment variables are expanded; empty means generated houses.
@@ -168,7 +170,8 @@ class HouseholdEnv(TextEnv):
             return load_game(self._files[number])
         # A text seed is hashed by `random` itself, alike in every process; the split keeps the streams apart.
         rng = random.Random(f"{self.split} house {number}")
-        return generate_game(rng, self.tasks, self.receptacles, self.objects)
+        draws = iter(partial(generate_game, rng, self.tasks, self.receptacles, self.objects), None)
+        return next(game for game in draws if split_of(game) == self.split)
 
     def _started(self) -> HouseholdEngine:
         if self._engine is None:

@@ -34,7 +34,8 @@ class ShopEnv(TextEnv):
 
     Args:
         split: "train", "val" or "test". Official goals: 0 to 499 are "val" as well as "test", the rest is "train", as
-            in verl-agent. Of made-up goals a tenth is "test" and another tenth "val".
+            in verl-agent. Of made-up goals a tenth is "test" and another tenth "val", less the wishes that "train" has
+            as well.
         data_path: folder with ``items_shuffle_1000.json`` and ``items_ins_v2_1000.json`` (or the full set's files, or
             the products' file itself). ``~`` and environment variables are expanded; empty means a made-up shop. Needs
             the extra ``webshop``.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -53,27 +53,52 @@ class Store:
         """The reward for a purchase, in [0, 1]."""
         return score(product, chosen, goal, self._similarity)
 
-    def split(self, name: str) -> range:
+    def split(self, name: str) -> Sequence[int]:
         """Numbers of the split's goals.
 
-        Official goals are split as in the published WebShop results of verl-agent: 0 to 499 are for testing ("val" and
-        "test" are the same), the rest for training. Of a generated shop's goals a tenth is "test", a tenth "val". In
-        both, goals for one product fall into several splits: an evaluation is about unseen wishes, not unseen products.
+        Goals for one product fall into several splits: an evaluation is about unseen wishes, not unseen products.
 
         Raises:
             SettingsError: the shop has too few goals for that.
         """
-        official = self.origin[0] is official_store
-        count = len(self.goals)
-        tenth = count // 10
-        tests = (0, OFFICIAL_TEST_GOALS) if official else (0, tenth)
-        validation = tests if official else (tenth, 2 * tenth)
-        numbers = {"test": range(*tests), "val": range(*validation), "train": range(validation[1], count)}[name]
-        if not numbers or numbers[-1] >= count:
-            source = self.origin[1][0]
-            key, given = ("data_path", str(source)) if official else ("products", source)
-            raise wrong_argument(key, given, f"more products: their {count} goals are too few for the split {name!r}")
+        numbers = self._splits[name]
+        if not numbers or numbers[-1] >= len(self.goals):
+            key = "data_path" if self._official else "products"
+            wanted = f"more products: their {len(self.goals)} goals are too few for the split {name!r}"
+            raise wrong_argument(key, str(self.origin[1][0]) if self._official else self.origin[1][0], wanted)
         return numbers
+
+    @property
+    def _official(self) -> bool:
+        return self.origin[0] is official_store
+
+    @cached_property
+    def _splits(self) -> Mapping[str, Sequence[int]]:
+        return official_splits(len(self.goals)) if self._official else generated_splits(self.goals)
+
+
+def official_splits(count: int) -> dict[str, range]:
+    """As in the published WebShop results of verl-agent: goals 0 to 499 are "val" as well as "test", the rest "train".
+
+    Some goals of "test" have the words of a training goal.
+    """
+    tests = range(OFFICIAL_TEST_GOALS)
+    return {"train": range(OFFICIAL_TEST_GOALS, count), "val": tests, "test": tests}
+
+
+def generated_splits(goals: Sequence[Goal]) -> dict[str, list[int]]:
+    """The first tenth is "test", the second "val", the rest "train"; in "val" and "test" without known wishes.
+
+    Two goals may have the same words. A wish of "train" is none of "val", and a wish of either is none of "test".
+    """
+    tenth = len(goals) // 10
+    parts = {"train": range(2 * tenth, len(goals)), "val": range(tenth, 2 * tenth), "test": range(tenth)}
+    splits: dict[str, list[int]] = {}
+    known: set[str] = set()
+    for name, numbers in parts.items():
+        splits[name] = [number for number in numbers if goals[number].instruction not in known]
+        known.update(goals[number].instruction for number in numbers)
+    return splits
 
 
 @lru_cache(maxsize=4)

@@ -92,6 +92,23 @@ def test_no_option_is_a_trap() -> None:
         assert not set(values) & {"description", "features", "reviews", "buy now", "search"}
 
 
+@pytest.mark.parametrize("settings", [{"products": 60, "brief": True}, {"products": 80}], ids=["brief", "full"])
+def test_no_wish_is_in_two_splits(settings: dict) -> None:
+    """Of 100 products and more, two ask for the same in the same words now and then."""
+    left_out = 0
+    for seed in range(25):
+        store = ShopEnv(**settings, catalogue_seed=seed).store
+        tenth = len(store.goals) // 10
+        splits = {name: store.split(name) for name in ("train", "val", "test")}
+        assert splits["train"] == list(range(2 * tenth, len(store.goals))), "nothing is taken from training"
+        wishes = [{store.goals[number].instruction for number in numbers} for numbers in splits.values()]
+        assert len(wishes[0] | wishes[1] | wishes[2]) == sum(map(len, wishes)), "no wish in two of them"
+        left = [n for n in range(2 * tenth) if n not in {*splits["val"], *splits["test"]}]
+        assert {store.goals[n].instruction for n in left} <= wishes[0] | wishes[1], "and no other is left out"
+        left_out += len(left)
+    assert left_out > 0
+
+
 def test_brief_products_have_names_as_far_as_they_go() -> None:
     """Nine digits by 26 syllables."""
     names = [product.asin for product in generate_products(random.Random(3), 234, brief=True)]

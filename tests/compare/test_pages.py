@@ -1,0 +1,62 @@
+"""The pages of comparisons hold the numbers of docs/comparisons.json, as the report would write them today."""
+
+from __future__ import annotations
+
+import json
+from statistics import mean
+
+import pytest
+
+from paw_lightning.compare.statistics import holm, sign_flip_p_value, t_interval
+from tests.conftest import ROOT
+
+SAVED = json.loads((ROOT / "docs" / "comparisons.json").read_text())
+"""{comparison: tasks that were played for a rate, tasks won at the end of every run, differences paired by seed}."""
+PAGES = {
+    "study": "study",
+    "household": "household_comparison",
+    "methods": "methods",
+    "shop": "worlds",
+    "search": "worlds",
+}
+LINES = {name: (ROOT / "docs" / f"{page}.md").read_text().splitlines() for name, page in PAGES.items()}
+PAIRS = [(name, *pair) for name, saved in SAVED.items() for pair in saved["differences"]]
+
+
+def cell(rates: list[float], sign: str = "") -> str:
+    low, high = t_interval(rates)
+    return f"{mean(rates):{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_arm_has_its_mean_and_interval(name: str) -> None:
+    saved = SAVED[name]
+    for arm, won in saved["ends"].items():
+        expected = cell([count / saved["tasks"] for count in won])
+        assert sum(line.startswith(f"| {arm} | 1-") and f"| {expected} |" in line for line in LINES[name]) == 1, (
+            expected
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "arm", "base", "won"), PAIRS, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_every_difference_has_its_mean_interval_and_sentence(name: str, arm: str, base: str, won: list[int]) -> None:
+    ends, tasks = SAVED[name]["ends"], SAVED[name]["tasks"]
+    assert sum(won) == sum(ends[arm]) - sum(ends[base]), "whatever was paired with what"
+    rates = [count / tasks for count in won]
+    rows = [line for line in LINES[name] if line.startswith(f"| {arm} |") and f"| {cell(rates, '+')}" in line]
+    assert len(rows) == 1, cell(rates, "+")
+    low, high = t_interval(rates)
+    [sentence] = [line for line in LINES[name] if line.startswith(f"- {arm}: ") and f" {base} " in line]
+    assert f"95 % interval {low:+.3f} to {high:+.3f}" in sentence
+    if "established" not in sentence:
+        assert not low <= 0 <= high and max(won) < 0 and "adjusted p 0.03" in sentence, "all of one sign"
+
+
+def test_three_seeds_have_their_adjusted_p_values() -> None:
+    for name in ("household", "methods", "shop", "search"):
+        pairs = SAVED[name]["differences"]
+        for (arm, _, _), p_value in zip(pairs, holm([sign_flip_p_value(won) for *_, won in pairs]), strict=True):
+            [sentence] = [line for line in LINES[name] if line.startswith(f"- {arm}: ")]
+            assert f"3 seeds, adjusted p {p_value:.3f})." in sentence

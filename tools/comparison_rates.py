@@ -1,0 +1,65 @@
+"""How often the report of a comparison errs where all arms are equal: what its own words quote.
+
+    python tools/comparison_rates.py [--tables 4000]
+
+Arms and their base draw every seed's success rate from the same distribution. Coverage is how often the interval of a
+difference holds 0; "result" is the share of whole tables that call any difference one. "Excludes 0" is the share of
+tables with any interval that does: the hints that a reader might see in them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import numpy as np
+
+from paw_lightning.compare.curves import Curve
+from paw_lightning.compare.results import Results, summarise
+
+TASKS = 200
+"""Validation tasks behind every success rate."""
+Draw = Callable[[np.random.Generator, int], np.ndarray]
+DRAWS: dict[str, Draw] = {
+    "normal": lambda rng, count: rng.normal(0.5, 0.05, count),
+    "success 0.5": lambda rng, count: rng.binomial(TASKS, 0.5, count) / TASKS,
+    "success 0.1": lambda rng, count: rng.binomial(TASKS, 0.1, count) / TASKS,
+}
+
+
+def rates(draw: Draw, seeds: int, arms: int, tables: int, rng: np.random.Generator) -> tuple[float, float, float]:
+    """Coverage of the intervals, share of tables with a result, share of tables with an interval that excludes 0."""
+    covered, results, excluding = 0, 0, 0
+    for _ in range(tables):
+        rows = summarise(equal_arms(draw, seeds, arms, rng))[1:]
+        holds = [row.difference_interval[0] <= 0 <= row.difference_interval[1] for row in rows]
+        covered += sum(holds)
+        results += any(row.is_result for row in rows)
+        excluding += not all(holds)
+    return covered / tables / arms, results / tables, excluding / tables
+
+
+def equal_arms(draw: Draw, seeds: int, arms: int, rng: np.random.Generator) -> Results:
+    """One table: a base and so many arms beside it."""
+    table = Results("val/success_rate", "base")
+    for name in ["base", *(f"arm{number}" for number in range(arms))]:
+        table.add_arm(name, "")
+        table.arms[name] = {seed: Curve({1: end}, 0.0) for seed, end in enumerate(draw(rng, seeds).tolist())}
+    return table
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tables", type=int, default=4000, help="tables for each line")
+    tables, rng = parser.parse_args().tables, np.random.default_rng(0)
+    print("| values | seeds | arms | coverage | result | excludes 0 |", "|---|---|---|---|---|---|", sep="\n")
+    for name, draw in DRAWS.items():
+        for seeds in (3, 5, 8):
+            for arms in (1, 3, 5, 7):
+                shares = " | ".join(f"{100 * share:.1f} %" for share in rates(draw, seeds, arms, tables, rng))
+                print(f"| {name} | {seeds} | {arms} | {shares} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
