@@ -56,7 +56,7 @@ def check_run(run: Run) -> None:
     tasks, cutter, advantage = iteration.runner.tasks, iteration.cutter, iteration.advantage
     _check_critic(advantage, run.module.critic)
     if advantage.rewardless:
-        _check_rewardless(type(advantage).__name__, tasks.dynamic_sampling, cutter.world_model_interval)
+        _check_rewardless(advantage, tasks.dynamic_sampling, cutter.world_model_interval)
     _check_selection(iteration)
     if tasks.group_size == 1 and advantage.relative:
         rank_zero_warn("data.group_size is 1: an advantage relative to the group is 0, no reward is learnt from")
@@ -101,14 +101,15 @@ def _check_critic(advantage: Advantage, critic: str) -> None:
         )
 
 
-def _check_rewardless(name: str, dynamic_sampling: int, world_model_interval: int) -> None:
-    """Refuse what only makes sense where a reward teaches the policy."""
+def _check_rewardless(advantage: Advantage, dynamic_sampling: int, world_model_interval: int) -> None:
+    """Refuse what only makes sense where a reward teaches the policy, or where anything does."""
+    name = type(advantage).__name__
     if dynamic_sampling:
         raise SettingsError(
             f"data.dynamic_sampling is {dynamic_sampling} and rollout.advantage is {name}; wanted 0: it chooses "
             "groups by their reward"
         )
-    if world_model_interval:
+    if world_model_interval and advantage.idle:
         raise SettingsError(
             f"data.world_model_interval is {world_model_interval} and rollout.advantage is {name}, so that policy "
             "steps teach nothing; wanted data.world_model_interval: 0 (the config method/wm_only sets it: give it "
@@ -118,8 +119,8 @@ def _check_rewardless(name: str, dynamic_sampling: int, world_model_interval: in
 
 def _check_selection(iteration: Iteration) -> None:
     """Refuse to select nothing where the world model is all that some optimizer steps teach."""
-    interval, rewardless = iteration.cutter.world_model_interval, iteration.advantage.rewardless
-    if not iteration.selection.alpha and (interval or (rewardless and not iteration.advantage.demonstrated)):
+    interval, idle = iteration.cutter.world_model_interval, iteration.advantage.idle
+    if not iteration.selection.alpha and (interval or idle):
         name = type(iteration.advantage).__name__
         why = f"data.world_model_interval is {interval}" if interval else f"rollout.advantage is {name}"
         raise SettingsError(

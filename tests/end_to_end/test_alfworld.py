@@ -23,7 +23,9 @@ sys.path.insert(0, str(ROOT / "tools"))  # tools are scripts: each finds its nei
 
 from make_alfworld_base import Tree, mean_losses
 
-PAPER, SMALL = (ROOT / "configs" / "alfworld" / f"{name}.yaml" for name in ("paper", "small"))
+NAMES = ("paper", "small", "smollm2")
+CONFIGS = [ROOT / "configs" / "alfworld" / f"{name}.yaml" for name in NAMES]
+PAPER = CONFIGS[0]
 QWEN_TEMPLATE = (
     "{% if messages[0]['role'] != 'system' %}<|start|>system\nYou are a helpful assistant.<|end|>\n{% endif %}"
     "{% for message in messages %}<|start|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n{% endfor %}"
@@ -61,7 +63,7 @@ def small_qwen(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(directory)
 
 
-@pytest.mark.parametrize("config", [PAPER, SMALL], ids=["paper", "small"])
+@pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
 def test_one_iteration_on_two_official_games(config: Path, games: None, small_qwen: str, tmp_path: Path) -> None:
     curves = runs.curves(runs.fit(tmp_path, small_qwen, (config,), **runs.ONE_ITERATION))
     assert list(curves["rollout/dropped_groups"].values()) == [0.0]
@@ -70,7 +72,7 @@ def test_one_iteration_on_two_official_games(config: Path, games: None, small_qw
     assert list(curves["wm/coefficient"].values()) == [1.0]
 
 
-@pytest.mark.parametrize("config", [PAPER, SMALL], ids=["paper", "small"])
+@pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
 def test_missing_games_are_named(
     config: Path, small_qwen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,7 +105,7 @@ def test_the_paper_s_prompt() -> None:
 
 def test_the_small_prompt_shows_every_place_and_command(games: None) -> None:
     """A small model cannot act on what it does not see: the longest game fits with its whole history."""
-    rollout = yaml.safe_load(SMALL.read_text())["rollout"]
+    rollout = yaml.safe_load(CONFIGS[1].read_text())["rollout"]
     prompt = Prompt(**rollout["prompt"])
     assert prompt.history_length >= rollout["max_steps"] - 1
     env = HouseholdEnv("train", **rollout["environment"]["init_args"])

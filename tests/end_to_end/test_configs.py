@@ -14,6 +14,7 @@ from paw_lightning import config_files
 from paw_lightning.cli import PaWCLI, run
 from paw_lightning.policy.advantages.gae import GAE
 from paw_lightning.policy.advantages.group import GRPO, RLOO, GiGPO
+from paw_lightning.policy.advantages.imitation import Imitation
 from paw_lightning.policy.advantages.no_reward import NoReward
 from tests.conftest import ROOT
 from tests.helpers import runs
@@ -74,7 +75,7 @@ def test_strategy_runs_in_two_processes(strategy: str, tmp_path: Path) -> None:
     assert runs.read_curves(directory)["rollout/well_formed_rate"]
 
 
-ALGORITHMS = {"gigpo": GiGPO, "grpo": GRPO, "ppo": GAE, "rloo": RLOO, "wm_only": NoReward}
+ALGORITHMS = {"gigpo": GiGPO, "grpo": GRPO, "imitate": Imitation, "ppo": GAE, "rloo": RLOO, "wm_only": NoReward}
 
 
 def test_every_method_has_an_overlay() -> None:

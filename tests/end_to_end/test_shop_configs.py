@@ -18,17 +18,18 @@ from tests.helpers import runs
 
 sys.path.insert(0, str(ROOT / "tools"))  # tools are scripts: each finds its neighbours in its own folder
 
-BASE = ROOT / "configs" / "shop" / "base.yaml"
+BASE, SMOLLM2 = (ROOT / "configs" / "shop" / f"{name}.yaml" for name in ("base", "smollm2"))
 PAPER, SMALL = (ROOT / "configs" / "webshop" / f"{name}.yaml" for name in ("paper", "small"))
 
 
 def test_every_config_is_tested() -> None:
-    assert sorted((ROOT / "configs" / "shop").glob("*.yaml")) == [BASE]
+    assert sorted((ROOT / "configs" / "shop").glob("*.yaml")) == [BASE, SMOLLM2]
     assert sorted((ROOT / "configs" / "webshop").glob("*.yaml")) == [PAPER, SMALL]
 
 
-def test_base_runs(tiny_model_dir: str, tmp_path: Path) -> None:
-    curves = runs.curves(runs.fit(tmp_path, tiny_model_dir, (BASE,), **runs.ONE_ITERATION))
+@pytest.mark.parametrize("config", [BASE, SMOLLM2], ids=["base", "smollm2"])
+def test_base_runs(config: Path, tiny_model_dir: str, tmp_path: Path) -> None:
+    curves = runs.curves(runs.fit(tmp_path, tiny_model_dir, (config,), **runs.ONE_ITERATION))
     assert list(curves["rollout/dropped_groups"].values()) == [0.0]
     assert list(curves["rollout/episode_length"].values()) == [3.0]
     assert curves["wm/observation_nll"], "without a method's file, the defaults are PaW's"

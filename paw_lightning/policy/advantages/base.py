@@ -26,6 +26,8 @@ class Advantage(ABC):
     """It needs a critic's values (`model.critic`)."""
     rewardless: ClassVar[bool] = False
     """No reward reaches the policy: what else would bring one in is refused."""
+    idle: ClassVar[bool] = False
+    """It teaches the policy nothing: the world model trains alone."""
     demonstrated: ClassVar[bool] = False
     """The actions of training are an expert's: the environment demonstrates them, the policy only reads them."""
     relative: ClassVar[bool] = True

@@ -17,6 +17,7 @@ class NoReward(GroupAdvantage):
     """
 
     rewardless: ClassVar[bool] = True
+    idle: ClassVar[bool] = True
     relative: ClassVar[bool] = False
 
     def __call__(self, group: RolloutGroup) -> list[float]:
