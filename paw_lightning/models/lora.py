@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -123,12 +123,22 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-def merged(language_model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of the model as if it had been trained without adapters: W + (alpha / rank) B A in W's place."""
+def copied(language_model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of the model."""
     if hasattr(language_model, "destroy_cached_continuous_batching_manager"):
         # The paged sampler's threads cannot be copied.
         language_model.destroy_cached_continuous_batching_manager()  # type: ignore[operator]
-    model = copy.deepcopy(language_model)
+    return copy.deepcopy(language_model)
+
+
+def merged(language_model: PreTrainedModel, dtype: Literal["float32"] | None = None) -> PreTrainedModel:
+    """A copy of the model as if it had been trained without adapters: W + (alpha / rank) B A in W's place.
+
+    The sum is rounded to the weights' own type, or to `dtype`.
+    """
+    model = copied(language_model)
+    if dtype == "float32":
+        model.float()
     for name, module in list(model.named_modules()):
         if isinstance(module, LoraLayer):
             module.merge()
