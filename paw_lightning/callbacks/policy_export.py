@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -163,8 +164,11 @@ def export_policy(
     check_tokenizer(tokenizer, unchecked)
 
     def load() -> Any:
-        below = _load(module, resolve_model_path(module.path), dtype=module.dtype_name) if apart else None
-        return _load(module, unchecked) if below is None else PeftModel.from_pretrained(below, unchecked)
+        if not apart:
+            return _load(module, unchecked)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft's use of transformers
+            return PeftModel.from_pretrained(_load_base(module), unchecked)
 
     exported = check_model(trained, load, device, unchecked)
     _move(unchecked, directory)
@@ -182,6 +186,11 @@ def _whole(module: PaWModule, dtype: Literal["float32"] | None) -> PreTrainedMod
 def _load(module: PaWModule, directory: str | Path, dtype: str = "auto") -> PreTrainedModel:
     attention = module.language_model.config._attn_implementation
     return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation=attention)
+
+
+def _load_base(module: PaWModule) -> PreTrainedModel:
+    """The model that training began with."""
+    return _load(module, resolve_model_path(module.path), dtype=module.dtype_name)
 
 
 def keep_valid_generation_settings(model: PreTrainedModel, path: str) -> None:
@@ -215,8 +224,7 @@ def _before_training(module: PaWModule, trained: Trained) -> Distance | None:
         model = module.played_model.language_model
         with adapters_off(model):
             return trained.distance(model)
-    load = lambda: _load(module, resolve_model_path(module.path), dtype=module.dtype_name)  # noqa: E731
-    return distance_to(trained, load, module.device)[0]
+    return distance_to(trained, lambda: _load_base(module), module.device)[0]
 
 
 def _lines(exported: Distance, before: Distance | None, *, rounded: bool) -> list[str]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from paw_lightning.callbacks.canary_checks import TOLERANCE, shortened
@@ -46,33 +47,56 @@ class Trained:
     sequences: list[list[int]]
     logprobs: list[Tensor]
     """Of each sequence float [READ or fewer, V]."""
-    dtype: torch.dtype
+    arithmetic: torch.dtype
+    """That they were computed in: float32, so that it is weights that are compared and not the rounding of activations,
+    unless the device has no room for float32 weights."""
 
     @classmethod
     def read(cls, model: Any, tokenizer: Any, sequences: Sequence[list[int]]) -> Trained:
         """Read the sequences, or the fixed texts where there are none."""
         chosen = sequences or [tokenizer(text, add_special_tokens=False).input_ids for text in TEXTS]
         cut = [ids[:LONGEST] for ids in chosen if len(ids) > 1]
-        return cls(cut, [_read(model, ids) for ids in cut], model.dtype)
+        try:
+            return cls(cut, _read(model, cut, torch.float32), torch.float32)
+        except torch.OutOfMemoryError:
+            return cls(cut, _read(model, cut, model.dtype), model.dtype)
 
     def distance(self, model: Any) -> Distance:
         """From the trained policy to another model of the same tokens."""
         divergences, gaps = [], []
-        for ids, trained in zip(self.sequences, self.logprobs, strict=True):
-            difference = trained - _read(model, ids)
-            divergences.append((trained.exp() * difference).sum(-1))
+        others = _read(model, self.sequences, self.arithmetic)
+        for ids, trained, other in zip(self.sequences, self.logprobs, others, strict=True):
+            difference = (trained - other).double()
+            # KL = sum p (d - 1 + exp(-d)), d = log p - log q: no term is below 0, so that rounding cannot cancel small ones
+            divergences.append((trained.exp() * (difference + torch.expm1(-difference))).sum(-1))
             gaps.append(difference.gather(1, torch.tensor(ids[-len(trained) :])[:, None]).abs())
         gap = torch.cat(gaps)
-        return Distance(max(0.0, torch.cat(divergences).mean().item()), gap.max().item(), gap.mean().item())
+        return Distance(torch.cat(divergences).mean().item(), gap.max().item(), gap.mean().item())
 
 
 @torch.no_grad()
-def _read(model: Any, ids: list[int]) -> Tensor:
-    """Log-probs float [READ or fewer, V] of the last tokens of a sequence."""
-    count = min(READ, len(ids) - 1)
-    with evaluating(model):
-        logits = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits
-    return logits[0, -count - 1 : -1].float().log_softmax(-1).cpu()
+def _read(model: Any, sequences: Sequence[list[int]], arithmetic: torch.dtype) -> list[Tensor]:
+    """Log-probs float [READ or fewer, V] of the last tokens of each sequence."""
+    found = []
+    with evaluating(model), at_least(model, arithmetic):
+        for ids in sequences:
+            count = min(READ, len(ids) - 1)
+            logits = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits
+            found.append(logits[0, -count - 1 : -1].float().log_softmax(-1).cpu())
+    return found
+
+
+@contextmanager
+def at_least(model: nn.Module, arithmetic: torch.dtype) -> Iterator[None]:
+    """Coarser weights are held in this type inside, and come out as they were: widening loses nothing."""
+    own = {p: p.dtype for p in model.parameters() if p.dtype.itemsize < arithmetic.itemsize}
+    try:
+        for p in own:
+            p.data = p.data.to(arithmetic)
+        yield
+    finally:
+        for p, dtype in own.items():
+            p.data = p.data.to(dtype)
 
 
 def distance_to(trained: Trained, load: Callable[[], Any], device: torch.device) -> tuple[Distance, torch.dtype]:
@@ -90,10 +114,10 @@ def check_model(trained: Trained, load: Callable[[], Any], device: torch.device,
     """Compare the written model with the trained one.
 
     Raises:
-        SettingsError: they differ by more than the coarser arithmetic rounds; the message names the directory.
+        SettingsError: they differ by more than the written type rounds; the message names the directory.
     """
     distance, dtype = distance_to(trained, load, device)
-    allowed = max(TOLERANCE[trained.dtype], TOLERANCE[dtype])
+    allowed = max(TOLERANCE[trained.arithmetic], TOLERANCE[dtype])
     if not distance.mean <= allowed:
         raise SettingsError(
             f"the policy in {directory}, loaded again, gives log-probs that differ from the trained one's by "

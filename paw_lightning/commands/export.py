@@ -22,11 +22,14 @@ if TYPE_CHECKING:
 def command(args: list[str]) -> int:
     """Read the checkpoint, write the directory; returns the exit status."""
     options = parse(args)
+    import transformers
+
     from paw_lightning.callbacks.policy_export import export_policy
     from paw_lightning.models.lora import LoRA
     from paw_lightning.training.module import PaWModule
 
     settings = model_settings(options.config)
+    transformers.utils.logging.disable_progress_bar()
     kept = {key: settings[key] for key in ("weights", "dtype") if key in settings}
     module = PaWModule(settings["path"], lora=LoRA(**settings["lora"]), **kept)
     module.configure_model()
