@@ -67,7 +67,7 @@ class Trained:
         others = _read(model, self.sequences, self.arithmetic)
         for ids, trained, other in zip(self.sequences, self.logprobs, others, strict=True):
             difference = (trained - other).double()
-            # KL = sum p (d - 1 + exp(-d)), d = log p - log q: no term is below 0, so that rounding cannot cancel small ones
+            # KL = sum p (d - 1 + exp(-d)), d = log p - log q: no term is below 0, so that rounding cancels nothing
             divergences.append((trained.exp() * (difference + torch.expm1(-difference))).sum(-1))
             gaps.append(difference.gather(1, torch.tensor(ids[-len(trained) :])[:, None]).abs())
         gap = torch.cat(gaps)

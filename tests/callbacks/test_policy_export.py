@@ -69,12 +69,12 @@ def test_distances_are_those_of_the_distributions(tiny_model_dir: str) -> None:
 
 def divergence(lines: list[str]) -> float:
     """KL(trained || exported)."""
-    return float(lines[1].split()[4])
+    return float(lines[1].split()[3])
 
 
 def test_merging_into_bfloat16_is_measured_and_float32_keeps_it(tiny_model_dir: str, tmp_path: Path) -> None:
-    """Adapters that move log-probs by less than the rounding of bfloat16 weights: small B, about 1e-4 beside 0.02."""
-    module = make(tiny_model_dir, 1e-4, lora=LoRA(rank=4), dtype="bfloat16")
+    """Adapters that move log-probs by less than the rounding of bfloat16 weights: small B, about 2e-5 beside 0.02."""
+    module = make(tiny_model_dir, 2e-5, lora=LoRA(rank=4), dtype="bfloat16")
     rounded = export_policy(module, tmp_path / "rounded", sequences=SEQUENCES)
     assert rounded[2].startswith("rounding the weights cost more than a tenth of what training changed: policy_export.")
     whole = export_policy(module, tmp_path / "whole", dtype="float32", sequences=SEQUENCES)
