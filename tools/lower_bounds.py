@@ -1,0 +1,29 @@
+"""Print pyproject.toml's lower bounds as constraints for pip: `torch>=2.9` becomes `torch==2.9`.
+
+    python tools/lower_bounds.py > constraints-lower.txt
+
+`make test-lower-bounds` installs them and runs what depends on the libraries' behaviour. What a bound brings along takes
+its own newest version, but for the libraries below, whose behaviour comes through transformers.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+PROJECT = Path(__file__).parent.parent / "pyproject.toml"
+BELOW = {"tokenizers": "0.22.2", "huggingface_hub": "1.3.4"}
+"""The oldest that the oldest transformers takes."""
+
+
+def lower_bounds(requirements: list[str]) -> dict[str, str]:
+    """Name (with extras left out) -> version of every `NAME>=VERSION`."""
+    found = [re.match(r"([\w.-]+)(?:\[[\w,]+\])?>=([\w.]+)", requirement) for requirement in requirements]
+    return {match[1]: match[2] for match in found if match}
+
+
+if __name__ == "__main__":
+    project = tomllib.loads(PROJECT.read_text())["project"]
+    for name, version in {**lower_bounds(project["dependencies"]), **BELOW}.items():
+        print(f"{name}=={version}")
