@@ -2,8 +2,8 @@
 
     python tools/lower_bounds.py > constraints-lower.txt
 
-`make test-lower-bounds` installs them and runs what depends on the libraries' behaviour. What a bound brings along takes
-its own newest version, but for the libraries below, whose behaviour comes through transformers.
+`make test-lower-bounds` installs them and runs the tests that depend on the libraries' behaviour. What a bound brings
+along is taken as new as it fits, but for the libraries below, which act through transformers.
 """
 
 from __future__ import annotations

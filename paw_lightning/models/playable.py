@@ -32,7 +32,7 @@ def check_playable(model: PreTrainedModel, path: str) -> None:
             played = _read_through_cache(model.eval())
             trained = _read_anew(model.train())
         except Exception as error:
-            said = f"{type(error).__name__}: {error}".partition("\n")[0]
+            said = _other_layers(model) or f"{type(error).__name__}: {error}".partition("\n")[0]
             raise SettingsError(
                 f"model.path is {path!r}, which cannot play from a cache of keys and values ({said}); {wanted}"
             ) from error
@@ -40,8 +40,18 @@ def check_playable(model: PreTrainedModel, path: str) -> None:
     if not gap <= TOLERANCE.get(model.dtype, 0.1):
         raise SettingsError(
             f"model.path is {path!r}, whose log-probs read from a cache of keys and values differ by {gap:.2g} nats "
-            f"from those read anew; {wanted} that takes positions from its caller"
+            f"from those read anew ({_other_layers(model) or 'it counts positions itself, or is random in training'}); {wanted}"
         )
+
+
+def _other_layers(model: PreTrainedModel) -> str:
+    """What transformers would keep for the model's layers instead of plain keys and values; empty where it is these."""
+    try:
+        kinds = {type(layer).__name__ for layer in DynamicCache(config=model.config).layers}
+    except Exception:  # it only explains
+        return ""
+    others = sorted(kinds - {"DynamicLayer", "DynamicSlidingWindowLayer"})
+    return f"its layers need {', '.join(others)}" if others else ""
 
 
 def _read_through_cache(model: PreTrainedModel) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
-from tokenizers import normalizers
-from transformers import AutoModelForCausalLM
+from tokenizers import Tokenizer, normalizers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
 
 from paw_lightning.callbacks import policy_export, read_back
 from paw_lightning.callbacks.policy_export import export_policy
@@ -18,6 +19,7 @@ from paw_lightning.errors import SettingsError
 from paw_lightning.models.loading import load_tokenizer
 from paw_lightning.models.lora import LoRA
 from paw_lightning.training.module import PaWModule
+from tests.conftest import byte_tokenizer
 from tests.helpers import runs
 
 SEQUENCES = [list(range(20, 60)), list(range(100, 180))]
@@ -156,6 +158,20 @@ def test_what_a_tokenizer_may_lose(change, name: str, tiny_model_dir: str, tmp_p
     change(tokenizer)
     with pytest.raises(SettingsError, match=f"reads {name}"):
         read_back.check_tokenizer(tokenizer, tmp_path)
+
+
+def test_a_tokenizer_that_auto_tokenizer_reads_otherwise_is_warned_of(tiny_model_dir: str, tmp_path: Path) -> None:
+    """Transformers gives every Qwen2 model Qwen's own word boundaries, where digits stand alone."""
+    numbers = byte_tokenizer()
+    model = json.loads(numbers.backend_tokenizer.to_str())
+    model["model"]["vocab"]["12"], model["model"]["merges"] = len(model["model"]["vocab"]), [["1", "2"]]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(model)), eos_token="<|end|>", pad_token="<|pad|>"
+    )
+    tokenizer.save_pretrained(tmp_path)
+    Qwen2Config().save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match=r"AutoTokenizer reads .* otherwise .* with \w+\.from_pretrained"):
+        read_back.check_tokenizer(load_tokenizer(str(tmp_path)), tmp_path)
 
 
 def test_generation_settings_that_cannot_be_saved(tiny_model_dir: str, tmp_path: Path) -> None:

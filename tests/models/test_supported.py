@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import Qwen2Config
+from transformers import AutoModelForCausalLM, PhimoeConfig, Qwen2Config
 
 from paw_lightning.commands.run_settings import load_policy, policy_words, read_settings
 from paw_lightning.errors import SettingsError
@@ -98,6 +98,25 @@ def test_what_cannot_play_is_refused_in_one_line(name: str, tmp_path: Path) -> N
     ) as error:
         load_language_model(str(tmp_path))
     assert "\n" not in str(error.value)
+    assert ("(its layers need LinearAttention" in str(error.value)) == (name in ("Qwen3.5", "Mamba", "LFM2", "Bamba"))
+
+
+@pytest.mark.parametrize("rate", ["attention_dropout", "router_jitter_noise"])
+def test_what_is_random_in_training_is_switched_off_or_refused(rate: str, tmp_path: Path) -> None:
+    """A model has to say in training what it said while it played."""
+    config = PhimoeConfig(**architectures.SHAPE, **architectures.EXPERTS, **{rate: 0.5})
+    model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(SettingsError, match=r"differ by .* nats from .* or is random in training\)"):
+        check_playable(model, "phimoe")
+    model.save_pretrained(tmp_path)
+    load_language_model(str(tmp_path))
+
+
+def test_hidden_states_that_cannot_be_read_are_refused() -> None:
+    """A model whose get_decoder gives its LM head."""
+    config = architectures.of("ModernBertDecoder", sep_token_id=1, cls_token_id=2)
+    with pytest.raises(SettingsError, match=r"^model\.path is .*, whose hidden states cannot be read \(TypeErr"):
+        check_heads(PolicyWorldModel(build(config)))
 
 
 def wide(name: str, directory: Path) -> str:
@@ -118,10 +137,13 @@ def test_rotary_factors_that_change_bound_a_row(name: str, tmp_path: Path) -> No
 
 def test_playing_beyond_them_is_refused_before_anything_is_played(tmp_path: Path) -> None:
     """The shipped config's rows are longer than 20 tokens; `fit` asks the same function."""
-    directory = wide("longrope", tmp_path)
+    directory = wide("longrope", tmp_path / "longrope")
     settings = read_settings(policy_words(directory, ["--config", "household/base"]))
     with pytest.raises(SettingsError, match=r"rollout\.prompt\.max_tokens .* do not fit the 20 positions up to which"):
         load_policy(settings)
+    small = save(build(REPRESENTATIVE["Qwen2"]), tmp_path / "small")
+    with pytest.raises(SettingsError, match="259 token ids"):
+        load_policy(read_settings(policy_words(small, ["--config", "household/base"])))
 
 
 def test_a_vocabulary_beyond_the_embeddings_is_refused(tmp_path: Path) -> None:
