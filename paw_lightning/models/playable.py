@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,7 +29,7 @@ def check_playable(model: PreTrainedModel, path: str) -> None:
             another one while it trains; the message names ``model.path``.
     """
     wanted = "wanted a causal language model of attention layers (no linear attention, state space or encoder)"
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), readable(model):
         try:
             played = _read_through_cache(model.eval())
             trained = _read_anew(model.train())
@@ -38,10 +40,23 @@ def check_playable(model: PreTrainedModel, path: str) -> None:
             ) from error
     gap = (played - trained).abs().mean().item()
     if not gap <= TOLERANCE.get(model.dtype, 0.1):
+        why = _other_layers(model) or "it counts positions itself, or is random in training"
         raise SettingsError(
             f"model.path is {path!r}, whose log-probs read from a cache of keys and values differ by {gap:.2g} nats "
-            f"from those read anew ({_other_layers(model) or 'it counts positions itself, or is random in training'}); {wanted}"
+            f"from those read anew ({why}); {wanted}"
         )
+
+
+@contextmanager
+def readable(model: PreTrainedModel) -> Iterator[None]:
+    """On a CPU, where models are loaded, flash attention cannot run: another implementation reads inside."""
+    asked = model.config._attn_implementation
+    if model.device.type == "cpu" and "flash" in str(asked):
+        model.config._attn_implementation = "sdpa"
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = asked
 
 
 def _other_layers(model: PreTrainedModel) -> str:

@@ -83,6 +83,7 @@ def test_merging_into_bfloat16_is_measured_and_float32_keeps_it(tiny_model_dir: 
     assert len(whole) == 2
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "whole").dtype == torch.float32
     assert divergence(whole) < divergence(rounded) / 100
+    assert float(whole[1].split()[-1]) > 1e-10, "training moved it"
     apart = export_policy(module, tmp_path / "apart", "separate", sequences=SEQUENCES)
     assert apart[0] == "(read back: same ids, equal log-probs)"
 
@@ -124,6 +125,30 @@ def test_other_weights_are_refused_and_the_checkpoint_named(tiny_model_dir: str,
         command([str(checkpoint)])
     monkeypatch.undo()
     assert command([str(checkpoint), "--dtype", "float32"]) == 0
+
+
+def test_a_run_compares_on_rows_of_its_last_rollout(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
+    read = []
+    original = read_back.Trained.read
+    monkeypatch.setattr(
+        policy_export.Trained,
+        "read",
+        lambda model, tokenizer, rows: read.append(rows) or original(model, tokenizer, rows),
+    )
+    cli = runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=1, trainer__limit_val_batches=0)
+    [rows] = read
+    assert len(rows) == policy_export.COMPARED_ROWS
+    assert all(cli.model.tokenizer.decode(row).startswith("<|start|>user") for row in rows)
+
+
+def test_folders_of_an_earlier_export_are_replaced(tmp_path: Path) -> None:
+    """Some tokenizers write one with further chat templates."""
+    for name, text in (("new", "2"), ("old", "1")):
+        (tmp_path / name / "templates").mkdir(parents=True)
+        (tmp_path / name / "templates" / "a").write_text(text)
+    policy_export._move(tmp_path / "new", tmp_path / "old")
+    assert (tmp_path / "old" / "templates" / "a").read_text() == "2"
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_tokenizer_that_comes_back_different_is_refused(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:

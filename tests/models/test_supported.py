@@ -112,6 +112,14 @@ def test_what_is_random_in_training_is_switched_off_or_refused(rate: str, tmp_pa
     load_language_model(str(tmp_path))
 
 
+def test_flash_attention_is_checked_by_another_implementation_where_it_cannot_run() -> None:
+    model = build(REPRESENTATIVE["Qwen2"])
+    model.config._attn_implementation = "flash_attention_2"
+    check_playable(model, "qwen2")
+    check_heads(PolicyWorldModel(model))
+    assert model.config._attn_implementation == "flash_attention_2"
+
+
 def test_hidden_states_that_cannot_be_read_are_refused() -> None:
     """A model whose get_decoder gives its LM head."""
     config = architectures.of("ModernBertDecoder", sep_token_id=1, cls_token_id=2)
