@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 
 PROJECT = Path(__file__).parent.parent / "pyproject.toml"
-BELOW = {"tokenizers": "0.22.2", "huggingface_hub": "1.3.4"}
+BELOW = {"tokenizers": "0.23.1", "huggingface_hub": "1.31.0"}
 """The oldest that the oldest transformers takes."""
 
 
