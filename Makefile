@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # One thread per core of the machine is what the tiny models want; tests set their own.
-.PHONY: quickstart quickstart-llm test test-slow benchmarks docs check format clean help
+.PHONY: quickstart quickstart-llm test test-slow test-lower-bounds benchmarks docs check format clean help
 
 help:  ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -40,6 +40,19 @@ test: .venv/.installed-dev  ## Install, then run the tests on all cores (under 8
 test-slow: .venv/.installed-dev  ## The minutes-long tests.
 	$(BIN)/python -m pytest -m slow
 
+LOWER := .venv-lower
+$(LOWER)/.installed: pyproject.toml tools/lower_bounds.py
+	test -x $(LOWER)/bin/python || $(PYTHON) -m venv $(LOWER)
+	$(PYTHON) tools/lower_bounds.py > $(LOWER)/constraints.txt
+	$(LOWER)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWER)/constraints.txt -e . \
+		pytest pytest-timeout pytest-xdist hypothesis
+	touch $@
+
+test-lower-bounds: $(LOWER)/.installed  ## The oldest versions that pyproject.toml allows: install them (7 GB), test what they do.
+	$(LOWER)/bin/python -m pytest -n auto --dist worksteal tests/cli tests/models tests/rollouts tests/samplers tests/text \
+		tests/training tests/update tests/callbacks/test_canaries.py tests/callbacks/test_policy_export.py \
+		tests/commands/test_export.py
+
 benchmarks: .venv/.installed-dev  ## Run all benchmarks into docs/benchmarks.md (about 40 minutes on 2 quiet cores).
 	$(BIN)/python benchmarks/run_all.py
 
@@ -56,4 +69,4 @@ format: .venv/.installed-dev  ## Rewrite the code in the project's format.
 	$(BIN)/ruff check --fix .
 
 clean:  ## Remove the virtual environment and caches (runs/ stays).
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv $(LOWER) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -14,16 +14,18 @@ from paw_lightning.callbacks import canary_checks as checks
 from paw_lightning.callbacks.base import RolloutCallback
 from paw_lightning.errors import SettingsError
 from paw_lightning.training.module import PaWModule
-from paw_lightning.types import MicroBatch, Rollout, Transition
+from paw_lightning.types import MicroBatch, Rollout
+from paw_lightning.update.rows import Row
 
 
 class Canaries(RolloutCallback):
     """Checks that what is trained is what played (config key ``canaries``).
 
-    After the first rollout: sampler and trainer give the same log-probs; the appended observation does not change
-    them; tokens decode to the texts they stand for. In the first mini-batch: the masks cover whole actions and whole
-    targets. At the first step that has a gradient: weights move, and LoRA adapters have an effect. After the next
-    rollout: the sampler has followed the weights. Nothing of the run is changed, random numbers included.
+    After the first rollout, on whole rows, the longest among them: sampler and trainer give the same log-probs; what
+    follows an action does not change them; tokens decode to the texts they stand for. In the first mini-batch: the
+    masks cover whole actions and whole targets. At the first step that has a gradient: weights move, and LoRA adapters
+    have an effect. After the next rollout: the sampler has followed the weights. Nothing of the run is changed, random
+    numbers included.
 
     Of several ranks all check, and one's failure ends them all. Where a strategy shards the model, its stand-in is the
     whole copy that plays, gathered from the shards at each rollout (what the shards themselves say is compared all run
@@ -62,33 +64,34 @@ class Canaries(RolloutCallback):
     def _pair(self, module: PaWModule) -> checks.Pair:
         return checks.Pair(module, self.runner.sampler, self.runner.settings.temperature)
 
-    def _check_rollout(
-        self, trainer: L.Trainer, pair: checks.Pair, rollout: Rollout, checked: list[Transition]
-    ) -> None:
+    def _check_rollout(self, trainer: L.Trainer, pair: checks.Pair, rollout: Rollout, checked: list[Row]) -> None:
         tolerance = self.logprob_tolerance or checks.TOLERANCE[checks.arithmetic(pair.module)]
         if self.probe is None:
             self._check_first(trainer, pair, rollout, checked, tolerance)
         elif self.stepped:
             checks.check_sampler_follows(pair, self.probe, tolerance)
             if not rollout.demonstrated:
-                checks.check_sampler_agrees(pair, checked, tolerance)
+                checks.check_sampler_agrees(pair, checked, pair.score(checked), tolerance)
             self.probe, self.finished = None, True
 
     def _check_first(
-        self, trainer: L.Trainer, pair: checks.Pair, rollout: Rollout, checked: list[Transition], tolerance: float
+        self, trainer: L.Trainer, pair: checks.Pair, rollout: Rollout, checked: list[Row], tolerance: float
     ) -> None:
-        checks.check_texts(pair.module.tokenizer, checked)
-        gap = 0.0 if rollout.demonstrated else checks.check_sampler_agrees(pair, checked, tolerance)
-        change = checks.check_appended_observation(pair, checked, tolerance)
-        self.probe = checks.Probe.take(pair, [t.prompt_ids for t in checked])
+        checks.check_texts(pair.module.tokenizer, [t for row in checked for t in checks.turns(row)])
+        scored, over_all = pair.score(checked), rollout.metrics.get("rollout/sampler_gap")
+        gap = 0.0
+        if not rollout.demonstrated:
+            gap = checks.check_sampler_agrees(pair, checked, scored, tolerance, over_all)
+        change = checks.check_appended_observation(pair, checked, scored, tolerance)
+        self.probe = checks.Probe.take(pair, [row.segments[0].ids for row in checked])
         self.known = {
             "action": {tuple(t.action_ids) for t in rollout.transitions},
             "target": {tuple(ids) for t in rollout.transitions for ids in (t.observation_ids, t.control_ids or [])},
         }
         _say(
             trainer,
-            f"canaries: log-probs of sampler and trainer differ by {gap:.1e} nats, with and without the appended "
-            f"observation by {change:.1e}",
+            f"canaries: log-probs of sampler and trainer differ by {gap:.1e} nats, with and without what follows "
+            f"by {change:.1e} (longest row {max(row.length for row in checked)} tokens)",
         )
         if pair.module.is_sharded:
             _say(trainer, "canaries: the model is sharded: checked on its gathered copy, adapters' effect not at all")

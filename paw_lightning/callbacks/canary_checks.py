@@ -20,11 +20,15 @@ from paw_lightning.seeding import uniforms
 from paw_lightning.text.chat import valid_text
 from paw_lightning.training.module import PaWModule
 from paw_lightning.types import MicroBatch, Transition
+from paw_lightning.update.collate import rectangle
+from paw_lightning.update.rows import Row, Segment, policy_rows
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.05}
 """Nats, mean over tokens: well above the rounding of each arithmetic, well below a temperature of 0.9 instead of 1."""
 CHECKED = 4
-"""Transitions that are scored."""
+"""Rows that are scored: the longest of the rollout, and others from all over it."""
+TELLING = 16
+"""Action tokens from which on a row is held to the tolerance by itself, and not only together with the others."""
 PROBE_TOKENS = 8
 WATCHED_WEIGHTS, SEARCHED_WEIGHTS = 64, 65_536
 """Per tensor: weights that have to move, those with the largest gradients of an evenly spaced sample."""
@@ -42,21 +46,19 @@ class Pair:
     sampler: Sampler
     temperature: float
 
-    def score(
-        self,
-        prompts: Sequence[list[int]],
-        actions: Sequence[list[int]],
-        appended: Sequence[list[int]] | None = None,
-    ) -> list[Tensor]:
-        """Log-probs of each action from the training forward, one row at a time: no padding can matter."""
+    def score(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Log-probs of each row's action tokens from the training forward, one row at a time: no padding can matter."""
         result = []
-        for i, (prompt, action) in enumerate(zip(prompts, actions, strict=True)):
-            ids = torch.tensor([prompt + action + (appended[i] if appended else [])], device=self.module.device)
-            mask = torch.zeros_like(ids, dtype=torch.bool)
-            mask[0, len(prompt) : len(prompt) + len(action)] = True
-            out = self.module.played_model(ids, mask, torch.zeros_like(mask), self.temperature)
+        for row in rows:
+            masks = (tensor.to(self.module.device) for tensor in rectangle([row]))
+            out = self.module.played_model(*masks, self.temperature)
             result.append(out.action_logprobs.float().cpu())
         return result
+
+    def score_answers(self, prompts: Sequence[list[int]], answers: Sequence[Generation]) -> list[Tensor]:
+        """The same of what the sampler answers to prompts."""
+        pairs = zip(prompts, answers, strict=True)
+        return self.score([Row([Segment(prompt), Segment(answer.token_ids, "action")]) for prompt, answer in pairs])
 
     def sample(self, prompts: list[list[int]]) -> list[Generation]:
         """The sampler's answers, of random numbers that are always the same."""
@@ -78,14 +80,24 @@ class Probe:
     def take(cls, pair: Pair, prompts: list[list[int]]) -> Probe:
         """Sample and score."""
         generations = pair.sample(prompts)
-        return cls(prompts, generations, pair.score(prompts, [g.token_ids for g in generations]))
+        return cls(prompts, generations, pair.score_answers(prompts, generations))
 
 
-def choose(transitions: Sequence[Transition]) -> list[Transition]:
-    """CHECKED transitions from all over the rollout that begin a row, with an observation where there are such."""
-    whole = [t for t in transitions if t.begins_row and t.action_ids]
-    pool = [t for t in whole if t.target_ids] or [t for t in whole if t.observation_ids] or whole
-    return [pool[i * len(pool) // CHECKED] for i in range(CHECKED)] if pool else []
+def choose(transitions: Sequence[Transition]) -> list[Row]:
+    """The longest row of the rollout and others from all over it, with an observation at its end where there are such.
+
+    The rows are whole: all turns of the episode layout.
+    """
+    rows = [row for row in policy_rows(transitions) if all(t.action_ids for t in turns(row))]
+    longest = max(rows, key=lambda row: row.length, default=None)
+    pool = [row for row in rows if turns(row)[-1].observation_ids] or rows
+    spread = [pool[i * len(pool) // (CHECKED - 1)] for i in range(CHECKED - 1)] if pool else []
+    return ([] if longest is None else [longest]) + [row for row in spread if row is not longest]
+
+
+def turns(row: Row) -> list[Transition]:
+    """The transitions of a row, in order."""
+    return [segment.transition for segment in row.having("action") if segment.transition is not None]
 
 
 def check_texts(tokenizer: Any, checked: Sequence[Transition]) -> None:
@@ -110,31 +122,58 @@ def check_texts(tokenizer: Any, checked: Sequence[Transition]) -> None:
             )
 
 
-def check_sampler_agrees(pair: Pair, checked: Sequence[Transition], tolerance: float) -> float:
-    """The sampler's own log-probs are those of the training forward; returns the mean difference."""
-    scored = pair.score([t.prompt_ids for t in checked], [t.action_ids for t in checked])
-    gap = mean_gap(scored, [torch.tensor(t.sampled_logprobs) for t in checked])
-    if not gap <= tolerance:
+def check_sampler_agrees(
+    pair: Pair, checked: Sequence[Row], scored: Sequence[Tensor], tolerance: float, rollout_gap: float | None = None
+) -> float:
+    """The sampler's own log-probs are those of the training forward; returns the mean difference.
+
+    It is taken over all action tokens of the checked rows, and over a row's own where it has enough of them: what
+    changes with the length shows in the longest. `rollout_gap` is that of the whole rollout, where scoring knows it.
+    """
+    sampled = [torch.tensor([p for t in turns(row) for p in t.sampled_logprobs]) for row in checked]
+    gap = mean_gap(scored, sampled)
+    parts = zip(checked, scored, sampled, strict=True)
+    gaps = [(mean_gap([p], [q]), f" over a row of {row.length} tokens") for row, p, q in parts if len(p) >= TELLING]
+    gaps += [] if rollout_gap is None else [(rollout_gap, " over the rollout (rollout/sampler_gap)")]
+    worst, where = max([(gap, ""), *gaps])
+    if not worst <= tolerance:
         fail(
-            f"the sampler's log-probs differ from the trainer's by {gap:.2g} nats on average; wanted at most "
+            f"the sampler's log-probs differ from the trainer's by {worst:.2g} nats on average{where}; wanted at most "
             f"{tolerance:g} (canaries.logprob_tolerance): the sampler uses another temperature than "
-            f"rollout.temperature ({pair.temperature:g}), other weights or another precision, or the model drops "
-            "units out while it trains (model.path)"
+            f"rollout.temperature ({pair.temperature:g}), other weights, another precision or another reading of long "
+            "rows, or the model drops units out while it trains (model.path)"
         )
     return gap
 
 
-def check_appended_observation(pair: Pair, checked: Sequence[Transition], tolerance: float) -> float:
-    """The observation behind an action does not change the action's log-probs; returns the mean difference."""
-    prompts, actions = [t.prompt_ids for t in checked], [t.action_ids for t in checked]
-    appended = pair.score(prompts, actions, [t.bridge_ids + t.observation_ids for t in checked])
-    gap = mean_gap(pair.score(prompts, actions), appended)
+def check_appended_observation(pair: Pair, checked: Sequence[Row], scored: Sequence[Tensor], tolerance: float) -> float:
+    """What follows an action does not change the action's log-probs; returns the mean difference.
+
+    The last action of each row is read with the observation behind it, its first one without the turns behind it.
+    """
+    alone, followed = list(scored), pair.score([with_last_observation(row) for row in checked])
+    for row, whole in zip(checked, scored, strict=True):
+        if len(turns(row)) > 1:
+            alone += pair.score([first_turn(row)])
+            followed.append(whole[: len(alone[-1])])
+    gap = mean_gap(alone, followed)
     if not gap <= tolerance:
         fail(
             f"an appended observation changes the log-probs of the action before it by {gap:.2g} nats on average; "
             f"wanted at most {tolerance:g} (canaries.logprob_tolerance), as a causal model gives (model.path)"
         )
     return gap
+
+
+def with_last_observation(row: Row) -> Row:
+    """The row, and the environment's answer to its last action."""
+    last = turns(row)[-1]
+    return Row([*row.segments, Segment(last.bridge_ids), Segment(last.observation_ids)])
+
+
+def first_turn(row: Row) -> Row:
+    """The row up to its first action."""
+    return Row(row.segments[:2])
 
 
 def check_masks(tokenizer: Any, batch: MicroBatch, known: dict[str, set[tuple[int, ...]]]) -> tuple[str, str]:
@@ -183,10 +222,9 @@ def check_adapters(pair: Pair, probe: Probe) -> None:
     layers = adapted_layers(model)
     if not layers:
         return
-    tokens = [g.token_ids for g in probe.generations]
-    adapted = pair.score(probe.prompts, tokens)
+    adapted = pair.score_answers(probe.prompts, probe.generations)
     with adapters_off(model):
-        bare = pair.score(probe.prompts, tokens)
+        bare = pair.score_answers(probe.prompts, probe.generations)
     if all(map(torch.equal, adapted, bare)):
         fail(
             f"the model's {len(layers)} LoRA layers have no effect on its log-probs after a step; wanted trained "
@@ -196,8 +234,7 @@ def check_adapters(pair: Pair, probe: Probe) -> None:
 
 def check_sampler_follows(pair: Pair, before: Probe, tolerance: float) -> None:
     """Where training changed what the trainer says to the probe's prompts, the sampler says something else too."""
-    tokens = [g.token_ids for g in before.generations]
-    moved = mean_gap(pair.score(before.prompts, tokens), before.trainer)
+    moved = mean_gap(pair.score_answers(before.prompts, before.generations), before.trainer)
     if moved > tolerance / 10 and pair.sample(before.prompts) == before.generations:
         fail(
             f"training moved the trainer's log-probs by {moved:.2g} nats on average, and the sampler's not at all; "

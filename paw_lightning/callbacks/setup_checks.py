@@ -16,6 +16,7 @@ from paw_lightning import ranks
 from paw_lightning.callbacks.branch_check import check_branches
 from paw_lightning.errors import SettingsError
 from paw_lightning.iteration import Iteration
+from paw_lightning.models.window import context_window
 from paw_lightning.policy.advantages import Advantage
 from paw_lightning.rollouts.settings import RolloutSettings
 from paw_lightning.text.chat import ChatFormat
@@ -62,7 +63,8 @@ def check_run(run: Run) -> None:
         rank_zero_warn("data.group_size is 1: an advantage relative to the group is 0, no reward is learnt from")
     _warn_of_unread_loss_settings(run.module.world_model_loss, iteration.balance.match_weight_of)
     run.module.configure_model()  # its positions are counted next
-    _check_context_window(run, cutter.world_model_horizon)
+    model, tokenizer = run.module.language_model, run.module.tokenizer
+    check_context_window(run.settings, model.config, tokenizer, cutter.world_model_horizon)
     _check_stops(run.trainer, cutter.minibatches)
 
 
@@ -198,12 +200,10 @@ def _check_callback(callback: L.Callback) -> None:
                 )
 
 
-def _check_context_window(run: Run, horizon: int) -> None:
+def check_context_window(settings: RolloutSettings, config: Any, tokenizer: Any, horizon: int) -> None:
     """Refuse rows that could outgrow the model before anything is played."""
-    settings = run.settings
-    config = run.module.language_model.config.get_text_config()
-    window = getattr(config, "max_position_embeddings", None)
-    turn = _turn_tokens(settings, run.module.tokenizer)
+    window, positions = context_window(config)
+    turn = _turn_tokens(settings, tokenizer)
     needed = settings.prompt.max_tokens + horizon * (
         settings.max_action_tokens + turn + settings.max_observation_tokens + BOUNDARY_TOKENS
     )
@@ -212,8 +212,8 @@ def _check_context_window(run: Run, horizon: int) -> None:
         raise SettingsError(
             f"rollout.prompt.max_tokens {settings.prompt.max_tokens} + data.world_model_horizon {horizon} x "
             f"(rollout.max_action_tokens {settings.max_action_tokens} + {before}rollout.max_observation_tokens "
-            f"{settings.max_observation_tokens} + {BOUNDARY_TOKENS} for turn boundaries) do not fit the model's "
-            f"{window} positions; lower one of them"
+            f"{settings.max_observation_tokens} + {BOUNDARY_TOKENS} for turn boundaries) do not fit {positions}; lower "
+            "one of them"
         )
 
 

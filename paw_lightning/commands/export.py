@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 def command(args: list[str]) -> int:
     """Read the checkpoint, write the directory; returns the exit status."""
     options = parse(args)
+    import transformers
+
     from paw_lightning.callbacks.policy_export import export_policy
     from paw_lightning.models.lora import LoRA
     from paw_lightning.training.module import PaWModule
 
     settings = model_settings(options.config)
-    module = PaWModule(settings["path"], lora=LoRA(**settings["lora"]), dtype=settings["dtype"])
+    transformers.utils.logging.disable_progress_bar()
+    kept = {key: settings[key] for key in ("weights", "dtype") if key in settings}
+    module = PaWModule(settings["path"], lora=LoRA(**settings["lora"]), **kept)
     module.configure_model()
     state = load_weights(options.checkpoint)
     # Neither a separate world-model head nor a critic is part of the policy, nor frozen weights of a LoRA checkpoint.
@@ -38,8 +42,8 @@ def command(args: list[str]) -> int:
             f"{settings['path']}, the model of {options.config}"
         )
     module.load_state_dict(state, strict=False)
-    export_policy(module, options.output, options.adapters)
-    print(f"exported to {options.output}")
+    read_back = export_policy(module, options.output, options.adapters, options.dtype)
+    print(f"exported to {options.output}", *read_back, sep="\n")
     return 0
 
 
@@ -52,6 +56,7 @@ def parse(args: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--adapters", choices=["merged", "separate"], default="merged", help="LoRA's (default: merged into the weights)"
     )
+    parser.add_argument("--dtype", choices=["float32"], help="of the written weights (default: the run's model.dtype)")
     options = parser.parse_args(args)
     if not options.checkpoint.exists():
         found = f"the checkpoint is {options.checkpoint}, which does not exist"

@@ -15,11 +15,12 @@ import yaml
 from jsonargparse import Namespace
 from transformers import PreTrainedModel
 
+from paw_lightning.callbacks.setup_checks import check_context_window
 from paw_lightning.commands.export import load_weights
 from paw_lightning.commands.parsing import read
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.errors import SettingsError
-from paw_lightning.models.loading import load_language_model
+from paw_lightning.models.loading import check_vocabulary, load_language_model
 from paw_lightning.models.lora import add_adapters
 from paw_lightning.rollouts.collector import Collector
 from paw_lightning.rollouts.runner import stop_token_ids
@@ -118,6 +119,8 @@ def load_policy(settings: RunSettings, checkpoint: str | None = None) -> PreTrai
         activation_checkpointing=module.activation_checkpointing,
         attention=module.attention,
     )
+    check_vocabulary(model, module.tokenizer, module.path)
+    check_context_window(settings.rollout, model.config, module.tokenizer, settings.data.cutter.world_model_horizon)
     if module.lora.rank:
         add_adapters(model, module.lora)
     if checkpoint is not None:

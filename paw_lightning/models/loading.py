@@ -11,6 +11,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from paw_lightning.errors import SettingsError
 from paw_lightning.models import smollm2
+from paw_lightning.models.playable import check_playable
 
 ASSETS = Path(__file__).parent.parent / "assets"
 WANTED = "a Hugging Face model directory, a hub name, or the name of a policy shipped with the package"
@@ -73,6 +74,9 @@ def load_language_model(
     """Load a causal language model, or build its architecture with random weights.
 
     It is returned in training mode: ``from_pretrained`` leaves models in evaluation mode and Lightning keeps them so.
+
+    Raises:
+        SettingsError: there is none, or it cannot play (`check_playable`); the message names ``model.path``.
     """
     directory, torch_dtype = resolve_model_path(path), getattr(torch, dtype)
     try:
@@ -86,15 +90,27 @@ def load_language_model(
         raise SettingsError(f"model.attention is {attention!r}; wanted one that can run here: {error}") from error
     except (OSError, ValueError) as error:
         raise _no_model(path, "causal language model", error) from error
+    check_playable(model, path)
     if activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.train()
 
 
+def check_vocabulary(model: PreTrainedModel, tokenizer: Any, path: str) -> None:
+    """Refuse a tokenizer that has more tokens than the model has embeddings: reading one of them would be a crash."""
+    needed = max(tokenizer.get_vocab().values()) + 1
+    rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
+    if needed > rows:
+        raise SettingsError(
+            f"model.path is {path!r}, whose tokenizer has {needed} token ids and whose model {rows} embeddings; wanted "
+            "one for each: save the model after resize_token_embeddings, or with the tokenizer it was trained with"
+        )
+
+
 def without_dropout(config: Any) -> Any:
-    """Set every dropout rate to 0: the policy that trains has to be the one that sampled."""
+    """Set every rate of dropout and jitter to 0: the policy that trains has to be the one that sampled."""
     for name, value in vars(config).items():
-        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
+        if ("dropout" in name or "jitter" in name or name.endswith("pdrop")) and isinstance(value, float):
             setattr(config, name, 0.0)
     return config
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -69,10 +69,30 @@ def add_adapters(language_model: PreTrainedModel, lora: LoRA) -> None:
             raise SettingsError(
                 f"model.lora.target_modules is {lora.target_modules!r}; wanted names of linear layers: {error}"
             ) from error
+    _check_embeddings(language_model, lora)
     for name, parameter in language_model.named_parameters():
         parameter.requires_grad_(is_adapter(name))
         if is_adapter(name):
             parameter.data = parameter.data.float()  # a bfloat16 weight would lose small steps
+
+
+def _check_embeddings(language_model: PreTrainedModel, lora: LoRA) -> None:
+    """Refuse adapters where W is read by something else than its layer.
+
+    The losses read the LM head's own W, so that an adapter beside it would act while playing and never be trained; an
+    adapter of tied embeddings, merged into W, would change the LM head as well.
+    """
+    tied = language_model.config.get_text_config().tie_word_embeddings
+    if isinstance(language_model.get_output_embeddings(), LoraLayer):
+        what = "the LM head, whose own weight the losses read"
+    elif tied and isinstance(language_model.get_input_embeddings(), LoraLayer):
+        what = "embeddings that are the LM head's weight too (tie_word_embeddings)"
+    else:
+        return
+    raise SettingsError(
+        f"model.lora.target_modules is {lora.target_modules!r}, which adapts {what}; wanted layers between the "
+        "embeddings and the LM head: all-linear, or their names"
+    )
 
 
 def is_adapter(name: str) -> bool:
@@ -103,12 +123,22 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-def merged(language_model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of the model as if it had been trained without adapters: W + (alpha / rank) B A in W's place."""
+def copied(language_model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of the model."""
     if hasattr(language_model, "destroy_cached_continuous_batching_manager"):
         # The paged sampler's threads cannot be copied.
         language_model.destroy_cached_continuous_batching_manager()  # type: ignore[operator]
-    model = copy.deepcopy(language_model)
+    return copy.deepcopy(language_model)
+
+
+def merged(language_model: PreTrainedModel, dtype: Literal["float32"] | None = None) -> PreTrainedModel:
+    """A copy of the model as if it had been trained without adapters: W + (alpha / rank) B A in W's place.
+
+    The sum is rounded to the weights' own type, or to `dtype`.
+    """
+    model = copied(language_model)
+    if dtype == "float32":
+        model.float()
     for name, module in list(model.named_modules()):
         if isinstance(module, LoraLayer):
             module.merge()

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from paw_lightning.errors import SettingsError
 from paw_lightning.models.attention import branch_arguments
 from paw_lightning.models.heads import LogitForm, PolicyHead, WorldModelHead
+from paw_lightning.models.playable import readable
 from paw_lightning.types import MicroBatch
 
 
@@ -83,8 +84,17 @@ def check_heads(model: PolicyWorldModel) -> None:
     device = next(model.parameters()).device
     input_ids = torch.arange(8, device=device)[None]
     mask = torch.ones_like(input_ids, dtype=torch.bool)
-    read = model(input_ids, mask, torch.zeros_like(mask), 1.0).action_logprobs
-    logprobs = torch.log_softmax(model.language_model(input_ids=input_ids, use_cache=False).logits[0, :-1].float(), -1)
+    try:
+        with readable(model.language_model):
+            read = model(input_ids, mask, torch.zeros_like(mask), 1.0).action_logprobs
+            logits = model.language_model(input_ids=input_ids, use_cache=False).logits
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise SettingsError(
+            f"model.path is {model.language_model.name_or_path!r}, whose hidden states cannot be read ({said}); wanted "
+            "a causal language model whose get_decoder() gives the states that its LM head reads"
+        ) from error
+    logprobs = torch.log_softmax(logits[0, :-1].float(), -1)
     gap = (read - logprobs.gather(1, input_ids[0, 1:, None]).squeeze(1)).abs().max().item()
     if gap > (1e-3 if read.dtype == next(model.parameters()).dtype else 0.1):
         raise SettingsError(

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
 from paw_lightning.errors import SettingsError
+from paw_lightning.models.window import context_window
 from paw_lightning.samplers.base import Generation
 from paw_lightning.samplers.kv_cache import (
     CACHE_BYTES,
@@ -62,12 +63,12 @@ class Decoder:
         lengths = [len(prompt) for prompt in prompts]
         if 0 in lengths:
             raise ValueError(f"prompt {lengths.index(0)} is empty; wanted at least one token")
-        window = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        window, positions = context_window(self.model.config)
         if window is not None and max(lengths) > window - max_new_tokens:
             raise SettingsError(
                 f"rollout.max_action_tokens is {max_new_tokens} and a prompt has {max(lengths)} tokens; wanted "
-                f"at most {window - max_new_tokens} to fit the model's {window} positions: lower "
-                "rollout.prompt.max_tokens or rollout.max_action_tokens"
+                f"at most {window - max_new_tokens} to fit {positions}: lower rollout.prompt.max_tokens or "
+                "rollout.max_action_tokens"
             )
 
     def decode_batches(

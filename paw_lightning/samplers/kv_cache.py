@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import takewhile
 from typing import Any
 
@@ -49,9 +50,17 @@ class RoomyLayer(DynamicLayer):
 def token_bytes(config: Any, element: int) -> int:
     """Bytes of a token's keys and values in all layers, `element` bytes a number."""
     text = config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return 2 * text.num_hidden_layers * heads * head_size * element
+    layers = getattr(text, "per_layer_config", None) or {}  # of models whose layers differ in size
+    whole = [layers[number] for number in range(text.num_hidden_layers)] if layers else [text] * text.num_hidden_layers
+    return 2 * element * sum(_heads(layer) * _head_size(layer) for layer in whole)
+
+
+def _heads(config: Any) -> int:
+    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+
+
+def _head_size(config: Any) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def storage_of(cache: Cache) -> list[LayerStates]:
@@ -75,13 +84,17 @@ def align_right(states: list[LayerStates], source: Tensor, places: Tensor) -> It
 
     Layer by layer, so that no second copy of all need be held.
     """
-    heads, tokens = states[0][0].shape[1:3]
-    rows = source[:, None] * heads + torch.arange(heads, device=source.device)
-    vectors = (rows[:, :, None] * tokens + places.clamp(0, tokens - 1)[:, None, :]).flatten()
+
+    @cache
+    def vectors(heads: int, tokens: int) -> Tensor:
+        rows = source[:, None] * heads + torch.arange(heads, device=source.device)
+        return (rows[:, :, None] * tokens + places.clamp(0, tokens - 1)[:, None, :]).flatten()
 
     def copied(old: Tensor) -> Tensor:
         # Whole vectors of one table: several times as fast as indexing rows, heads and tokens.
-        return old.reshape(-1, old.shape[-1]).index_select(0, vectors).view(len(source), heads, places.shape[1], -1)
+        _, heads, tokens, size = old.shape  # layers may differ in heads and in their size
+        table = old.reshape(-1, size).index_select(0, vectors(heads, tokens))
+        return table.view(len(source), heads, places.shape[1], size)
 
     return ((copied(keys), copied(values)) for keys, values in states)
 

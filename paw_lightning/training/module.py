@@ -111,6 +111,7 @@ class PaWModule(L.LightningModule):
             activation_checkpointing=self.activation_checkpointing,
             attention=self.attention,
         )
+        loading.check_vocabulary(language_model, self.tokenizer, self.path)
         self.model = PolicyWorldModel(language_model, self.separate_head)
         check_heads(self.model)
         if self.policy_loss.kl_coefficient and not self.lora.rank:

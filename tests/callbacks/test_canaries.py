@@ -14,7 +14,9 @@ from peft import LoraConfig, inject_adapter_in_model
 from paw_lightning.callbacks import canary_checks as checks
 from paw_lightning.callbacks.canary_checks import CanaryError
 from paw_lightning.models.lora import LoRA
+from paw_lightning.rollouts import scoring
 from paw_lightning.samplers.native import NativeSampler
+from paw_lightning.samplers.session import Session
 from paw_lightning.training.datamodule import RolloutDataModule
 from paw_lightning.training.module import PaWModule
 from tests.helpers import runs
@@ -163,8 +165,9 @@ def test_adapters_without_effect(tiny_model_dir: str, tmp_path: Path, monkeypatc
 
 def test_an_observation_that_changes_the_action(module: PaWModule) -> None:
     """Stand-in for attention in both directions: log-probs that depend on what comes after."""
-    checked = [make_transition(prompt_ids=[10, 11], action_ids=[12, 13], observation_ids=[14, 15])]
-    assert checks.check_appended_observation(checks.Pair(module, None, 1.0), checked, 1e-3) < 1e-5
+    pair = checks.Pair(module, None, 1.0)
+    [row] = checks.choose([make_transition(prompt_ids=[10, 11], action_ids=[12, 13], observation_ids=[14, 15])])
+    assert checks.check_appended_observation(pair, [row], pair.score([row]), 1e-3) < 1e-5
     forward = module.model.forward
 
     def looks_ahead(input_ids, *masks):
@@ -174,7 +177,97 @@ def test_an_observation_that_changes_the_action(module: PaWModule) -> None:
     module.model.forward = looks_ahead
     # Three tokens are appended: 0.03 nats.
     with pytest.raises(CanaryError, match=r"appended observation changes .* by 0\.03 nats"):
-        checks.check_appended_observation(checks.Pair(module, None, 1.0), checked, 1e-3)
+        checks.check_appended_observation(pair, [row], pair.score([row]), 1e-3)
+
+
+def test_later_turns_that_change_the_first_action(module: PaWModule) -> None:
+    """Two turns: of 2 + 2 tokens before the last observation, 2 of the first action read alone.
+
+    Every token after an action adds 0.01 nats to it. The last observation of 4 (with its bridge) adds 0.04 to all four
+    tokens; without the second turn of 1 + 3 + 2 + 2 tokens the first action's two lack 0.08: (4 x 0.04 + 2 x 0.08) / 6.
+    """
+    second = make_transition(prompt_ids=[], turn_ids=[20, 21])
+    pair = checks.Pair(module, None, 1.0)
+    [row] = checks.choose([make_transition(), second])
+    forward = module.model.forward
+
+    def looks_ahead(input_ids, *masks):
+        out = forward(input_ids, *masks)
+        return replace(out, action_logprobs=out.action_logprobs + 0.01 * input_ids.shape[1])
+
+    module.model.forward = looks_ahead
+    with pytest.raises(CanaryError, match=r"by 0\.053 nats"):
+        checks.check_appended_observation(pair, [row], pair.score([row]), 1e-3)
+
+
+class Other:
+    """A sampler's log-probs: the trainer's, and another 0.2 nats on what comes after so many tokens of a row."""
+
+    def __init__(self, module: PaWModule, late: int) -> None:
+        self.pair, self.late = checks.Pair(module, None, 1.0), late
+
+    def play(self, *lengths: int) -> list:
+        """One row of two turns for each length of its first prompt."""
+        transitions = []
+        for length in lengths:
+            actions = list(range(20, 36))
+            turns = [make_transition(prompt_ids=[10] * length, action_ids=actions)]
+            turns.append(make_transition(prompt_ids=[], turn_ids=[11], action_ids=actions))
+            [row] = checks.policy_rows(turns)
+            [logprobs] = self.pair.score([row])
+            start = length
+            for i, t in enumerate(turns):
+                own = logprobs[16 * i : 16 * (i + 1)] + 0.2 * (start >= self.late)
+                t.sampled_logprobs, start = own.tolist(), start + 16 + 4 + 1
+            transitions += turns
+        return transitions
+
+
+def agreement(other: Other, transitions: list, tolerance: float, **rest) -> float:
+    checked = checks.choose(transitions)
+    return checks.check_sampler_agrees(other.pair, checked, other.pair.score(checked), tolerance, **rest)
+
+
+def test_what_only_the_longest_row_shows(module: PaWModule) -> None:
+    """Ten rows of 10 + 16 + 4 + 1 + 16 = 47 tokens, and one of 67 among them, whose last 16 are wrong by 0.2 nats:
+    a mean of 0.1 over that row, 0.025 over the four that are checked.
+    """
+    other = Other(module, late=50)
+    transitions = other.play(*[10] * 5, 30, *[10] * 5)
+    with pytest.raises(CanaryError, match=r"by 0\.1 nats on average over a row of 67 tokens; wanted at most 0\.05"):
+        agreement(other, transitions, 0.05)
+    assert agreement(other, transitions, 0.11) == pytest.approx(0.2 * 16 / (4 * 32), rel=1e-3)
+    assert agreement(Other(module, late=100), transitions[:2], 0.05) < 1e-5
+
+
+def test_the_gap_over_the_whole_rollout_is_held_to_the_limit(module: PaWModule) -> None:
+    other = Other(module, late=1000)
+    transitions = other.play(10)
+    agreement(other, transitions, 0.05, rollout_gap=0.04)
+    said = r"by 0\.06 nats on average over the rollout \(rollout/sampler_gap\); wanted at most 0\.05"
+    with pytest.raises(CanaryError, match=said):
+        agreement(other, transitions, 0.05, rollout_gap=0.06)
+
+
+def test_a_later_turn_whose_cache_is_wrong(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
+    """The session spoils what it remembers, from the second turn on; first turns are right."""
+    original = Session._go_on
+
+    def spoiling(self, prompts, known, room):
+        cache = original(self, prompts, known, room)
+        for layer in cache.layers:
+            layer.values *= 50
+        return cache
+
+    monkeypatch.setattr(Session, "_go_on", spoiling)
+    with pytest.raises(CanaryError, match="another reading of long rows"):
+        runs.fit(tmp_path, tiny_model_dir, rollout__layout="episode", rollout__max_action_tokens=20, **QUICK)
+
+
+def test_the_rollouts_own_gap_is_a_limit_of_a_run(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(scoring, "sampler_gap", lambda transitions: 0.5)
+    with pytest.raises(CanaryError, match=r"by 0\.5 nats on average over the rollout"):
+        runs.fit(tmp_path, tiny_model_dir, rollout__old_logprobs="trainer", **QUICK)
 
 
 def test_texts(module: PaWModule) -> None:
@@ -195,13 +288,17 @@ def test_stretches_of_a_mask() -> None:
     assert checks.masked_runs(ids, mask) == [[1, 2], [4]]
 
 
-def test_checked_transitions_begin_a_row_and_have_targets() -> None:
-    follower = make_transition(prompt_ids=[])
-    plain = make_transition()
-    selected = [make_transition(selected=True) for _ in range(8)]
-    assert checks.choose([follower, plain, *selected]) == [selected[0], selected[2], selected[4], selected[6]]
-    assert checks.choose([follower, plain]) == [plain] * checks.CHECKED
-    assert checks.choose([follower]) == []
+def test_checked_rows_are_whole_and_the_longest_is_among_them() -> None:
+    def chosen(*transitions) -> list:
+        return [checks.turns(row) for row in checks.choose(transitions)]
+
+    follower, unobserved = make_transition(prompt_ids=[]), make_transition(observation_ids=[])
+    long, rows = make_transition(prompt_ids=[1] * 4), [make_transition(reward=i) for i in range(9)]
+    assert chosen(*rows[:4], long, *rows[4:]) == [[long], [rows[0]], [rows[3]], [rows[5]]]  # of ten: 0, 3 and 6
+    assert chosen(unobserved, rows[0]) == [[unobserved], [rows[0]], [rows[0]], [rows[0]]]
+    assert chosen(rows[0], follower) == [[rows[0], follower]]
+    assert chosen(follower) == []
+    assert chosen(make_transition(action_ids=[])) == []
 
 
 def test_watched_places_hold_the_largest_gradients() -> None:

@@ -71,7 +71,7 @@ def test_a_whole_run(tiny_model_dir: str, tmp_path: Path, caplog) -> None:
     shown = f"{values[0]:.1%} -> {values[-1]:.1%} (standard error {errors[0]:.1f}, {errors[1]:.1f}; 4 tasks)"
     assert said["success on unseen tasks"] == shown
     folder = runs.log_dir(cli)
-    assert said["run"] == str(folder) and said["policy"] == f"{folder}/policy"
+    assert said["run"] == str(folder) and said["policy"] == f"{folder}/policy (read back: same ids, equal log-probs)"
     assert said["curves"] == f"{program('tensorboard')} --logdir {folder}"
     assert "next" not in said
     program_and_rest = said["go on"].split(" fit ")

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen2Config
 
-from paw_lightning.models.lora import LoRA, adapters_off
+from paw_lightning.errors import SettingsError
+from paw_lightning.models.lora import LoRA, adapters_off, add_adapters
 from paw_lightning.training.module import PaWModule
 from tests.helpers import runs
 from tests.helpers.runs import assert_same_curves, assert_same_end
@@ -121,6 +122,30 @@ def test_checkpoint_of_other_adapters_is_refused(tiny_model_dir: str, tmp_path: 
 def test_bad_settings_are_named(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LoRA(**settings)
+
+
+@pytest.mark.parametrize(
+    ("tied", "layers", "what"),
+    [
+        (True, ["lm_head"], "adapts the LM head, whose own weight the losses read"),
+        (False, ["lm_head", "q_proj"], "adapts the LM head, whose own weight the losses read"),
+        (True, ["embed_tokens"], r"adapts embeddings that are the LM head's weight too \(tie_word_embeddings\)"),
+        (False, ["embed_tokens"], None),
+    ],
+)
+def test_adapters_of_weights_that_others_read_are_refused(tied: bool, layers: list[str], what: str | None) -> None:
+    """Those of embeddings that are not tied are read by their layer alone."""
+    config = Qwen2Config(
+        vocab_size=61, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+        num_key_value_heads=1, tie_word_embeddings=tied,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config)
+    if what is None:
+        add_adapters(model, LoRA(rank=1, target_modules=layers))
+        assert [name for name, p in model.named_parameters() if p.requires_grad]
+        return
+    with pytest.raises(SettingsError, match=rf"model\.lora\.target_modules is .*{what}; wanted layers between"):
+        add_adapters(model, LoRA(rank=1, target_modules=layers))
 
 
 def test_unknown_layers_are_named(tiny_model_dir: str) -> None:
