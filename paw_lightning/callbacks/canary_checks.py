@@ -55,7 +55,7 @@ class Pair:
             mask = torch.zeros_like(ids, dtype=torch.bool)
             mask[0, len(prompt) : len(prompt) + len(action)] = True
             out = self.module.played_model(ids, mask, torch.zeros_like(mask), self.temperature)
-            result.append(out.action_logprobs.float().cpu())
+            result.append(out.action_logprobs.double().cpu())
         return result
 
     def sample(self, prompts: list[list[int]]) -> list[Generation]:
@@ -113,7 +113,7 @@ def check_texts(tokenizer: Any, checked: Sequence[Transition]) -> None:
 def check_sampler_agrees(pair: Pair, checked: Sequence[Transition], tolerance: float) -> float:
     """The sampler's own log-probs are those of the training forward; returns the mean difference."""
     scored = pair.score([t.prompt_ids for t in checked], [t.action_ids for t in checked])
-    gap = mean_gap(scored, [torch.tensor(t.sampled_logprobs) for t in checked])
+    gap = mean_gap(scored, [torch.tensor(t.sampled_logprobs, dtype=torch.float64) for t in checked])
     if not gap <= tolerance:
         fail(
             f"the sampler's log-probs differ from the trainer's by {gap:.2g} nats on average; wanted at most "

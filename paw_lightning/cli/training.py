@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import re
 import shutil
 import sys
@@ -29,6 +30,7 @@ from paw_lightning.errors import SettingsError
 from paw_lightning.training.datamodule import RolloutDataModule
 from paw_lightning.training.module import PaWModule
 from paw_lightning.training.run_folder import run_folder
+from paw_lightning.training.saved_settings import flat
 
 CALLBACKS = tuple(name for name in SECTIONS if name not in ("trainer", "model", "data"))
 USAGE = "paw-lightning {} [--config NAME|FILE ...] [--KEY VALUE ...]"
@@ -174,6 +176,11 @@ class PaWCLI(LightningCLI):
         home = Path(options.get("save_dir") or ".", options.get("name") or "").resolve()
         if folder.parent == home:
             options.version = folder.name
+
+    def before_fit(self) -> None:
+        """Tell the module all settings: its checkpoints hold them, and a resumed run says which it has otherwise."""
+        parser, config = self._parser(self.subcommand), self.config[self.subcommand]
+        self.model.configuration = flat(json.loads(parser.dump(config, format="json", skip_none=False)))
 
     def instantiate_classes(self) -> None:
         """Build what the configuration names; an error about an argument becomes a SettingsError."""

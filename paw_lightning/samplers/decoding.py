@@ -158,7 +158,8 @@ class Decoder:
         stop_tokens = torch.tensor(sorted(self.stop_token_ids), dtype=torch.long, device=device)
         current = torch.tensor([prompt[-1] for prompt in prompts], device=device)
         tokens = torch.full((count, steps), self.pad_token_id, device=device)
-        logprobs, entropies = torch.zeros(2, count, steps, device=device, dtype=torch.float32)
+        precision = torch.promote_types(self.model.dtype, torch.float32)
+        logprobs, entropies = torch.zeros(2, count, steps, device=device, dtype=precision)
         # Who is still writing
         rows = torch.arange(count, device=device)
         finished = torch.zeros(count, dtype=torch.bool, device=device)
@@ -210,9 +211,11 @@ class Decoder:
 def draw(logits: Tensor, temperature: float, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Inverse-CDF draw: the first token whose cumulative probability exceeds its uniform number.
 
-    logits [B, V], uniforms [B] -> token ids [B], their log-probs [B] and the entropies [B], in nats.
+    logits [B, V], uniforms [B] -> token ids [B], their log-probs [B] and the entropies [B], in nats, in float32
+    (float64 for float64 logits).
     """
-    logprobs = torch.log_softmax(logits.float() / (temperature or 1.0), dim=-1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logprobs = torch.log_softmax(logits / (temperature or 1.0), dim=-1)
     probabilities = logprobs.exp()
     if temperature == 0:
         tokens = logprobs.argmax(-1, keepdim=True)
