@@ -181,9 +181,9 @@ def check_adapters(pair: Pair, probe: Probe) -> None:
     """With LoRA adapters the model is another one than without them, now that they have been trained."""
     model = pair.module.language_model
     layers = adapted_layers(model)
-    if not layers:
-        return
     tokens = [g.token_ids for g in probe.generations]
+    if not layers or not any(tokens):
+        return
     adapted = pair.score(probe.prompts, tokens)
     with adapters_off(model):
         bare = pair.score(probe.prompts, tokens)
@@ -214,8 +214,9 @@ def passive(module: PaWModule) -> Iterator[None]:
 
 
 def mean_gap(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
-    """Mean absolute difference over all tokens."""
-    return (torch.cat(list(first)) - torch.cat(list(second))).abs().mean().item()
+    """Mean absolute difference over all tokens; 0 where there is none."""
+    gaps = (torch.cat(list(first)) - torch.cat(list(second))).abs()
+    return gaps.mean().item() if len(gaps) else 0.0
 
 
 def watch(parameter: nn.Parameter) -> tuple[nn.Parameter, Tensor, Tensor]:

@@ -217,9 +217,10 @@ class PaWModule(L.LightningModule):
     def losses(self, batch: MicroBatch) -> StepLosses:
         """All losses of one micro-batch, from one forward pass."""
         out = self(batch)
-        # Until the first step the policy IS the one that sampled, so the ratio is 1 by definition; taking the
-        # sampler's log-probs instead would put its rounding into the gradient.
-        old_logprobs = out.action_logprobs.detach() if batch.on_policy else batch.old_logprobs
+        # Until the first step the policy IS the one that sampled, so the ratio is 1 by definition; taking the recorded
+        # log-probs instead would put their rounding into the gradient. Those of a sampler that computes otherwise are
+        # another policy's: the ratio is then taken against them in every step.
+        old_logprobs = out.action_logprobs.detach() if batch.unit_ratio else batch.old_logprobs
         policy_tokens = self.policy_loss(
             out.action_logprobs, out.action_entropies, old_logprobs, batch.advantages, batch.reference_logprobs
         )

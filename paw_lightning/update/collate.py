@@ -56,7 +56,9 @@ def branch_view(rows: Sequence[Row]) -> tuple[Tensor, Tensor] | tuple[None, None
     return positions, visible
 
 
-def collate(rows: Sequence[Row], *, on_policy: bool, temperature: float = 1.0) -> MicroBatch:
+def collate(
+    rows: Sequence[Row], *, on_policy: bool, temperature: float = 1.0, foreign_logprobs: bool = False
+) -> MicroBatch:
     """Right-pad rows to one rectangle and gather what belongs to their tokens."""
     input_ids, action_mask, target_mask = rectangle(rows)
     actions = [segment for row in rows for segment in row.having("action")]
@@ -80,6 +82,7 @@ def collate(rows: Sequence[Row], *, on_policy: bool, temperature: float = 1.0) -
         position_ids=position_ids,
         visible=visible,
         temperature=temperature,
+        unit_ratio=on_policy and not foreign_logprobs,
     )
 
 
