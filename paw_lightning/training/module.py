@@ -100,7 +100,8 @@ class PaWModule(L.LightningModule):
         self.strict_loading = not lora.rank  # a checkpoint of adapters holds nothing else
         self.configuration: dict[str, Any] | None = None
         """All settings of the run by key, for its checkpoints; only the command line knows them, and writes them."""
-        self._saved: RunSettings | None = None
+        self._saved: tuple[RunSettings, list[dict[str, Any]]] | None = None
+        """Settings and optimizers' states of the checkpoint that is being resumed, until they are looked at."""
         self.means = RunningMeans()
         self._step_terms: Terms = "joint"
         self._step_has_tokens = False
@@ -311,7 +312,7 @@ class PaWModule(L.LightningModule):
     @property
     def _run_settings(self) -> RunSettings:
         losses = {"policy_loss": self.policy_loss, "world_model_loss": self.world_model_loss}
-        own = {f"model.{name}.{key}": value for name, loss in losses.items() for key, value in vars(loss).items()}
+        own = {f"model.{name}.{key}": repr(value) for name, loss in losses.items() for key, value in vars(loss).items()}
         data = getattr(getattr(self.trainer, "datamodule", None), "settings", {})
         return RunSettings(own | data | self.optimization.settings, self.configuration)
 
@@ -331,7 +332,7 @@ class PaWModule(L.LightningModule):
         trains = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         check_identity(checkpoint.get("identity", {}), self.identity, same_reference=trains or bool(self.lora.rank))
         if trains and "settings" in checkpoint:
-            self._saved = RunSettings(**checkpoint["settings"])
+            self._saved = RunSettings(**checkpoint["settings"]), checkpoint.get("optimizer_states", [])
             self._compare()
 
     def _compare(self) -> None:
@@ -340,6 +341,6 @@ class PaWModule(L.LightningModule):
         Which of the two comes first depends on the strategy.
         """
         if self._saved is not None and self.optimization.settings:
-            saved, self._saved = self._saved, None
-            self.optimization.resume(saved.known)
+            (saved, states), self._saved = self._saved, None
+            self.optimization.resume(saved.known, states)
             self._run_settings.say_changes(saved)

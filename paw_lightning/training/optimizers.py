@@ -49,23 +49,23 @@ class OptimizerSetup:
             return optimizer
         # Its schedule
         scheduler = self.scheduler_factory(optimizer)
-        self.settings |= (
-            {SCHEDULER: type(scheduler).__qualname__}
-            | _held_by(scheduler)
-            | {
-                f"{SCHEDULER}.init_args.{name}" + _whose(number): repr(value)
-                for number, (group, own) in enumerate(zip(optimizer.param_groups, self.groups, strict=True))
-                for name, value in group.items()  # some schedules keep their settings here
-                if name not in own and name != "params" and (name, value) != ("initial_lr", own["lr"])
-            }
-        )
+        self.settings |= {SCHEDULER: type(scheduler).__qualname__} | _held_by(scheduler) | self._held_beside(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
-    def resume(self, saved: dict[str, str]) -> None:
-        """Take note of the settings of the run that saved the checkpoint.
+    def _held_beside(self, optimizer: torch.optim.Optimizer) -> dict[str, str]:
+        """The settings that some schedules write into the optimizer's groups."""
+        return {
+            f"{SCHEDULER}.init_args.{name}" + _whose(number): repr(value)
+            for number, (group, own) in enumerate(zip(optimizer.param_groups, self.groups, strict=True))
+            for name, value in group.items()
+            if name not in own and name != "params" and (name, value) != ("initial_lr", own["lr"])
+        }
+
+    def resume(self, saved: dict[str, str], states: list[dict[str, Any]]) -> None:
+        """Take note of the settings of the run that saved the checkpoint, whose optimizers had these states.
 
         Raises:
-            SettingsError: it had another optimizer.
+            SettingsError: it had another optimizer, or one that kept less of each weight than this one needs.
         """
         if saved[OPTIMIZER] != self.settings[OPTIMIZER]:
             raise SettingsError(
@@ -73,7 +73,24 @@ class OptimizerSetup:
                 f"is {saved[OPTIMIZER]}, whose state no other can go on with; wanted {saved[OPTIMIZER]}, or a new run "
                 "from the exported policy (model.path)"
             )
+        changed = [key for key, value in self.settings.items() if saved.get(key) != value]
+        kept = next((of_weight for state in states for of_weight in state["state"].values()), None)
+        if changed and kept and (missing := self._needed() - set(kept)):
+            raise SettingsError(
+                f"{' and '.join(changed)} differ from the run that saved the checkpoint (ckpt_path), which kept no "
+                f"{' and no '.join(sorted(missing))} of its weights; wanted the settings that decide about it as they "
+                "were, or a new run from the exported policy (model.path)"
+            )
         self.saved = saved
+
+    def _needed(self) -> set[str]:
+        """What the optimizer keeps of each weight."""
+        weights = [torch.nn.Parameter(torch.zeros(1)) for _ in self.groups]
+        optimizer = self.optimizer_factory(weights if len(weights) == 1 else [{"params": [w]} for w in weights])
+        for weight in weights:
+            weight.grad = torch.ones(1)
+        optimizer.step(lambda: torch.zeros(()))  # some ask for the loss
+        return {name for state in optimizer.state.values() for name in state}
 
     def carry_over(self, trainer: L.Trainer) -> None:
         """Give the restored optimizer the settings that are configured otherwise now.

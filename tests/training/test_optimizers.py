@@ -49,7 +49,7 @@ class Run:
             self.trainer.current_epoch += 1
 
     def resume(self, other: Run) -> Run:
-        self.setup.resume(other.setup.settings)
+        self.setup.resume(other.setup.settings, [other.optimizer.state_dict()])
         self.optimizer.load_state_dict(other.optimizer.state_dict())
         for mine, old in zip(self.trainer.lr_scheduler_configs, other.trainer.lr_scheduler_configs, strict=False):
             mine.scheduler.load_state_dict(old.scheduler.state_dict())
@@ -155,6 +155,15 @@ def test_another_optimizer_is_refused() -> None:
     )
     with pytest.raises(SettingsError, match=message):
         Run(OptimizerSetup(partial(SGD, lr=0.1), None)).resume(stopped())
+
+
+def test_what_was_not_kept_cannot_be_gone_on_with() -> None:
+    """AMSGrad needs the largest second moment so far; the other way round nothing is missing."""
+    message = r"init_args\.amsgrad differ .* which kept no max_exp_avg_sq of its weights"
+    with pytest.raises(SettingsError, match=message):
+        Run(OptimizerSetup(partial(ADAM, amsgrad=True), None)).resume(stopped())
+    Run(OptimizerSetup(ADAM, None)).resume(stopped(partial(ADAM, amsgrad=True))).train(END)
+    Run(OptimizerSetup(partial(SGD, lr=0.1, momentum=0.9), None)).resume(stopped(partial(SGD, lr=0.1))).train(END)
 
 
 @pytest.mark.parametrize(
