@@ -199,7 +199,8 @@ class PaWCLI(LightningCLI):
             text = f"{problem[1]} cannot be built: {problem[2]}"
         given = vars(config.trainer)
         named = [name for name in given if f"`{name}`" in text or f"{name}=" in text]
-        named += [name for name, value in given.items() if isinstance(value, str) and value in text]
+        texts = {name: value for name, value in given.items() if isinstance(value, str)}
+        named += [name for name, value in texts.items() if value in text or value.replace("-", "_") in text]
         if named:
             return f"trainer.{named[0]} is {given[named[0]]!r}; {text}"
         logger = getattr(config.trainer.logger, "class_path", "")
