@@ -80,9 +80,12 @@ def test_one_update_takes_one_ratio(settings: dict, own: bool, tiny_model_dir: s
     assert ("rollout/sampler_gap" in curves) is own
 
 
-def test_the_native_sampler_needs_no_other_pass(tiny_model_dir: str, tmp_path: Path) -> None:
-    curves = runs.curves(runs.fit(tmp_path, tiny_model_dir, **FIRST_STEP))
-    assert "rollout/sampler_gap" not in curves and curves["train/approx_kl"][0] == 0
+@pytest.mark.parametrize(("cap", "measured"), [(None, False), (2.0, True)])
+def test_the_native_sampler_needs_another_pass_for_a_cap_alone(
+    cap: float | None, measured: bool, tiny_model_dir: str, tmp_path: Path
+) -> None:
+    curves = runs.curves(runs.fit(tmp_path, tiny_model_dir, rollout__importance_cap=cap, **FIRST_STEP))
+    assert ("rollout/sampler_gap" in curves) is measured and curves["train/approx_kl"][0] == 0
 
 
 @pytest.mark.parametrize(
