@@ -181,7 +181,15 @@ def test_whitening_is_over_all_tokens_of_the_update():
     assert all(torch.equal(a[1], b[1]) for a, b in zip(plain, white, strict=True))
 
 
-@pytest.mark.parametrize("advantages", [[], [torch.tensor([3.0])], [torch.tensor([2.0, 2.0]), torch.tensor([2.0])]])
+@pytest.mark.parametrize(
+    "advantages",
+    [
+        [],
+        [torch.tensor([3.0])],
+        [torch.tensor([2.0, 2.0]), torch.tensor([2.0])],
+        [torch.tensor([0.1 + 0.2, 0.3]), torch.tensor([0.3]).nextafter(torch.tensor([1.0]))],  # but for rounding
+    ],
+)
 def test_whitening_leaves_no_advantage_where_nothing_differs(advantages):
     assert torch.cat([torch.empty(0), *whiten(advantages)]).tolist() == [0.0] * sum(map(len, advantages))
 
@@ -191,6 +199,7 @@ def test_explained_variance_by_hand():
     assert explained_variance(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 2.0])) == 0.75
     assert explained_variance(torch.tensor([5.0, 5.0]), torch.tensor([0.0, 2.0])) == 0.0
     assert explained_variance(torch.tensor([0.0, 1.0]), torch.tensor([2.0, 2.0])) is None
+    assert explained_variance(torch.tensor([0.0, 1.0]), torch.tensor([2.0, 2.0000002])) is None
 
 
 def test_gae_of_a_turn_without_tokens():
