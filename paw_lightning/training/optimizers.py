@@ -89,7 +89,7 @@ class OptimizerSetup:
         optimizer = self.optimizer_factory(weights if len(weights) == 1 else [{"params": [w]} for w in weights])
         for weight in weights:
             weight.grad = torch.ones(1)
-        optimizer.step(lambda: torch.zeros(()))  # some ask for the loss
+        optimizer.step(lambda: 0.0)  # some ask for the loss
         return {name for state in optimizer.state.values() for name in state}
 
     def carry_over(self, trainer: L.Trainer) -> None:
@@ -114,7 +114,7 @@ class OptimizerSetup:
             group["lr"] = configured["lr"]
             group.pop("initial_lr", None)  # from which a schedule would begin
         if self.scheduler_factory is not None:
-            restored = trainer.lr_scheduler_configs[0]
+            restored: Any = trainer.lr_scheduler_configs[0]
             steps = restored.scheduler.last_epoch if SCHEDULER in saved else trainer.current_epoch
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", ".*lr_scheduler.step.*")  # this optimizer has made no step yet
