@@ -20,5 +20,9 @@ def generator(*parts: int | str) -> torch.Generator:
 
 
 def uniforms(count: int, *parts: int | str) -> Tensor:
-    """Return float [count] in [0, 1): the random numbers of one action."""
-    return torch.rand(count, generator=generator(*parts))
+    """Return float32 [count] in [0, 1): the random numbers of one action.
+
+    Whatever the default dtype is: under `trainer.precision: bf16-true` that has 256 numbers between 0 and 1, and
+    tokens rarer than that would never be drawn.
+    """
+    return torch.rand(count, dtype=torch.float32, generator=generator(*parts))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -101,6 +103,14 @@ class Transition:
         return self.predicted_ids if self.selected else []
 
 
+def alike(numbers: Sequence[float]) -> bool:
+    """All are equal but for rounding: they lie within 2e-7 of the largest size, which float32 may make of rewards.
+
+    [0.1, 0.2, 0.3] and [0.3, 0.3] have different sums, yet a comparison of the two teaches nothing.
+    """
+    return not numbers or max(numbers) - min(numbers) <= 2e-7 * max(map(abs, numbers))
+
+
 @dataclass
 class Episode:
     """One playthrough of one task; the collector writes every field."""
@@ -117,8 +127,8 @@ class Episode:
 
     @property
     def episode_return(self) -> float:
-        """R(tau) = sum of r_t, before penalties."""
-        return sum(t.reward for t in self.transitions)
+        """R(tau) = sum of r_t, before penalties; the same in whatever order the rewards came."""
+        return math.fsum(t.reward for t in self.transitions)
 
 
 @dataclass
@@ -163,6 +173,8 @@ class Rollout:
     """How many groups were lost to a failing environment."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall-clock seconds by phase; `total`, the whole rollout, is the iteration's to write."""
+    foreign_logprobs: bool = False
+    """`old_logprobs` are those of a sampler whose arithmetic is not the trainer's; scoring writes it."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Scalars to log, by tag; each tag has one writer."""
 
@@ -213,8 +225,7 @@ class MicroBatch:
     target_coefficients: Tensor
     """float [M]: lambda_g of each target's group, for monitoring."""
     on_policy: bool
-    """The ratio is 1: no optimizer step was made since the rollout, so that the policy is still the one that sampled;
-    or an expert wrote the actions, whom the policy is not compared with."""
+    """No optimizer step was made since the rollout: the policy is still the one that sampled."""
     old_values: Tensor | None = None
     """float [N]; None without a critic."""
     value_targets: Tensor | None = None
@@ -227,6 +238,9 @@ class MicroBatch:
     """Which losses the step carries; `restrict` writes it, and where the world model trains alone empties N."""
     temperature: float = 1.0
     """Of the softmax whose log-probs the policy loss takes: the one that the actions were drawn at."""
+    unit_ratio: bool = False
+    """The ratio is 1 by definition: `on_policy`, and `old_logprobs` are of the trainer's own arithmetic; or an expert
+    wrote the actions, whom the policy is not compared with."""
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same with its tensors on another device."""

@@ -52,7 +52,7 @@ class Pair:
         for row in rows:
             masks = (tensor.to(self.module.device) for tensor in rectangle([row]))
             out = self.module.played_model(*masks, self.temperature)
-            result.append(out.action_logprobs.float().cpu())
+            result.append(out.action_logprobs.double().cpu())
         return result
 
     def score_answers(self, prompts: Sequence[list[int]], answers: Sequence[Generation]) -> list[Tensor]:
@@ -130,7 +130,9 @@ def check_sampler_agrees(
     It is taken over all action tokens of the checked rows, and over a row's own where it has enough of them: what
     changes with the length shows in the longest. `rollout_gap` is that of the whole rollout, where scoring knows it.
     """
-    sampled = [torch.tensor([p for t in turns(row) for p in t.sampled_logprobs]) for row in checked]
+    sampled = [
+        torch.tensor([p for t in turns(row) for p in t.sampled_logprobs], dtype=torch.float64) for row in checked
+    ]
     gap = mean_gap(scored, sampled)
     parts = zip(checked, scored, sampled, strict=True)
     gaps = [(mean_gap([p], [q]), f" over a row of {row.length} tokens") for row, p, q in parts if len(p) >= TELLING]
@@ -220,7 +222,7 @@ def check_adapters(pair: Pair, probe: Probe) -> None:
     """With LoRA adapters the model is another one than without them, now that they have been trained."""
     model = pair.module.language_model
     layers = adapted_layers(model)
-    if not layers:
+    if not layers or not any(g.token_ids for g in probe.generations):
         return
     adapted = pair.score_answers(probe.prompts, probe.generations)
     with adapters_off(model):
@@ -251,8 +253,9 @@ def passive(module: PaWModule) -> Iterator[None]:
 
 
 def mean_gap(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
-    """Mean absolute difference over all tokens."""
-    return (torch.cat(list(first)) - torch.cat(list(second))).abs().mean().item()
+    """Mean absolute difference over all tokens; 0 where there is none."""
+    gaps = (torch.cat(list(first)) - torch.cat(list(second))).abs()
+    return gaps.mean().item() if len(gaps) else 0.0
 
 
 def watch(parameter: nn.Parameter) -> tuple[nn.Parameter, Tensor, Tensor]:

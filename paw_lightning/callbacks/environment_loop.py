@@ -60,12 +60,14 @@ class EnvironmentLoop(L.Callback):
         validation_temperature: of sampling in `validate` and `test`; 0 is greedy.
         episode_retries: how often an episode whose environment failed is played again from its start with the same
             seeds (choice); after that its whole group is dropped.
-        old_logprobs: `sampler` takes those recorded while sampling; `trainer` recomputes them in one more pass.
+        old_logprobs: what the policy's ratio is taken against. `sampler`: the log-probs recorded while sampling;
+            `trainer`: those of the trainer before the first step, in one more pass; null: `sampler` for the native
+            sampler, `trainer` for every other and with an `importance_cap`.
         scoring_tokens: padded tokens per no-grad batch.
         sampler: `native`, `paged` (transformers' continuous batching, for accelerators), `vllm` (a server), or the
             class path of a Sampler, with settings of its own.
         importance_cap: multiply each action token's advantage by the trainer's probability over the sampler's, at most
-            this; needs `old_logprobs: trainer`. null trusts the sampler.
+            this; `old_logprobs` is then `trainer`. null trusts the sampler.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class EnvironmentLoop(L.Callback):
         temperature: float = 1.0,
         validation_temperature: float = 1.0,
         episode_retries: int = 1,
-        old_logprobs: Literal["sampler", "trainer"] = "sampler",
+        old_logprobs: Literal["sampler", "trainer"] | None = None,
         scoring_tokens: int = 8_192,
         sampler: Literal["native", "paged", "vllm"] | SamplerFactory = "native",
         importance_cap: float | None = None,

@@ -39,11 +39,14 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
 def evaluation_metrics(split: str, groups: list[RolloutGroup], lost: int) -> dict[str, float]:
     """How an evaluation went: rates over the tasks that could be played, and how many could not.
 
-    The success rate is nan where all were lost.
+    The success rate is nan where all were lost. Its standard error, over n tasks, is sqrt(p (1 - p) / n).
     """
     episodes = [episode for group in groups for episode in group.episodes]
     outcomes = outcome_metrics(split, episodes) if episodes else {}
-    if lost and not episodes:
+    if episodes:
+        rate = outcomes[f"{split}/success_rate"]
+        outcomes[f"{split}/success_rate_stderr"] = math.sqrt(rate * (1 - rate) / len(episodes))
+    elif lost:
         outcomes[f"{split}/success_rate"] = math.nan
     return {**outcomes, **_parts(split, groups), f"{split}/dropped_tasks": float(lost)}
 

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from paw_lightning.callbacks.base import RolloutCallback
 from paw_lightning.errors import SettingsError
-from paw_lightning.types import Rollout
+from paw_lightning.types import Rollout, alike
 
 UNREADABLE = 0.05
 """Share of well-formed actions below which the policy does not write what is asked for."""
@@ -38,7 +38,7 @@ class RunHealth(RolloutCallback):
         episodes = rollout.episodes
         won = any(e.won for e in episodes)
         self.ever_won = self.ever_won or won
-        silent = not won and len({e.episode_return for e in episodes}) == 1
+        silent = not won and alike([e.episode_return for e in episodes])
         self._check_actions(rollout)
         self._check_won(rollout)
         self._count("no_reward", silent)

@@ -60,12 +60,23 @@ def check_run(run: Run) -> None:
         _check_rewardless(advantage, tasks.dynamic_sampling, cutter.world_model_interval)
     _check_selection(iteration)
     if tasks.group_size == 1 and advantage.relative:
-        rank_zero_warn("data.group_size is 1: an advantage relative to the group is 0, no reward is learnt from")
+        _warn_of_lone_episodes(advantage)
     _warn_of_unread_loss_settings(run.module.world_model_loss, iteration.balance.match_weight_of)
     run.module.configure_model()  # its positions are counted next
     model, tokenizer = run.module.language_model, run.module.tokenizer
     check_context_window(run.settings, model.config, tokenizer, cutter.world_model_horizon)
     _check_stops(run.trainer, cutter.minibatches)
+
+
+def _warn_of_lone_episodes(advantage: Advantage) -> None:
+    """Say what a group of one teaches: of most advantages nothing, of some what one episode can be compared with."""
+    sources = []
+    if getattr(advantage, "level", None) == "row":
+        sources.append("episodes of one turn, whose advantage is the return itself (level: row)")
+    if getattr(advantage, "omega", 0):
+        sources.append("turns that saw the same observation (omega)")
+    but = f", but in {' and in '.join(sources)}" if sources else ""
+    rank_zero_warn(f"data.group_size is 1: an advantage relative to the group is 0, no reward teaches anything{but}")
 
 
 def check_largest_return(iteration: Iteration) -> None:

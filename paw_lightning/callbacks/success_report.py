@@ -65,7 +65,8 @@ class SuccessReport(L.Callback):
             return  # a resumed run has its first point
         self.before = before
         if trainer.logger is not None and not math.isnan(before.rate):
-            trainer.logger.log_metrics({METRIC: before.rate}, step=trainer.global_step)
+            metrics = {METRIC: before.rate, f"{METRIC}_stderr": before.standard_error / 100}
+            trainer.logger.log_metrics(metrics, step=trainer.global_step)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the latest value."""

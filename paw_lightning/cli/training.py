@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import re
 import shutil
 import sys
@@ -29,6 +30,7 @@ from paw_lightning.errors import SettingsError
 from paw_lightning.training.datamodule import RolloutDataModule
 from paw_lightning.training.module import PaWModule
 from paw_lightning.training.run_folder import run_folder
+from paw_lightning.training.saved_settings import flat
 
 CALLBACKS = tuple(name for name in SECTIONS if name not in ("trainer", "model", "data"))
 USAGE = "paw-lightning {} [--config NAME|FILE ...] [--KEY VALUE ...]"
@@ -175,6 +177,11 @@ class PaWCLI(LightningCLI):
         if folder.parent == home:
             options.version = folder.name
 
+    def before_fit(self) -> None:
+        """Tell the module all settings: its checkpoints hold them, and a resumed run says which it has otherwise."""
+        parser, config = self._parser(self.subcommand), self.config[self.subcommand]
+        self.model.configuration = flat(json.loads(parser.dump(config, format="json", skip_none=False)))
+
     def instantiate_classes(self) -> None:
         """Build what the configuration names; an error about an argument becomes a SettingsError."""
         try:
@@ -192,7 +199,8 @@ class PaWCLI(LightningCLI):
             text = f"{problem[1]} cannot be built: {problem[2]}"
         given = vars(config.trainer)
         named = [name for name in given if f"`{name}`" in text or f"{name}=" in text]
-        named += [name for name, value in given.items() if isinstance(value, str) and value in text]
+        texts = {name: value for name, value in given.items() if isinstance(value, str)}
+        named += [name for name, value in texts.items() if value in text or value.replace("-", "_") in text]
         if named:
             return f"trainer.{named[0]} is {given[named[0]]!r}; {text}"
         logger = getattr(config.trainer.logger, "class_path", "")

@@ -117,7 +117,7 @@ def _critic_bytes(model: PreTrainedModel, kind: str) -> int:
 
 def cache_limit(model: PreTrainedModel, sizes: Sizes) -> int | None:
     """Most tokens that the sampler keeps on each device; None: no limit is known."""
-    if sizes.sampler_tokens or sizes.sampler != "native":
+    if sizes.sampler_tokens or sizes.sampler not in ("native", "paged"):
         return sizes.sampler_tokens
     return CACHE_BYTES // token_bytes(model.config, sizes.element)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from paw_lightning.rollouts.collector import PlayedGroups
-from paw_lightning.types import RolloutGroup
+from paw_lightning.types import RolloutGroup, alike
 
 
 @dataclass
@@ -54,7 +54,7 @@ def play_useful(play: Callable[[int, int], PlayedGroups], groups: int, extra_rou
 
 def without_variance(group: RolloutGroup) -> bool:
     """All episodes have the same return, so that a comparison among them teaches nothing."""
-    return len(set(group.returns)) < 2
+    return alike(group.returns)
 
 
 def _sort(groups: list[RolloutGroup]) -> tuple[list[RolloutGroup], list[RolloutGroup]]:

@@ -177,7 +177,11 @@ class Runner:
         with timed(rollout.seconds, "scoring"), self.policy.arithmetic():
             parts = ranks.together(partial(self._score, rollout.groups[mine]))
         rollout.groups = [group for part in parts for group in part]
-        if self.settings.old_logprobs == "trainer":
+        if rollout.demonstrated:
+            return  # no sampler has written anything
+        sampled = self.settings.takes_sampled_logprobs(self.sampler)
+        rollout.foreign_logprobs = sampled and not self.sampler.trainers_arithmetic
+        if not sampled:
             rollout.metrics["rollout/sampler_gap"] = scoring.sampler_gap(rollout.transitions)
 
     def _score(self, groups: list[RolloutGroup]) -> list[RolloutGroup]:
@@ -185,7 +189,7 @@ class Runner:
         transitions = [t for group in groups for t in group.transitions]
         limits = settings.temperature, settings.scoring_tokens
         # The policy's own log-probs, entropies and values
-        own = settings.old_logprobs == "trainer"
+        own = not settings.takes_sampled_logprobs(self.sampler)
         scoring.copy_what_was_sampled(transitions, logprobs=not own)
         scoring.write_policy_scores(model, transitions, *limits, logprobs=own, values=model.critic is not None)
         if settings.importance_cap is not None:

@@ -59,7 +59,7 @@ def write_importance(transitions: Sequence[Transition], cap: float) -> None:
     """Write importance = min(trainer's p / sampler's q, cap) of each action token: truncated importance sampling."""
     for t in transitions:
         assert t.old_logprobs is not None, "write_policy_scores comes first"
-        t.importance = (t.old_logprobs - torch.tensor(t.sampled_logprobs)).exp().clamp(max=cap)
+        t.importance = (t.old_logprobs - torch.tensor(t.sampled_logprobs, dtype=torch.float32)).exp().clamp(max=cap)
 
 
 def sampler_gap(transitions: Sequence[Transition]) -> float:

@@ -36,7 +36,7 @@ class RolloutSettings:
     temperature: float
     validation_temperature: float
     episode_retries: int
-    old_logprobs: Literal["sampler", "trainer"]
+    old_logprobs: Literal["sampler", "trainer"] | None
     importance_cap: float | None
     scoring_tokens: int
     counterfactuals: bool = False
@@ -57,9 +57,15 @@ class RolloutSettings:
         if self.episode_retries < 0:
             raise SettingsError(f"rollout.episode_retries is {self.episode_retries}; wanted at least 0")
         cap = self.importance_cap
-        if cap is not None and (not cap > 0 or self.old_logprobs != "trainer"):
+        if cap is not None and (not cap > 0 or self.old_logprobs == "sampler"):
             raise SettingsError(
                 f"rollout.importance_cap is {cap} and rollout.old_logprobs is {self.old_logprobs!r}; wanted a cap "
                 "above 0 and `trainer`, which measures the sampler against the trainer, or a cap of null"
             )
         check_prompt(self.layout, self.prompt)
+
+    def takes_sampled_logprobs(self, sampler: Sampler) -> bool:
+        """Whether the policy's ratio is taken against the log-probs recorded while sampling."""
+        if self.old_logprobs is None:
+            return sampler.trainers_arithmetic and self.importance_cap is None
+        return self.old_logprobs == "sampler"

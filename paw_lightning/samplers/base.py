@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -29,6 +30,9 @@ class Sampler(ABC):
 
     It is built with (language model, token ids that end an action, padding token id), and its own settings by name.
     """
+
+    trainers_arithmetic: ClassVar[bool] = False
+    """Its log-probs are those of the training forward but for rounding: `rollout.old_logprobs` may take them."""
 
     @abstractmethod
     def generate(

@@ -159,7 +159,7 @@ class Decoder:
         stop_tokens = torch.tensor(sorted(self.stop_token_ids), dtype=torch.long, device=device)
         current = torch.tensor([prompt[-1] for prompt in prompts], device=device)
         tokens = torch.full((count, steps), self.pad_token_id, device=device)
-        logprobs, entropies = torch.zeros(2, count, steps, device=device, dtype=torch.float32)
+        logprobs, entropies = torch.zeros(2, count, steps, device=device, dtype=at_least_float32(self.model.dtype))
         # Who is still writing
         rows = torch.arange(count, device=device)
         finished = torch.zeros(count, dtype=torch.bool, device=device)
@@ -211,9 +211,10 @@ class Decoder:
 def draw(logits: Tensor, temperature: float, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Inverse-CDF draw: the first token whose cumulative probability exceeds its uniform number.
 
-    logits [B, V], uniforms [B] -> token ids [B], their log-probs [B] and the entropies [B], in nats.
+    logits [B, V], uniforms [B] -> token ids [B], their log-probs [B] and the entropies [B], in nats, in float32
+    (float64 for float64 logits).
     """
-    logprobs = torch.log_softmax(logits.float() / (temperature or 1.0), dim=-1)
+    logprobs = torch.log_softmax(logits.to(at_least_float32(logits.dtype)) / (temperature or 1.0), dim=-1)
     probabilities = logprobs.exp()
     if temperature == 0:
         tokens = logprobs.argmax(-1, keepdim=True)
@@ -222,3 +223,8 @@ def draw(logits: Tensor, temperature: float, uniforms: Tensor) -> tuple[Tensor, 
         target = uniforms[:, None] * cumulative[:, -1:]
         tokens = torch.searchsorted(cumulative, target, right=True).clamp_max(logits.shape[-1] - 1)  # for NaN only
     return tokens[:, 0], logprobs.gather(-1, tokens)[:, 0], torch.special.entr(probabilities).sum(-1)
+
+
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that log-probs of such logits are computed and recorded in."""
+    return torch.promote_types(dtype, torch.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,8 @@ class NativeSampler(Decoder, Sampler):
 
     `max_batch_tokens` bounds the rows x tokens in the cache at a time, what is being read apart; None: what 4 GiB hold.
     """
+
+    trainers_arithmetic: ClassVar[bool] = True
 
     @torch.no_grad()
     def generate(

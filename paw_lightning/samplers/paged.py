@@ -10,6 +10,10 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from paw_lightning.samplers.base import Generation, Sampler, evaluating
+from paw_lightning.samplers.kv_cache import CACHE_BYTES, token_bytes
+
+BATCH_TOKENS = {"cpu": 512, "accelerator": 8_192}
+"""Tokens of one forward call where nothing is set; every page needs a mask of so many rows."""
 
 
 class PagedSampler(Sampler):
@@ -21,8 +25,9 @@ class PagedSampler(Sampler):
 
     Args:
         page_size: tokens of one page of the cache.
-        num_blocks: pages; null takes what memory allows.
-        max_batch_tokens: tokens of one forward call; null takes what memory allows.
+        num_blocks: pages; null takes twice as many as the prompts and actions of a call need, as far as 4 GiB hold
+            them with their attention masks (transformers itself would take nearly all memory there is).
+        max_batch_tokens: tokens of one forward call; null is 512 on CPUs and 8,192 elsewhere.
     """
 
     def __init__(
@@ -36,19 +41,25 @@ class PagedSampler(Sampler):
     ) -> None:
         self.model: Any = model
         self.stop_token_ids, self.pad_token_id = list(stop_token_ids), pad_token_id
-        self.memory: dict[str, Any] = {
-            "page_size": page_size,
-            "num_blocks": num_blocks,
-            "max_batch_tokens": max_batch_tokens,
-        }
+        kind = "cpu" if model.device.type == "cpu" else "accelerator"
+        self.page_size, self.max_batch_tokens = page_size, max_batch_tokens or BATCH_TOKENS[kind]
+        # What a page takes: keys and values, and its columns in two masks, one being read while the other is filled
+        element = next(model.parameters()).element_size()
+        flash = "flash" in (getattr(model.config, "_attn_implementation", None) or "")
+        mask = 0 if flash else 2 * self.max_batch_tokens * element
+        self.num_blocks = num_blocks
+        self.most_blocks = CACHE_BYTES // (page_size * (token_bytes(model.config, element) + mask))
+        self.blocks = 0
+        """Pages of the cache as it is; 0 where there is none."""
 
     def update_weights(self) -> None:
         """Forget all pages: they hold keys and values of the old weights, and would be reused silently."""
         self.release()
 
     def release(self) -> None:
-        """Free the pages: by default they are most of the memory, which the update needs."""
+        """Free the pages, whose memory the update needs."""
         self.model.destroy_cached_continuous_batching_manager()
+        self.blocks = 0
 
     def generate(
         self, prompts: list[list[int]], *, temperature: float, max_new_tokens: int, uniforms: Tensor
@@ -56,7 +67,17 @@ class PagedSampler(Sampler):
         """One action per prompt; log-probs are those of the distribution that was drawn from."""
         if not prompts:
             return []
-        batching = ContinuousBatchingConfig(**self.memory, return_logprobs=True, seed=seed_of(uniforms[0]))
+        blocks = self._wanted([len(prompt) + max_new_tokens for prompt in prompts])
+        if blocks > self.blocks:  # the old cache, of fewer pages, makes room
+            self.release()
+            self.blocks = blocks
+        batching = ContinuousBatchingConfig(
+            page_size=self.page_size,
+            num_blocks=self.blocks,
+            max_batch_tokens=self.max_batch_tokens,
+            return_logprobs=True,
+            seed=seed_of(uniforms[0]),
+        )
         with evaluating(self.model):
             results: dict[str, Any] = self.model.generate_batch(
                 prompts,
@@ -69,9 +90,14 @@ class PagedSampler(Sampler):
         if failed or len(ordered) != len(prompts):
             raise RuntimeError(
                 f"continuous batching answered {len(ordered)} of {len(prompts)} prompts, errors {failed[:1]}; use "
-                "rollout.sampler: native, or lower its num_blocks and max_batch_tokens"
+                "rollout.sampler: native, or set its num_blocks and max_batch_tokens"
             )
         return [self._generation(result) for result in ordered]
+
+    def _wanted(self, lengths: list[int]) -> int:
+        """Pages for sequences of these lengths; those that find no room at first wait for others to end."""
+        needed = [-(-length // self.page_size) for length in lengths]
+        return self.num_blocks or max(*needed, min(2 * sum(needed), self.most_blocks))
 
     def _settings(self, temperature: float, max_new_tokens: int) -> GenerationConfig:
         """Every sampling setting by name: what is left out comes from the model's generation_config."""

@@ -7,8 +7,6 @@ from typing import Any, Literal, Protocol
 
 import lightning as L
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from paw_lightning.errors import SettingsError
 from paw_lightning.rollouts.tasks import Split, TaskOrder
@@ -94,31 +92,21 @@ class RolloutDataModule(L.LightningDataModule):
             raise SettingsError("nobody plays; wanted an EnvironmentLoop among the trainer's callbacks (rollout)")
         return self._source
 
-    def state_dict(self) -> dict[str, Any]:
-        """What the order of tasks and rows, and their weights, depend on."""
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the order of tasks and rows, and their weights, depend on, by the keys of a configuration."""
         tasks, cutter = self.tasks, self.cutter
         return {
-            "seed": tasks.seed,
-            "groups": tasks.groups,
-            "group_size": tasks.group_size,
-            "minibatches": cutter.minibatches,
-            "dynamic_sampling": tasks.dynamic_sampling,
-            "world_model_interval": cutter.world_model_interval,
-            "normalization": cutter.normalization,
-            "world_model_horizon": cutter.world_model_horizon,
-            "world_model_discount": cutter.world_model_discount,
+            "seed_everything": tasks.seed,
+            "data.groups": tasks.groups,
+            "data.group_size": tasks.group_size,
+            "data.minibatches": cutter.minibatches,
+            "data.dynamic_sampling": tasks.dynamic_sampling,
+            "data.world_model_interval": cutter.world_model_interval,
+            "data.normalization": cutter.normalization,
+            "data.world_model_horizon": cutter.world_model_horizon,
+            "data.world_model_discount": cutter.world_model_discount,
         }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Warn when a resumed run has other settings than it began with."""
-        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
-            return  # an evaluation plays tasks of its own
-        for name, value in self.state_dict().items():
-            if state_dict.get(name, value) != value:
-                rank_zero_warn(
-                    f"data.{name} is {value}, and was {state_dict[name]} in the checkpoint: the resumed run is not the "
-                    "one that was stopped"
-                )
 
     def train_dataloader(self) -> RolloutStream:
         """A sized stream that plays when its first micro-batch is asked for."""
@@ -132,9 +120,23 @@ class RolloutDataModule(L.LightningDataModule):
         """A sized stream of finished test episodes."""
         return EvaluationStream(self, "test")
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Open what was sealed, now that Lightning has had its way with the batch's tensors."""
+        return batch.content if isinstance(batch, Sealed) else batch
+
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move a mini-batch's tensors; episodes stay where they are."""
         return batch.to(device) if isinstance(batch, MicroBatch) else batch
+
+
+class Sealed:
+    """A micro-batch or episodes on the way through Lightning, which would cast every tensor that it finds.
+
+    With `trainer.precision: bf16-true` old log-probs of -5 nats would be rounded by 0.03, and every ratio with them.
+    """
+
+    def __init__(self, content: MicroBatch | list[Episode]) -> None:
+        self.content = content
 
 
 class RolloutStream:
@@ -152,10 +154,10 @@ class RolloutStream:
         assert self.data.trainer is not None
         return self.data.cutter.minibatches * self.data.trainer.accumulate_grad_batches
 
-    def __iter__(self) -> Iterator[MicroBatch]:
+    def __iter__(self) -> Iterator[Sealed]:
         # A generator, so that the iteration is looked up late: a resumed run asks for it before it knows its epoch.
         assert self.data.trainer is not None
-        yield from self.data.source.micro_batches(self.data.trainer.current_epoch)
+        yield from map(Sealed, self.data.source.micro_batches(self.data.trainer.current_epoch))
 
 
 class EvaluationStream:
@@ -167,7 +169,7 @@ class EvaluationStream:
     def __len__(self) -> int:
         return -(-len(self.data.source.evaluation_tasks(self.split)) // self.data.evaluation_batch)
 
-    def __iter__(self) -> Iterator[list[Episode]]:
+    def __iter__(self) -> Iterator[Sealed]:
         seeds, size = self.data.source.evaluation_tasks(self.split), self.data.evaluation_batch
         for start in range(0, len(seeds), size):
-            yield self.data.source.evaluate(self.split, seeds[start : start + size])
+            yield Sealed(self.data.source.evaluate(self.split, seeds[start : start + size]))

@@ -25,6 +25,8 @@ from paw_lightning.models.policy_world_model import HeadOutputs, PolicyWorldMode
 from paw_lightning.policy.losses import PolicyLoss, ValueLoss
 from paw_lightning.training import strategies
 from paw_lightning.training.means import RunningMeans
+from paw_lightning.training.optimizers import OptimizerSetup
+from paw_lightning.training.saved_settings import RunSettings
 from paw_lightning.training.step_curves import StepLosses, log_step
 from paw_lightning.types import Episode, MicroBatch, Terms
 from paw_lightning.world_model.loss import WorldModelLoss
@@ -87,7 +89,7 @@ class PaWModule(L.LightningModule):
         self.separate_head = world_model_head == "separate"
         self.lora = lora
         self.critic, self.value_loss, self.critic_learning_rate = critic, value_loss, critic_learning_rate
-        self.optimizer_factory, self.scheduler_factory = optimizer, lr_scheduler
+        self.optimization = OptimizerSetup(optimizer, lr_scheduler)
         self.attention, self.activation_checkpointing = attention, activation_checkpointing
         self.tokenizer = loading.load_tokenizer(path)
         self.model: PolicyWorldModel | None = None
@@ -96,6 +98,10 @@ class PaWModule(L.LightningModule):
         self.replica: strategies.Replica | None = None
         """What plays and scores: the trained model itself, or a whole copy of it where it is sharded."""
         self.strict_loading = not lora.rank  # a checkpoint of adapters holds nothing else
+        self.configuration: dict[str, Any] | None = None
+        """All settings of the run by key, for its checkpoints; only the command line knows them, and writes them."""
+        self._saved: tuple[RunSettings, list[dict[str, Any]]] | None = None
+        """Settings and optimizers' states of the checkpoint that is being resumed, until they are looked at."""
         self.means = RunningMeans()
         self._step_terms: Terms = "joint"
         self._step_has_tokens = False
@@ -132,10 +138,13 @@ class PaWModule(L.LightningModule):
         if self.lora.rank:
             adapters.add_adapters(self.model.language_model, self.lora)
             self.identity["lora"] = repr(self.lora)
-        elif self.dtype_name != "float32":
+        key, name = "model.dtype", self.dtype_name
+        if self._trainer is not None and strategies.cast(self.trainer.precision_plugin, self.model, *self._reference):
+            key, name = "trainer.precision", self.trainer.precision
+        if any(p.requires_grad and p.element_size() < 4 for p in self.model.parameters()):
             rank_zero_warn(
-                f"model.dtype is {self.dtype_name}: optimizer steps below its precision are lost; wanted float32 and "
-                "trainer.precision: bf16-mixed, unless model.lora keeps these weights frozen"
+                f"{key} is {name}: optimizer steps below its precision are lost; wanted trained weights in float32, "
+                "with trainer.precision: bf16-mixed, or model.lora beside a model.dtype of bfloat16"
             )
         strategy = None if self._trainer is None else self.trainer.strategy
         sharded = strategy is not None and strategies.is_sharded(strategy)
@@ -203,19 +212,17 @@ class PaWModule(L.LightningModule):
         if own:
             rate = {} if self.critic_learning_rate is None else {"lr": self.critic_learning_rate}
             parameters = [{"params": parameters}, {"params": own, **rate}]
-        optimizer = self.optimizer_factory(parameters)
-        self._rates = [group["lr"] for group in optimizer.param_groups]
-        if self.scheduler_factory is None:
-            return optimizer
-        schedule = {"scheduler": self.scheduler_factory(optimizer), "interval": "epoch"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        built = self.optimization.build(parameters)
+        self._compare()
+        return built
 
     def losses(self, batch: MicroBatch) -> StepLosses:
         """All losses of one micro-batch, from one forward pass."""
         out = self(batch)
-        # Until the first step the policy IS the one that sampled, so the ratio is 1 by definition; taking the
-        # sampler's log-probs instead would put its rounding into the gradient.
-        old_logprobs = out.action_logprobs.detach() if batch.on_policy else batch.old_logprobs
+        # Until the first step the policy IS the one that sampled, so the ratio is 1 by definition; taking the recorded
+        # log-probs instead would put their rounding into the gradient. Those of a sampler that computes otherwise are
+        # another policy's: the ratio is then taken against them in every step.
+        old_logprobs = out.action_logprobs.detach() if batch.unit_ratio else batch.old_logprobs
         policy_tokens = self.policy_loss(
             out.action_logprobs, out.action_entropies, old_logprobs, batch.advantages, batch.reference_logprobs
         )
@@ -251,14 +258,8 @@ class PaWModule(L.LightningModule):
         return self.trainer.accumulate_grad_batches * ranks.world()[1]
 
     def on_train_start(self) -> None:
-        """Say when a resumed run keeps the checkpoint's learning rate and not the one that is configured."""
-        optimizer: Any = self.optimizers(use_pl_optimizer=False)
-        kept = [group["lr"] for group in optimizer.param_groups]
-        if self.trainer.ckpt_path and self.scheduler_factory is None and kept != self._rates:
-            rank_zero_warn(
-                f"model.optimizer has the learning rate {self._rates[0]:g}, and the checkpoint {kept[0]:g}, which a "
-                "resumed run keeps: start a new run from the exported policy (model.path) to train at another rate"
-            )
+        """Lightning has restored the optimizer: what is configured otherwise now wins."""
+        self.optimization.carry_over(self.trainer)
 
     def on_train_epoch_end(self) -> None:
         """Log the means of the iteration."""
@@ -307,9 +308,19 @@ class PaWModule(L.LightningModule):
     def test_step(self, batch: list[Episode], batch_idx: int) -> None:
         """Nothing to compute, as in validation."""
 
+    # Checkpoints
+
+    @property
+    def _run_settings(self) -> RunSettings:
+        losses = {"policy_loss": self.policy_loss, "world_model_loss": self.world_model_loss}
+        own = {f"model.{name}.{key}": repr(value) for name, loss in losses.items() for key, value in vars(loss).items()}
+        data = getattr(getattr(self.trainer, "datamodule", None), "settings", {})
+        return RunSettings(own | data | self.optimization.settings, self.configuration)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record what model and tokenizer the weights belong to; leave out what never changes."""
+        """Record what model, tokenizer and settings the weights belong to; leave out what never changes."""
         checkpoint["identity"] = self.identity
+        checkpoint["settings"] = vars(self._run_settings)
         if self.lora.rank and not isinstance(self.trainer.strategy, strategies.FSDP1):
             trained = {name for name, p in self.named_parameters() if p.requires_grad}
             state = checkpoint["state_dict"]
@@ -321,3 +332,16 @@ class PaWModule(L.LightningModule):
         # An evaluation reads the reference only where adapters stand on it.
         trains = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         check_identity(checkpoint.get("identity", {}), self.identity, same_reference=trains or bool(self.lora.rank))
+        if trains and "settings" in checkpoint:
+            self._saved = RunSettings(**checkpoint["settings"]), checkpoint.get("optimizer_states", [])
+            self._compare()
+
+    def _compare(self) -> None:
+        """Look at what a resumed run has otherwise, once checkpoint and optimizer are there: before anything is played.
+
+        Which of the two comes first depends on the strategy.
+        """
+        if self._saved is not None and self.optimization.settings:
+            (saved, states), self._saved = self._saved, None
+            self.optimization.resume(saved.known, states)
+            self._run_settings.say_changes(saved)

@@ -88,6 +88,19 @@ StrategyRegistry.register("paw_fsdp2", FSDP2, description="FSDP2 over all ranks,
 StrategyRegistry.register("paw_fsdp", FSDP1, description="FSDP1 over all ranks, one unit per decoder layer")
 
 
+def cast(plugin: Any, *models: nn.Module) -> bool:
+    """Cast weights in place to a `*-true` precision, and say whether it is one.
+
+    Lightning does so itself after a checkpoint has been read: float64 weights would have passed through float32, and a
+    reference that it does not know of would differ from the policy that it is.
+    """
+    if plugin.precision not in ("64-true", "bf16-true", "16-true"):
+        return False
+    for model in models:
+        plugin.convert_module(model)
+    return True
+
+
 def decoder_layers(model: PolicyWorldModel) -> list[nn.Module]:
     """The repeated blocks of the language model: the modules whose weights are gathered together."""
     classes = set(model.language_model._no_split_modules or [])

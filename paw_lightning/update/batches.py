@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -56,8 +57,13 @@ class UpdateCutter:
         for step, (terms, rows) in enumerate(self.steps(rollout)):
             # Neighbours are of like length, so ranks finish together.
             for micro_rows in split_evenly(rows, accumulate * size, lambda row: row.length)[rank::size]:
-                on_policy = step == 0 or rollout.demonstrated
-                batch = collate(micro_rows, on_policy=on_policy, temperature=rollout.temperature)
+                batch = collate(
+                    micro_rows,
+                    on_policy=step == 0,
+                    temperature=rollout.temperature,
+                    foreign_logprobs=rollout.foreign_logprobs,
+                    demonstrated=rollout.demonstrated,
+                )
                 yield restrict(batch, terms)
 
     def steps(self, rollout: Rollout) -> list[tuple[Terms, list[Row]]]:
@@ -106,17 +112,19 @@ class UpdateCutter:
 def action_weights(actions: list[tuple[int, int]], normalization: Normalization) -> list[float]:
     """Weight of each token of actions given as (group, number of tokens); over all tokens they sum to 1.
 
-    `token_mean`: every token counts alike; `sequence_mean`: every action does; `group_mean`: every group does.
+    `token_mean`: every token counts alike; `sequence_mean`: every action does; `group_mean`: every group does. An
+    action without any token (some samplers give one) has none to weigh, and counts in no mean.
     """
-    if normalization == "token_mean":
-        total = sum(length for _, length in actions)
-        return [1 / total for _ in actions]
+    shares: list[int] = [0] * len(actions)  # token_mean: all actions share in one
     if normalization == "sequence_mean":
-        return [1 / (len(actions) * length) for _, length in actions]
-    tokens: dict[int, int] = {}
-    for group, length in actions:
-        tokens[group] = tokens.get(group, 0) + length
-    return [1 / (len(tokens) * tokens[group]) for group, _ in actions]
+        shares = list(range(len(actions)))
+    elif normalization == "group_mean":
+        shares = [group for group, _ in actions]
+    tokens = Counter[int]()
+    for share, (_, length) in zip(shares, actions, strict=True):
+        tokens[share] += length
+    count = sum(map(bool, tokens.values()))
+    return [1 / (count * tokens[share]) if tokens[share] else 0.0 for share in shares]
 
 
 def without_targets(rollout: Rollout) -> Rollout:

@@ -56,7 +56,14 @@ def branch_view(rows: Sequence[Row]) -> tuple[Tensor, Tensor] | tuple[None, None
     return positions, visible
 
 
-def collate(rows: Sequence[Row], *, on_policy: bool, temperature: float = 1.0) -> MicroBatch:
+def collate(
+    rows: Sequence[Row],
+    *,
+    on_policy: bool,
+    temperature: float = 1.0,
+    foreign_logprobs: bool = False,
+    demonstrated: bool = False,
+) -> MicroBatch:
     """Right-pad rows to one rectangle and gather what belongs to their tokens."""
     input_ids, action_mask, target_mask = rectangle(rows)
     actions = [segment for row in rows for segment in row.having("action")]
@@ -74,12 +81,13 @@ def collate(rows: Sequence[Row], *, on_policy: bool, temperature: float = 1.0) -
         policy_weights=torch.tensor([s.weight for s in actions for _ in s.ids]),
         target_weights=torch.tensor([s.weight for _, s in targets for _ in s.ids]),
         target_coefficients=torch.tensor([row.coefficient for row, s in targets for _ in s.ids]),
-        on_policy=on_policy,
+        on_policy=on_policy and not demonstrated,
         old_values=_scores(actions, lambda t: t.old_values),
         value_targets=_scores(actions, lambda t: t.value_targets),
         position_ids=position_ids,
         visible=visible,
         temperature=temperature,
+        unit_ratio=demonstrated or (on_policy and not foreign_logprobs),
     )
 
 

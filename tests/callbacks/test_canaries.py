@@ -15,6 +15,7 @@ from paw_lightning.callbacks import canary_checks as checks
 from paw_lightning.callbacks.canary_checks import CanaryError
 from paw_lightning.models.lora import LoRA
 from paw_lightning.rollouts import scoring
+from paw_lightning.samplers.base import Generation
 from paw_lightning.samplers.native import NativeSampler
 from paw_lightning.samplers.session import Session
 from paw_lightning.training.datamodule import RolloutDataModule
@@ -322,3 +323,13 @@ def test_watched_places_hold_the_largest_gradients() -> None:
 def test_bad_tolerance_is_named(tiny_model_dir: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"canaries\.logprob_tolerance is 0\.0; wanted above 0"):
         runs.fit(tmp_path, tiny_model_dir, canaries__logprob_tolerance=0)
+
+
+def test_a_probe_without_tokens_says_nothing(monkeypatch) -> None:
+    """A sampler may answer all of a probe's prompts with no token at all: no difference, and no effect to miss."""
+    silent = [Generation([], [], [], False)] * 2
+    empty = [torch.empty(0)] * 2
+    monkeypatch.setattr(checks, "adapted_layers", lambda model: ["adapted"])
+    pair = SimpleNamespace(module=SimpleNamespace(language_model=None))
+    checks.check_adapters(pair, checks.Probe([[1], [2]], silent, empty))
+    assert checks.mean_gap(empty, empty) == 0

@@ -70,6 +70,8 @@ def test_a_whole_run(tiny_model_dir: str, tmp_path: Path, caplog) -> None:
     errors = [100 * (v * (1 - v) / 4) ** 0.5 for v in (values[0], values[-1])]
     shown = f"{values[0]:.1%} -> {values[-1]:.1%} (standard error {errors[0]:.1f}, {errors[1]:.1f}; 4 tasks)"
     assert said["success on unseen tasks"] == shown
+    logged = list(runs.curves(cli)["val/success_rate_stderr"].values())
+    assert len(logged) == len(values) and [100 * logged[0], 100 * logged[-1]] == pytest.approx(errors, abs=1e-4)
     folder = runs.log_dir(cli)
     assert said["run"] == str(folder) and said["policy"] == f"{folder}/policy (read back: same ids, equal log-probs)"
     assert said["curves"] == f"{program('tensorboard')} --logdir {folder}"

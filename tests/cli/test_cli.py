@@ -473,9 +473,20 @@ def test_a_failing_validation_task_is_counted(tiny_model_dir: str, tmp_path: Pat
     assert runs.curves(cli)["val/dropped_tasks"] == {1: 1.0}
 
 
-def test_a_single_member_group_is_warned_of(tiny_model_dir: str, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match=r"data\.group_size is 1"):
-        runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=1, data__group_size=1)
+@pytest.mark.parametrize(
+    ("settings", "taught"),
+    [
+        ({}, "no reward teaches anything$"),
+        ({"rollout__advantage": "GRPO", "rollout__advantage__level": "row"}, "anything, but in episodes of one turn, "),
+        ({"rollout__advantage": "GiGPO"}, r"anything, but in turns that saw the same observation \(omega\)$"),
+        ({"rollout__advantage": "GiGPO", "rollout__advantage__omega": 0}, "no reward teaches anything$"),
+    ],
+    ids=["trajectory", "row", "GiGPO", "GiGPO without steps"],
+)
+def test_a_single_member_group_is_warned_of(settings: dict, taught: str, tiny_model_dir: str, tmp_path: Path) -> None:
+    quick = {"data__group_size": 1, "trainer__fast_dev_run": 1, **settings}
+    with pytest.warns(UserWarning, match=rf"data\.group_size is 1: .* {taught}"):
+        runs.fit(tmp_path, tiny_model_dir, **quick)
 
 
 class LostValidation(ToyEnv):

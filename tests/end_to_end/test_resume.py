@@ -199,13 +199,6 @@ def test_resume_from_the_best_checkpoint(tiny_model_dir: str, tmp_path: Path) ->
     assert_same_end(unbroken, resumed)
 
 
-def test_resuming_with_other_groups_is_said(tiny_model_dir: str, tmp_path: Path) -> None:
-    first = runs.fit(tmp_path / "a", tiny_model_dir, trainer__max_epochs=1)
-    checkpoint = runs.log_dir(first) / "checkpoints" / "last.ckpt"
-    with pytest.warns(UserWarning, match=r"data\.groups is 3, and was 2 in the checkpoint"):
-        runs.fit(tmp_path / "b", tiny_model_dir, trainer__max_epochs=2, data__groups=3, ckpt_path=checkpoint)
-
-
 def test_another_reference_policy_is_refused(tiny_model_dir: str, tmp_path: Path) -> None:
     """Same shapes, other weights: the KL term would pull to another policy without a word."""
     kl = {"model__policy_loss__kl_coefficient": 0.1}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from paw_lightning.policy.advantages.gae import GAE, explained_variance, gae, whiten
 from paw_lightning.policy.advantages.group import GRPO, RLOO, GiGPO, anchor_clusters, discounted_returns
-from paw_lightning.types import RolloutGroup
+from paw_lightning.types import Rollout, RolloutGroup
 from tests.helpers.factories import make_episode, make_group, make_transition
 
 one_success = make_group([10] + [0] * 7, [10] + [50] * 7)
@@ -44,8 +44,11 @@ def test_published_rounding_of_both_conventions():
 @pytest.mark.parametrize("level", ["trajectory", "row"])
 @pytest.mark.parametrize("value", [0.0, 0.1, 10.0])
 def test_equal_returns_teach_nothing(algorithm, level, value):
+    """Exactly: a rounding of 1e-16 would else be blown up, or decide which way a step goes."""
     group = make_group([value] * 3, [2, 3, 1])
-    assert algorithm(level=level)(group) == pytest.approx([0.0] * 6, abs=1e-12)
+    assert algorithm(level=level)(group) == [0.0] * 6
+    rounded = make_group([value, value * 3 / 3, value * (1 + 2e-16)], [2, 3, 1])
+    assert algorithm(level=level)(rounded) == [0.0] * 6
 
 
 @pytest.mark.parametrize("penalty", [0.1, 0.001])
@@ -178,7 +181,15 @@ def test_whitening_is_over_all_tokens_of_the_update():
     assert all(torch.equal(a[1], b[1]) for a, b in zip(plain, white, strict=True))
 
 
-@pytest.mark.parametrize("advantages", [[], [torch.tensor([3.0])], [torch.tensor([2.0, 2.0]), torch.tensor([2.0])]])
+@pytest.mark.parametrize(
+    "advantages",
+    [
+        [],
+        [torch.tensor([3.0])],
+        [torch.tensor([2.0, 2.0]), torch.tensor([2.0])],
+        [torch.tensor([0.1 + 0.2, 0.3]), torch.tensor([0.3]).nextafter(torch.tensor([1.0]))],  # but for rounding
+    ],
+)
 def test_whitening_leaves_no_advantage_where_nothing_differs(advantages):
     assert torch.cat([torch.empty(0), *whiten(advantages)]).tolist() == [0.0] * sum(map(len, advantages))
 
@@ -188,6 +199,20 @@ def test_explained_variance_by_hand():
     assert explained_variance(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 2.0])) == 0.75
     assert explained_variance(torch.tensor([5.0, 5.0]), torch.tensor([0.0, 2.0])) == 0.0
     assert explained_variance(torch.tensor([0.0, 1.0]), torch.tensor([2.0, 2.0])) is None
+    assert explained_variance(torch.tensor([0.0, 1.0]), torch.tensor([2.0, 2.0000002])) is None
+
+
+def test_gae_of_a_turn_without_tokens():
+    """Its reward of 2 falls on the token before it, at turn 0: there 1 + 2 + 4, and 4 at turn 2. V = 0, gamma 1."""
+    episode = make_episode([make_transition(reward=r) for r in (1.0, 2.0, 4.0)])
+    for t, count in zip(episode.transitions, (1, 0, 1), strict=True):
+        t.action_ids, t.old_values = t.action_ids[:count], torch.zeros(count)
+    rollout = Rollout(0, [RolloutGroup("key", 1.0, [episode])])
+    GAE(whiten=False).write(rollout)
+    assert [t.token_advantages.tolist() for t in episode.transitions] == [[7.0], [], [4.0]]
+    assert [t.advantage for t in episode.transitions] == [7.0, 0.0, 4.0]
+    GAE(whiten=False, level="row").write(rollout)
+    assert [t.token_advantages.tolist() for t in episode.transitions] == [[7.0], [], [7.0]]
 
 
 def test_gae_without_values_names_the_critic():

@@ -89,8 +89,9 @@ def test_no_step_takes_a_ratio_against_an_expert() -> None:
     for t in [t for group in groups for t in group.transitions]:
         t.old_logprobs = torch.zeros(len(t.action_ids))
     cutter = UpdateCutter(minibatches=3)
-    assert [b.on_policy for b in cutter.micro_batches(Rollout(0, groups, demonstrated=True), 1)] == [True] * 3
-    assert [b.on_policy for b in cutter.micro_batches(Rollout(0, groups), 1)] == [True, False, False]
+    shown = list(cutter.micro_batches(Rollout(0, groups, demonstrated=True), 1))
+    assert [(b.unit_ratio, b.on_policy) for b in shown] == [(True, False)] * 3
+    assert [b.unit_ratio for b in cutter.micro_batches(Rollout(0, groups), 1)] == [True, False, False]
 
 
 def test_imitation_is_cross_entropy_on_the_experts_tokens(tiny_model_dir: str, tmp_path: Path) -> None:

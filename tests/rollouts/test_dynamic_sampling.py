@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from paw_lightning.rollouts.collector import PlayedGroups
 from paw_lightning.rollouts.dynamic_sampling import play_useful, without_variance
+from paw_lightning.types import RolloutGroup
 from tests.helpers import runs
-from tests.helpers.factories import make_group
+from tests.helpers.factories import make_episode, make_group, make_transition
 from tests.helpers.runs import assert_same_curves, assert_same_end
 
 
@@ -66,9 +70,30 @@ def test_a_lost_group_is_replaced_and_counted() -> None:
     assert len(result.played.groups) == 2 and result.played.failures == ["lost"]
 
 
-@pytest.mark.parametrize(("values", "flat"), [([1, 1], True), ([1, 0], False), ([3], True)])
+@pytest.mark.parametrize(
+    ("values", "flat"),
+    [
+        ([1, 1], True),
+        ([1, 0], False),
+        ([3], True),
+        ([0.3, 0.1 + 0.2, 0.1 * 3], True),  # 0.3, 0.30000000000000004 twice
+        ([-0.3, -(0.1 + 0.2)], True),
+        ([3.0, float(torch.tensor(0.3)) * 10], True),  # 3.00000012, as of rewards in float32
+        ([3.0, 3.00001], False),
+        ([0.0, 1e-12], False),  # whatever its size, it is no rounding of 0
+    ],
+)
 def test_variance_of_returns(values: list[float], flat: bool) -> None:
     assert without_variance(make_group(values, [2] * len(values))) is flat
+
+
+@given(st.lists(st.floats(-10, 10), min_size=1, max_size=6), st.randoms())
+def test_the_order_of_rewards_makes_no_variance(rewards: list[float], dice) -> None:
+    """Summed one after the other, [0.1, 0.2, 0.3] and [0.3, 0.2, 0.1] would differ; as would rewards that cancel."""
+    other = dice.sample(rewards, len(rewards))
+    episodes = [make_episode([make_transition(reward=r) for r in order]) for order in (rewards, other)]
+    group = RolloutGroup("key", 1.0, episodes)
+    assert len(set(group.returns)) == 1 and without_variance(group)
 
 
 def test_a_run_counts_its_rounds_and_resumes_exactly(tiny_model_dir: str, tmp_path: Path) -> None:
@@ -82,5 +107,5 @@ def test_a_run_counts_its_rounds_and_resumes_exactly(tiny_model_dir: str, tmp_pa
     resumed = runs.fit(tmp_path / "resumed", tiny_model_dir, trainer__max_epochs=3, ckpt_path=checkpoint, **settings)
     assert_same_end(unbroken, resumed)
     assert_same_curves(unbroken, resumed)
-    with pytest.warns(UserWarning, match=r"data\.dynamic_sampling is 0, and was 2"):
+    with pytest.warns(UserWarning, match=r"data\.dynamic_sampling: 2 -> 0"):
         runs.fit(tmp_path / "other", tiny_model_dir, trainer__max_epochs=1, ckpt_path=checkpoint)

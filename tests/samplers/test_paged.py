@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
+from paw_lightning.samplers import paged as module
 from paw_lightning.samplers.paged import PagedSampler
 from tests.helpers import runs
 
@@ -24,6 +26,41 @@ def model(tiny_model_dir: str):
 
 def sampler(model, stops: list[int]) -> PagedSampler:
     return PagedSampler(model, stops, 0, page_size=8, num_blocks=128, max_batch_tokens=256)
+
+
+def bare(model, **settings) -> PagedSampler:
+    return PagedSampler(model, [2], 0, **settings)
+
+
+def test_without_settings_memory_is_what_the_prompts_need(model, monkeypatch) -> None:
+    """36, 29 and 36 tokens with their actions: a page of 256 for each, and as many again."""
+    asked: list[ContinuousBatchingConfig] = []
+    original = model.generate_batch
+
+    def generate_batch(prompts, continuous_batching_config, **settings):
+        asked.append(continuous_batching_config)
+        return original(prompts, continuous_batching_config=continuous_batching_config, **settings)
+
+    monkeypatch.setattr(model, "generate_batch", generate_batch)
+    settings = {"temperature": 1.0, "max_new_tokens": 6, "uniforms": uniforms(3, 6)}
+    paged = bare(model)
+    [action, *_] = paged.generate(PROMPTS, **settings)
+    expected = own_logprobs(model, PROMPTS[0], action.token_ids, 1.0)
+    torch.testing.assert_close(torch.tensor(action.logprobs), expected, atol=1e-4, rtol=1e-4)
+    paged.generate([list(range(10, 30)) * 30], temperature=1.0, max_new_tokens=6, uniforms=uniforms(1, 6))
+    paged.release()
+    assert [(c.num_blocks, c.max_batch_tokens) for c in asked] == [(6, 512), (6, 512)], "606 tokens fit 3 of 6 pages"
+    assert paged.blocks == 0
+
+
+def test_more_prompts_get_more_pages_up_to_the_bound(model, monkeypatch) -> None:
+    """A token has 2 x 512 x 4 bytes in two masks, and 2 x 2 layers x 16 numbers x 4 bytes of keys and values."""
+    monkeypatch.setattr(module, "CACHE_BYTES", 100 * 256 * (4096 + 2 * 2 * 16 * 4))
+    paged = bare(model)
+    assert paged.most_blocks == 100
+    assert [paged._wanted([256] * rows) for rows in (1, 50, 80)] == [2, 100, 100]
+    assert paged._wanted([256 * 101]) == 101, "one sequence has to fit"
+    assert bare(model, num_blocks=7)._wanted([256] * 50) == 7
 
 
 def uniforms(rows: int, steps: int, seed: int = 0) -> torch.Tensor:

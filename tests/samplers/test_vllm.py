@@ -135,4 +135,4 @@ def test_a_server_whose_arithmetic_differs(tiny_model_dir: str, tmp_path: Path) 
 
 def test_importance_needs_the_trainers_logprobs(tiny_model_dir: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"rollout\.importance_cap is 2\.0.*old_logprobs is 'sampler'"):
-        runs.fit(tmp_path, tiny_model_dir, rollout__importance_cap=2.0)
+        runs.fit(tmp_path, tiny_model_dir, rollout__importance_cap=2.0, rollout__old_logprobs="sampler")

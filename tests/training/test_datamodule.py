@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from paw_lightning.rollouts.tasks import TaskOrder
 from paw_lightning.training.datamodule import RolloutDataModule
-from paw_lightning.update.batches import UpdateCutter, split_evenly, without_targets
+from paw_lightning.update.batches import UpdateCutter, action_weights, split_evenly, without_targets
 from paw_lightning.update.rows import Row, policy_rows
 from tests.helpers.updates import make_rollout, transition
 
@@ -110,6 +110,23 @@ def test_lost_rows_leave_steps_that_learn_nothing() -> None:
     assert [len(rows) for rows in parts] == [1] * 7
     assert [len(rows[0].having("action")) for rows in parts] == [1] * 6 + [0]
     assert parts[-1][0].length == 1
+
+
+@pytest.mark.parametrize(
+    ("normalization", "weights"),
+    [
+        ("token_mean", [1 / 5, 1 / 5, 1 / 5]),  # 5 tokens
+        ("sequence_mean", [1 / 3, 1 / 9, 1 / 3]),  # 3 actions that have any
+        ("group_mean", [1 / 4, 1 / 6, 1 / 4]),  # 2 groups of 2 and 3 tokens
+    ],
+)
+def test_an_action_without_tokens_counts_in_no_mean(normalization, weights: list[float]) -> None:
+    """Actions of 1, 0, 3, 1 and 0 tokens, the last alone in its group: over all tokens the weights sum to 1."""
+    lengths = [(0, 1), (0, 0), (1, 3), (0, 1), (2, 0)]
+    found = action_weights(lengths, normalization)
+    assert [w for w, (_, length) in zip(found, lengths, strict=True) if length] == weights
+    assert sum(w * length for w, (_, length) in zip(found, lengths, strict=True)) == pytest.approx(1)
+    assert action_weights([(0, 0), (1, 0)], normalization) == [0, 0]
 
 
 def row(length: int) -> Row:

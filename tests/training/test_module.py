@@ -227,6 +227,14 @@ def test_first_minibatch_has_ratio_one(module: PaWModule) -> None:
     assert module.training_step(batch, 0).item() == pytest.approx(-5 / 16, abs=1e-6)
 
 
+def test_a_foreign_samplers_ratio_is_the_same_in_every_step(module: PaWModule) -> None:
+    """Its log-probs are another policy's: the first step takes the ratio to them as the others do."""
+    [rows] = RolloutDataModule(minibatches=1).cutter.minibatch_rows(make_rollout())
+    later = module.losses(collate(rows, on_policy=False)).policy.item()
+    first = module.losses(collate(rows, on_policy=True, foreign_logprobs=True)).policy.item()
+    assert first == later != module.losses(collate(rows, on_policy=True)).policy.item()
+
+
 def test_each_loss_part_can_be_exchanged_alone(module: PaWModule) -> None:
     [rows] = RolloutDataModule(minibatches=1).cutter.minibatch_rows(make_rollout())
     paw, _ = step_gradients(module, rows, 1)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from paw_lightning.errors import SettingsError
 from paw_lightning.policy.advantages.base import EPSILON, KEY, Advantage, Level, check, inadmissible
-from paw_lightning.types import Episode, Rollout, Transition
+from paw_lightning.types import Episode, Rollout, Transition, alike
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,9 @@ class GAE(Advantage):
 
     A_i = delta_i + gamma lambda A_{i+1} with delta_i = r_i + gamma V_{i+1} - V_i.
 
-    A turn's reward, less the penalty if it was invalid, falls on its last action token; V after the end is 0.
+    A turn's reward, less the penalty if it was invalid, falls on its last action token, of a turn without any on the
+    latest before it. V after the end is 0, whatever ended the episode: at a limit of turns or of context nothing is
+    added for what might have followed (choice: the return that is learnt from is the one that is logged).
 
     Args:
         level: `trajectory` runs through the episode's action tokens in time order, skipping what lies between.
@@ -57,7 +59,7 @@ class GAE(Advantage):
         transitions = rollout.transitions
         for t, (advantages, target) in zip(transitions, self.of_update(rollout.episodes), strict=True):
             t.token_advantages, t.value_targets = advantages - inadmissible(t, inadmissible_penalty), target
-            t.advantage = t.token_advantages.mean().item()
+            t.advantage = t.token_advantages.mean().item() if len(advantages) else 0.0
         values = torch.cat([_values(t) for t in transitions])
         targets = torch.cat([t.value_targets for t in transitions if t.value_targets is not None])
         explained = explained_variance(values, targets)
@@ -77,18 +79,19 @@ class GAE(Advantage):
 
         Nothing is whitened here: one episode does not know the update's mean.
         """
+        if not values:
+            return []
         whole = self.level == "trajectory"
-        rewards = []
-        for t, v in zip(episode.transitions, values, strict=True):
-            rewards.append(torch.zeros_like(v))
+        rewards = [torch.zeros_like(v) for v in values]
+        last = rewards[0]  # of the latest turn that has a token
+        for t, tokens in zip(episode.transitions, rewards, strict=True):
+            last = tokens if len(tokens) or not whole else last
             penalty = 0.0 if t.well_formed else self.invalid_action_penalty
-            rewards[-1][-1:] = (t.reward if whole else episode.episode_return) - penalty
+            last[-1:] += (t.reward if whole else episode.episode_return) - penalty
         if not whole:
             return [
                 gae(r, v, gamma=self.gamma, gae_lambda=self.gae_lambda) for r, v in zip(rewards, values, strict=True)
             ]
-        if not values:
-            return []
         joined = gae(torch.cat(rewards), torch.cat(list(values)), gamma=self.gamma, gae_lambda=self.gae_lambda)
         lengths = [len(v) for v in values]
         return list(zip(*(part.split(lengths) for part in joined), strict=True))
@@ -113,7 +116,7 @@ def whiten(advantages: Sequence[Tensor]) -> list[Tensor]:
     Fewer than two tokens, or tokens that are all equal, have advantage 0.
     """
     tokens = torch.cat([torch.empty(0), *advantages])
-    if len(tokens) < 2 or bool((tokens == tokens[0]).all()):
+    if len(tokens) < 2 or _constant(tokens):
         return [torch.zeros_like(a) for a in advantages]
     mean, scale = tokens.mean(), tokens.std() + EPSILON
     return [(a - mean) / scale for a in advantages]
@@ -124,9 +127,13 @@ def explained_variance(values: Tensor, targets: Tensor) -> float | None:
 
     1: the critic knows the returns; 0: it does as well as a constant; below 0: worse.
     """
-    if len(targets) < 2 or bool((targets == targets[0]).all()):
+    if len(targets) < 2 or _constant(targets):
         return None
     return 1 - ((targets - values).var() / targets.var()).item()
+
+
+def _constant(tokens: Tensor) -> bool:
+    return alike([tokens.min().item(), tokens.max().item()])
 
 
 def _values(transition: Transition) -> Tensor:

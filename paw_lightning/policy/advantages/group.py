@@ -14,7 +14,7 @@ from typing import Literal
 
 from paw_lightning.errors import SettingsError
 from paw_lightning.policy.advantages.base import EPSILON, KEY, GroupAdvantage, Level, check, penalties
-from paw_lightning.types import Episode, RolloutGroup
+from paw_lightning.types import Episode, RolloutGroup, alike
 
 
 @dataclass(frozen=True)
@@ -165,14 +165,14 @@ def _outcome(
 
 
 def _standardize(scores: list[float], divide: bool) -> list[float]:
-    if len(set(scores)) < 2:
+    if alike(scores):
         return [0.0] * len(scores)
     mean, scale = fmean(scores), stdev(scores) + EPSILON if divide else 1.0
     return [(score - mean) / scale for score in scores]
 
 
 def _leave_one_out(scores: list[float]) -> list[float]:
-    if len(scores) < 2:
+    if alike(scores):
         return [0.0] * len(scores)
     mean, factor = fmean(scores), len(scores) / (len(scores) - 1)
     return [(score - mean) * factor for score in scores]
