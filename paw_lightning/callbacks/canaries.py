@@ -103,7 +103,9 @@ class Canaries(RolloutCallback):
         if not self.enabled or self.stepped:
             return
         assert isinstance(pl_module, PaWModule)
-        self.has_signal |= (batch.on_policy or batch.unit_ratio) and bool((batch.advantages * batch.policy_weights).any())
+        self.has_signal |= (batch.on_policy or batch.unit_ratio) and bool(
+            (batch.advantages * batch.policy_weights).any()
+        )
         if self.known is not None and any(ranks.gathered(bool(batch.action_mask.any()))):
             known, self.known = self.known, None
             [(action, target), *_] = ranks.together(lambda: checks.check_masks(pl_module.tokenizer, batch, known))
