@@ -16,9 +16,11 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from paw_lightning.callbacks import PolicyExport
+from paw_lightning.callbacks.rollout_curves import evaluation_metrics
 from paw_lightning.callbacks.success_report import Success
 from paw_lightning.errors import SettingsError
 from paw_lightning.training.run_folder import program
+from paw_lightning.types import Episode, RolloutGroup
 from tests.helpers import runs
 
 
@@ -60,6 +62,15 @@ def test_standard_error() -> None:
     """sqrt(0.125 * 0.875 / 200) = 0.02339, sqrt(0.725 * 0.275 / 200) = 0.03157."""
     assert Success(0.125, 200, 0).standard_error == pytest.approx(2.339, abs=1e-3)
     assert Success(0.725, 200, 0).standard_error == pytest.approx(3.157, abs=1e-3)
+
+
+def test_the_standard_error_is_logged_beside_the_rate() -> None:
+    """One of four won: sqrt(0.25 * 0.75 / 4) = 0.2165."""
+    group = RolloutGroup("key", 1.0, [Episode(i, 0, "task", won=i == 0) for i in range(4)])
+    metrics = evaluation_metrics("test", [group], 1)
+    assert metrics["test/success_rate"] == 0.25
+    assert metrics["test/success_rate_stderr"] == pytest.approx(0.21651, abs=1e-5)
+    assert "test/success_rate_stderr" not in evaluation_metrics("test", [], 1)
 
 
 def test_a_whole_run(tiny_model_dir: str, tmp_path: Path, caplog) -> None:
