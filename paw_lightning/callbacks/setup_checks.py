@@ -230,4 +230,4 @@ def _turn_tokens(settings: RolloutSettings, tokenizer: Any) -> int:
             "rollout.prompt.turn_template has {task} or {admissible_commands} before {observation}: their tokens "
             "are not known beforehand, so nobody has checked that they fit the model's positions"
         )
-    return len(prompts.turn("", [], settings.max_steps)[0])
+    return len(prompts.chat.encode_text(prompts.turn("", [], settings.max_steps)[0]))

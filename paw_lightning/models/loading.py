@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from paw_lightning.errors import SettingsError
+from paw_lightning.text.template import freeze_date
 
 ASSETS = Path(__file__).parent.parent / "assets"
 WANTED = "a Hugging Face model directory, a hub name, or the name of a policy shipped with the package"
@@ -44,7 +45,8 @@ def _names_a_folder(path: str) -> bool:
 def load_tokenizer(path: str) -> Any:
     """Load the tokenizer of a model directory or hub name.
 
-    Raises SettingsError naming ``model.path`` when there is none.
+    A chat template that writes today's date is given one day for ever, see
+    :func:`~paw_lightning.text.template.freeze_date`. Raises SettingsError naming ``model.path`` when there is none.
     """
     directory = resolve_model_path(path)
     try:
@@ -52,8 +54,13 @@ def load_tokenizer(path: str) -> Any:
         declared = get_tokenizer_config(directory).get("tokenizer_class")
         generic = declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
         tokenizer = (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(directory)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a missing package, a broken file, another format: each kind has its own exceptions
         raise _no_model(path, "tokenizer", error) from error
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        tokenizer.chat_template = {name: freeze_date(text) for name, text in template.items()}
+    elif template is not None:
+        tokenizer.chat_template = freeze_date(template)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -257,9 +257,8 @@ class Collector:
             return None
 
     def _parse(self, generation: Generation) -> ParsedAction:
-        words = [i for i in generation.token_ids if i not in self.stop_token_ids]
-        text = self.prompts.chat.tokenizer.decode(words, skip_special_tokens=True)
-        return self.action_format.parse(text)
+        answer = self.prompts.chat.read_answer(generation.token_ids, self.stop_token_ids)
+        return self.action_format.read(answer.text, answer.opened)
 
     def _begin(self, p: Player, action: ParsedAction, seed: Sequence[int | str]) -> str | None:
         """Set a step going, as environments outside this process work side by side; returns the counterfactual."""

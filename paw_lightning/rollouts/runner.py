@@ -209,14 +209,15 @@ class Runner:
         """Who plays the episodes of a split."""
         if split not in self._collectors:
             settings, tokenizer = self.settings, self.policy.tokenizer
+            stops = stop_token_ids(tokenizer, self.policy.played_model.language_model)
             self._collectors[split] = Collector(
                 partial(settings.environment, split),
-                PromptBuilder(settings.prompt, ChatFormat(tokenizer)),
+                PromptBuilder(settings.prompt, ChatFormat(tokenizer, stops)),
                 self.sampler,
                 max_steps=settings.max_steps,
                 max_action_tokens=settings.max_action_tokens,
                 max_observation_tokens=settings.max_observation_tokens,
-                stop_token_ids=stop_token_ids(tokenizer, self.policy.played_model.language_model),
+                stop_token_ids=stops,
                 layout=settings.layout,
                 counterfactuals=settings.counterfactuals and split == "train",
                 episode_retries=settings.episode_retries,
@@ -230,8 +231,8 @@ class Runner:
         self._collectors.clear()
 
 
-def stop_token_ids(tokenizer: object, language_model: object) -> list[int]:
-    """Every token that ends an action: the tokenizer's eos and those of the model's generation settings."""
+def stop_token_ids(tokenizer: Any, language_model: object) -> list[int]:
+    """Every token that ends an action: the tokenizer's eos, the chat template's end of turn, the model's own list."""
     configured = getattr(getattr(language_model, "generation_config", None), "eos_token_id", None)
     several = configured if isinstance(configured, list) else [configured]
-    return sorted({i for i in [*several, getattr(tokenizer, "eos_token_id", None)] if i is not None})
+    return sorted({*(i for i in several if i is not None), *ChatFormat(tokenizer).stop_ids})
