@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with (finished episodes, all episodes) after every turn."""
+FirstLook = tuple[str, dict[str, Any]]
+"""An environment's first observation and its info."""
 
 
 @dataclass
@@ -136,18 +138,20 @@ class Collector:
         """Take over an environment that nobody plays in."""
         self._idle.append(env)
 
-    def first_info(self, task_seed: int) -> dict[str, Any] | None:
+    def first_look(self, task_seed: int) -> FirstLook | None:
         """What an environment says at the start of a task; None where it fails, which `play` will report."""
         env = None
         try:
             env = self._idle.pop() if self._idle else self.make_env()
-            _, info = env.reset(seed=task_seed, options={"episode_seed": 0})
+            observation, info = env.reset(seed=task_seed, options={"episode_seed": 0})
+            check_observation(observation, False)
             check_info(info)
+            return observation, info
         except FAILURES:
-            info = None
-        if env is not None:
-            close_quietly(env)  # nobody has to bear a reset in the middle of an episode
-        return info
+            return None
+        finally:
+            if env is not None:
+                close_quietly(env)  # nobody has to bear a reset in the middle of an episode
 
     def close(self) -> None:
         """Close every environment."""

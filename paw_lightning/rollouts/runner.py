@@ -11,7 +11,7 @@ from paw_lightning import ranks
 from paw_lightning.errors import EnvironmentFailedError
 from paw_lightning.models.policy_world_model import PolicyWorldModel
 from paw_lightning.rollouts import scoring
-from paw_lightning.rollouts.collector import Collector, PlayedGroups
+from paw_lightning.rollouts.collector import Collector, FirstLook, PlayedGroups
 from paw_lightning.rollouts.dynamic_sampling import play_useful
 from paw_lightning.rollouts.episodes import describe
 from paw_lightning.rollouts.settings import RolloutSettings
@@ -62,6 +62,7 @@ class Runner:
         self._sampler: Sampler | None = None
         self._collectors: dict[Split, Collector] = {}
         self._counts: dict[Split, int | None] = {}
+        self._first: list[FirstLook | None] = []
 
     # What there is to play
 
@@ -76,9 +77,16 @@ class Runner:
             self.collector(split).keep(env)  # it may be a process that took seconds to start
         return self._counts[split]
 
-    def first_info(self) -> dict[str, Any] | None:
-        """What the environment says of the first training task before anything is played; None where that fails."""
-        return self.collector("train").first_info(self.train_tasks(0)[0])
+    def first_look(self) -> FirstLook | None:
+        """Observation and info of the first training task before anything is played; None where that fails."""
+        if not self._first:
+            self._first.append(self.collector("train").first_look(self.train_tasks(0)[0]))
+        return self._first[0]
+
+    @property
+    def prompts(self) -> PromptBuilder:
+        """Writes the decision contexts of training."""
+        return self.collector("train").prompts
 
     def train_tasks(self, iteration: int, extra_round: int = 0) -> list[int]:
         """Task seeds of an iteration, or of one of its extra rounds (dynamic sampling)."""
@@ -236,3 +244,12 @@ def stop_token_ids(tokenizer: Any, language_model: object) -> list[int]:
     configured = getattr(getattr(language_model, "generation_config", None), "eos_token_id", None)
     several = configured if isinstance(configured, list) else [configured]
     return sorted({*(i for i in several if i is not None), *ChatFormat(tokenizer).stop_ids})
+
+
+def stop_at_turn_end(tokenizer: Any, language_model: Any) -> list[int]:
+    """Write the tokens that end an action into the model's generation settings, which are exported; return them."""
+    settings, stops = language_model.generation_config, stop_token_ids(tokenizer, language_model)
+    several = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
+    if {*stops} != {*several}:
+        settings.eos_token_id = stops
+    return stops

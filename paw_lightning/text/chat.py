@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,6 +82,16 @@ class ChatFormat:
 
     def _controls(self, ids: Sequence[int]) -> list[int]:
         return [i for i in ids if i in self.control_ids]
+
+    def identity(self) -> dict[str, Any]:
+        """What two runs have to share to read the same texts in the same tokens."""
+        ids = [self.before_ids, self.after_ids, self.bridge_ids]
+        return {
+            "chat template before a message": self.scaffold.before,
+            "chat template before an answer": self.scaffold.after,
+            "chat template after an answer": self.scaffold.bridge,
+            "tokens of the chat template": hashlib.sha256(repr(ids).encode()).hexdigest()[:16],
+        }
 
     # From text to ids
 
@@ -218,10 +229,13 @@ class ChatFormat:
 
     # The end of an action
 
+    def _first_end(self) -> int:
+        """Place in the bridge of the token that ends an answer."""
+        return next(i for i, token in enumerate(self.bridge_ids) if token in self.control_ids)
+
     def _written(self, action_ids: Sequence[int]) -> int:
         """How many tokens of the bridge an action has made needless by its own last token."""
-        place = next(i for i, token in enumerate(self.bridge_ids) if token in self.control_ids)
-        last = action_ids[-1] if action_ids else None
+        place, last = self._first_end(), action_ids[-1] if action_ids else None
         return place + 1 if last == self.bridge_ids[place] or (self._closing and last in self.stop_ids) else 0
 
     def bridge_after(self, action_ids: Sequence[int]) -> list[int]:
@@ -230,6 +244,16 @@ class ChatFormat:
         A token that ended the action stands in the place of the template's own end of turn, whichever it is.
         """
         return self.bridge_ids[self._written(action_ids) :]
+
+    def encode_answer(self, text: str) -> list[int]:
+        """An answer as a policy that has learnt the template writes it after a prompt, end of turn included.
+
+        The text is the policy's own: it may hold control tokens.
+        """
+        scaffold, place = self.scaffold, self._first_end()
+        groups = [[(scaffold.after, True)], [(scaffold.heading + text, True)], [(scaffold.bridge, True)]]
+        _, answer, bridge = self._encode_groups(groups)
+        return [*answer, *bridge[: place + 1]]
 
     def read_answer(self, action_ids: Sequence[int], stops: Sequence[int] | frozenset[int] = ()) -> Answer:
         """An action's text, all tokens of its own in it, but for those that end it or pad."""
