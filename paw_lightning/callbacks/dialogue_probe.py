@@ -11,7 +11,8 @@ from paw_lightning.errors import SettingsError
 from paw_lightning.rollouts.layouts import EpisodeLayout, StepLayout
 from paw_lightning.rollouts.runner import Runner, stop_token_ids
 from paw_lightning.text.actions import action_format
-from paw_lightning.text.chat import ChatFormat, valid_text
+from paw_lightning.text.chat import ChatFormat
+from paw_lightning.text.encoding import valid_text
 from paw_lightning.text.prompts import PromptBuilder, PromptTooLongError, Turn
 from paw_lightning.text.template import FROZEN, refusal
 from paw_lightning.training.module import PaWModule
@@ -190,7 +191,7 @@ class Probe:
         return self.chat.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def _is_harmless(self, text: str) -> bool:
-        return not any(name in text for name in self.chat.look_alikes)
+        return not any(name in text for name in self.chat.encoder.look_alikes)
 
     def _compare(self, what: str, ids: list[int], wanted: list[int]) -> None:
         """Refuse a difference, and show the tokens where it begins."""

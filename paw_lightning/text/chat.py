@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
+from paw_lightning.text.encoding import Part, TextEncoder, valid_text
 from paw_lightning.text.template import Scaffold, refusal
-
-
-def valid_text(text: str) -> str:
-    """The text with unpaired surrogates, which no encoding can write, replaced by "?"."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-STRANGE = "\U000f1234"
-"""A letter that no tokenizer knows."""
 
 
 @dataclass(frozen=True)
@@ -50,24 +41,19 @@ class ChatFormat:
         self.tokenizer = tokenizer
         if tokenizer.eos_token_id is None:
             raise refusal(tokenizer, "has no eos token; wanted one: it ends every action")
+        self.encoder = TextEncoder(tokenizer)
         self.scaffold = scaffold = Scaffold.of(tokenizer)
-        named = {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if _is_control(token)}
-        self.look_alikes = {*named.values()}
-        # Where any strange letter becomes the unknown token, its id says nothing of a text.
-        self.unknown = {tokenizer.unk_token_id} & {*tokenizer(STRANGE, add_special_tokens=False).input_ids}
-        self.control_ids = named.keys() - self.unknown
-        self._known: dict[str, list[int]] = {}
         self.first_ids = _beginning(tokenizer) if tokenizer.chat_template is None else []
-        self.before_ids = [*self.first_ids, *self._encode_scaffold(scaffold.before)]
-        self.after_ids = self._encode_scaffold(scaffold.after)
-        self.bridge_ids = self._encode_scaffold(scaffold.bridge)
+        self.before_ids = [*self.first_ids, *self.encoder.trusted(scaffold.before)]
+        self.after_ids = self.encoder.trusted(scaffold.after)
+        self.bridge_ids = self.encoder.trusted(scaffold.bridge)
         self.end_ids = self._ends()
         self.stop_ids = {*self.end_ids, *stops, tokenizer.eos_token_id}
 
     def _ends(self) -> list[int]:
         """Tokens with which the template ends an answer: the first control token behind a last, or an earlier, one."""
         earlier, last = (
-            self._controls(ids)[:1] for ids in (self.bridge_ids, self._encode_scaffold(self.scaffold.ending))
+            self.encoder.controls(ids)[:1] for ids in (self.bridge_ids, self.encoder.trusted(self.scaffold.ending))
         )
         if not earlier:
             raise refusal(
@@ -77,11 +63,8 @@ class ChatFormat:
             )
         self._closing = bool(last)
         # With a heading of its own an answer may be several messages, and only the last one ends it.
-        several = last and self._controls(self._encode_scaffold(self.scaffold.heading))
+        several = last and self.encoder.controls(self.encoder.trusted(self.scaffold.heading))
         return [*dict.fromkeys([*last, *([] if several else earlier)])]
-
-    def _controls(self, ids: Sequence[int]) -> list[int]:
-        return [i for i in ids if i in self.control_ids]
 
     def identity(self) -> dict[str, Any]:
         """What two runs have to share to read the same texts in the same tokens."""
@@ -95,15 +78,10 @@ class ChatFormat:
 
     # From text to ids
 
-    def _encode_scaffold(self, text: str) -> list[int]:
-        if text not in self._known:
-            self._known[text] = self.tokenizer(text, add_special_tokens=False).input_ids if text else []
-        return self._known[text]
-
     def encode_prompt(self, text: str) -> list[int]:
         """A whole prompt of one message: what ``apply_chat_template`` makes of it, with the generation prompt."""
         scaffold, text = self.scaffold, self.scaffold.trim(valid_text(text))
-        [ids] = self._encode_groups([[(scaffold.before, True), (text, False), (scaffold.after, True)]])
+        [ids] = self.encoder.groups([[Part(scaffold.before, True), Part(text), Part(scaffold.after, True)]])
         return [*self.first_ids, *ids]
 
     def encode_turn(
@@ -112,15 +90,16 @@ class ChatFormat:
         """What follows an action in a transcript: ids up to the observation, its own, and those to the next action.
 
         `before` and `after` stand around the observation in the same message. A token that would hold a part of the
-        observation and a part of what is beside it is split there, so that the observation's tokens are its own.
+        observation and a part of what is beside it is split there, so that the observation's tokens are its own; only
+        a blank before its first word belongs to that word.
         """
         scaffold = self.scaffold
         before, observation, after = self._trimmed([valid_text(part) for part in (before, observation, after)])
-        first, middle, last = self._encode_groups(
+        first, middle, last = self.encoder.groups(
             [
-                [(scaffold.bridge, True), (before, False)],
-                [(observation, False)],
-                [(after, False), (scaffold.after, True)],
+                [Part(scaffold.bridge, True), Part(before)],
+                [Part(observation)],
+                [Part(after), Part(scaffold.after, True)],
             ]
         )
         return first[self._written(action_ids) :], middle, last
@@ -133,38 +112,9 @@ class ChatFormat:
         borders = [0, len(parts[0]), len(parts[0]) + len(parts[1]), len(message)]
         return [message[max(a, start) : max(min(b, stop), start, a)] for a, b in pairwise(borders)]
 
-    def _encode_groups(self, groups: list[list[tuple[str, bool]]]) -> list[list[int]]:
-        """Ids of each group of (text, is it trusted), tokenised as one text and cut between groups."""
-        parts = [part for group in groups for part in group]
-        options = {"return_offsets_mapping": True} if len(groups) > 1 and self.tokenizer.is_fast else {}
-        encoded = self.tokenizer("".join(text for text, _ in parts), add_special_tokens=False, verbose=False, **options)
-        wanted = [i for text, trusted in parts if trusted for i in self._controls(self._encode_scaffold(text))]
-        harmless = self._is_ordinary("".join(text for text, trusted in parts if not trusted), encoded.input_ids, wanted)
-        if not harmless or (len(groups) > 1 and not options):
-            encode = {True: self._encode_scaffold, False: self.encode_text}
-            return [[i for text, trusted in group for i in encode[trusted](text)] for group in groups]
-        if len(groups) == 1:
-            return [encoded.input_ids]
-        border, places = 0, [0]
-        for k, group in enumerate(groups[:-1], 1):
-            border += sum(len(text) for text, _ in group)
-            if any(start < border < stop for start, stop in encoded.offset_mapping):
-                return self._encode_groups(groups[:k]) + self._encode_groups(groups[k:])
-            tokens = enumerate(encoded.offset_mapping)
-            places.append(next((i for i, (_, stop) in tokens if stop > border), len(encoded.input_ids)))
-        return [encoded.input_ids[a:b] for a, b in zip(places, [*places[1:], None], strict=True)]
-
     def encode_text(self, text: str) -> list[int]:
         """Token ids of untrusted text: control tokens in it stay ordinary text; unpaired surrogates become "?"."""
-        text = valid_text(text)
-        ids = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids if text else []
-        if self._is_ordinary(text, ids):
-            return ids
-        return [i for _, _, piece in self._pieces(text) for i in piece]
-
-    def _is_ordinary(self, text: str, ids: Sequence[int], wanted: Sequence[int] = ()) -> bool:
-        """Whether the ids of a text hold no other control tokens than the wanted ones."""
-        return self._controls(ids) == list(wanted) and not (self.unknown and self.tokenizer.unk_token in text)
+        return self.encoder.text(text)
 
     def encode_within(self, text: str, limit: int) -> list[int]:
         """:meth:`encode_text` of a text of at most `limit` tokens; empty for a longer one, which is never cut."""
@@ -180,58 +130,18 @@ class ChatFormat:
     @cached_property
     def longest_token(self) -> int:
         """Characters of the longest token that a text can be spelled with."""
-        tokens = {i: token for token, i in self.tokenizer.get_vocab().items() if i not in self.control_ids}
+        tokens = {i: token for token, i in self.tokenizer.get_vocab().items() if i not in self.encoder.control_ids}
         return max(map(len, tokens.values()))
 
-    @cached_property
-    def _likeness(self) -> re.Pattern[str]:
-        """Matches the name of any control token, the longest first."""
-        return re.compile("|".join(map(re.escape, sorted(self.look_alikes, key=len, reverse=True))))
-
-    def _pieces(self, text: str) -> list[tuple[int, str, list[int]]]:
-        """Parts of a text that hold no control token when encoded apart: first character's place, text and ids."""
-        # A look-alike is cut after its first character: no piece is one any more.
-        pieces = _cut(text, [match.start() + 1 for match in self._likeness.finditer(text)])
-        found: list[tuple[int, str, list[int]]] = []
-        for (start, piece), ids in zip(pieces, self._encode_apart([piece for _, piece in pieces]), strict=True):
-            if self._controls(ids):  # a normaliser made one of a piece: no two letters meet
-                letters = self._encode_apart(list(piece))
-                found += [(start + k, piece[k], own) for k, own in enumerate(letters)]
-            else:
-                found.append((start, piece, ids))
-        return found
-
-    def _encode_apart(self, pieces: list[str]) -> list[list[int]]:
-        options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
-        return self.tokenizer(pieces, **options).input_ids
-
     def text_offsets(self, text: str, ids: Sequence[int] | None = None) -> list[tuple[int, int]]:
-        """Start and end character of every token of a text: of those that :meth:`encode_text` makes, or of `ids`.
-
-        `ids` are the text's tokens within a transcript, whose first and last may be others; such a token is given all
-        characters of the text that no equal token holds.
-
-        Raises NotImplementedError for a tokenizer that is not one of the fast ones.
-        """
-        own: list[int] = []
-        offsets: list[tuple[int, int]] = []
-        text = valid_text(text)
-        plain = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        if self._is_ordinary(text, plain.input_ids):
-            own, offsets = plain.input_ids, [tuple(pair) for pair in plain.offset_mapping]
-        else:
-            for start, piece, piece_ids in self._pieces(text):
-                options = {"split_special_tokens": True, "return_offsets_mapping": True}
-                encoded = self.tokenizer(piece, add_special_tokens=False, **options)
-                own += piece_ids
-                offsets += [(start + first, start + last) for first, last in encoded.offset_mapping]
-        return offsets if ids is None or list(ids) == own else _aligned(own, offsets, ids)
+        """Start and end character of every token of a text, see :meth:`TextEncoder.offsets`."""
+        return self.encoder.offsets(text, ids)
 
     # The end of an action
 
     def _first_end(self) -> int:
         """Place in the bridge of the token that ends an answer."""
-        return next(i for i, token in enumerate(self.bridge_ids) if token in self.control_ids)
+        return next(i for i, token in enumerate(self.bridge_ids) if token in self.encoder.control_ids)
 
     def _written(self, action_ids: Sequence[int]) -> int:
         """How many tokens of the bridge an action has made needless by its own last token."""
@@ -251,8 +161,8 @@ class ChatFormat:
         The text is the policy's own: it may hold control tokens.
         """
         scaffold, place = self.scaffold, self._first_end()
-        groups = [[(scaffold.after, True)], [(scaffold.heading + text, True)], [(scaffold.bridge, True)]]
-        _, answer, bridge = self._encode_groups(groups)
+        texts = [scaffold.after, scaffold.heading + text, scaffold.bridge]
+        _, answer, bridge = self.encoder.groups([[Part(text, trusted=True)] for text in texts])
         return [*answer, *bridge[: place + 1]]
 
     def read_answer(self, action_ids: Sequence[int], stops: Sequence[int] | frozenset[int] = ()) -> Answer:
@@ -265,31 +175,8 @@ class ChatFormat:
         return Answer(rest, self.scaffold.opened + head + found)
 
 
-def _is_control(token: Any) -> bool:
-    """Whether an added token is more than white space, or a letter of the alphabet."""
-    name = token.content.replace("\u2581", " ").strip()
-    return bool(name) and (token.special or len(name) > 1)
-
-
 def _beginning(tokenizer: Any) -> list[int]:
     """What the tokenizer itself puts before every text; what it puts behind one would end it before the answer."""
     whole, bare = tokenizer("x").input_ids, tokenizer("x", add_special_tokens=False).input_ids
     places = [i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare]
     return whole[: places[0]] if places else []
-
-
-def _cut(text: str, cuts: Sequence[int]) -> list[tuple[int, str]]:
-    """The parts of a text between cuts, each with its first character's place."""
-    pairs = zip([0, *cuts], [*cuts, len(text)], strict=True)
-    return [(start, text[start:stop]) for start, stop in pairs if stop > start]
-
-
-def _aligned(own: Sequence[int], offsets: list[tuple[int, int]], ids: Sequence[int]) -> list[tuple[int, int]]:
-    """Offsets for `ids`, by the tokens that they share with the text's own at their start and their end."""
-    shortest = min(len(own), len(ids))
-    head = next((i for i in range(shortest) if own[i] != ids[i]), shortest)
-    left = shortest - head
-    tail = next((i for i in range(left) if own[-1 - i] != ids[-1 - i]), left)
-    other = offsets[head : len(own) - tail]
-    span = (other[0][0], other[-1][1]) if other else (0, 0)
-    return offsets[:head] + [span] * (len(ids) - head - tail) + offsets[len(own) - tail :]
