@@ -92,7 +92,8 @@ def check_texts(tokenizer: Any, checked: Sequence[Transition]) -> None:
     """Action tokens hold the text that was sent to the environment, observation tokens its answer."""
     for t in checked:
         # An action may hold tokens that are called special; padding within it was not sent.
-        written = tokenizer.decode([i for i in t.action_ids if i != tokenizer.pad_token_id])
+        unsent = {tokenizer.pad_token_id, tokenizer.eos_token_id}
+        written = tokenizer.decode([i for i in t.action_ids if i not in unsent])
         if squashed(t.action_text).casefold() not in squashed(written).casefold():
             fail(
                 f"action tokens decode to {shortened(written)}, but the environment was sent "

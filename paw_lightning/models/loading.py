@@ -54,8 +54,10 @@ def load_tokenizer(path: str) -> Any:
         declared = get_tokenizer_config(directory).get("tokenizer_class")
         generic = declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
         tokenizer = (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(directory)
+        if not tokenizer("x", add_special_tokens=False).input_ids:  # what Transformers makes of a folder without one
+            raise ValueError("it has no tokens for a text")
     except Exception as error:  # a missing package, a broken file, another format: each kind has its own exceptions
-        raise _no_model(path, "tokenizer", error) from error
+        raise _no_model(path, "tokenizer", error, _other_format(Path(directory))) from error
     template = tokenizer.chat_template
     if isinstance(template, dict):
         tokenizer.chat_template = {name: freeze_date(text) for name, text in template.items()}
@@ -103,8 +105,15 @@ def without_dropout(config: Any) -> Any:
     return config
 
 
-def _no_model(path: str, what: str, error: Exception) -> SettingsError:
+def _other_format(folder: Path) -> str:
+    """What a folder holds in place of a tokenizer of Transformers."""
+    other = (folder / "tekken.json").is_file() and not (folder / "tokenizer.json").is_file()
+    return " (it has a tekken.json, Mistral's own format, and no tokenizer.json)" if other else ""
+
+
+def _no_model(path: str, what: str, error: Exception, hint: str = "") -> SettingsError:
     bundled = sorted(p.name for p in ASSETS.iterdir() if p.is_dir()) if ASSETS.is_dir() else []
     said = str(error).partition("\n")[0]
+    named = said if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {said}"
     wanted = f"{WANTED} ({', '.join(bundled)})"
-    return SettingsError(f"model.path is {path!r}, which gave no {what}; wanted {wanted}: {said}")
+    return SettingsError(f"model.path is {path!r}, which gave no {what}{hint}; wanted {wanted}: {named}")
