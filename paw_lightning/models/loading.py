@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,7 +66,19 @@ def load_tokenizer(path: str) -> Any:
         tokenizer.chat_template = freeze_date(template)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    _keep_switches(tokenizer)
     return tokenizer
+
+
+def _keep_switches(tokenizer: Any) -> None:
+    """Have switches saved with the tokenizer that Transformers forgets, so that an exported one reads the same tokens.
+
+    One is `legacy`, by which a Llama tokenizer begins every text behind a control token with a blank.
+    """
+    for name, parameter in inspect.signature(type(tokenizer).__init__).parameters.items():
+        value = getattr(tokenizer, name, None)
+        if isinstance(parameter.default, bool) and isinstance(value, bool) and value != parameter.default:
+            tokenizer.init_kwargs.setdefault(name, value)
 
 
 def load_language_model(

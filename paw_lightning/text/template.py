@@ -80,7 +80,11 @@ class Scaffold:
 
         before, after = split(render(user, prompt=True), question)
         head, tail = split(render(user, assistant, {"role": "user", "content": reply}), answer)
-        written, ending = split(head, question)[1], split(render(user, assistant), answer)[1]
+        written = split(head, question)[1]
+        try:
+            ending = split(render(user, assistant), answer)[1]
+        except SettingsError:  # no dialogue may end with an answer
+            ending = ""
         shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(after, written, strict=False)))
         return cls(
             before,

@@ -16,6 +16,7 @@ from paw_lightning.errors import SettingsError
 from paw_lightning.models.identity import check_identity
 from paw_lightning.models.loading import load_tokenizer
 from paw_lightning.rollouts.layouts import LAYOUTS, StepLayout
+from paw_lightning.rollouts.runner import stop_at_turn_end
 from paw_lightning.text.actions import ActionFormat, ParsedAction
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import Prompt, PromptBuilder
@@ -104,6 +105,18 @@ def test_a_run_is_refused_before_anything_is_played(tmp_path: Path, tiny_model_d
     )
     with pytest.raises(SettingsError, match="the transcript before action 2"):
         runs.fit(tmp_path, str(folder), rollout__layout="episode", trainer__num_sanity_val_steps=1)
+
+
+def test_the_end_of_turn_is_exported_with_the_policy() -> None:
+    """Whoever serves it stops there; where nothing is missing the settings stay as they are."""
+    tokenizer = for_template(byte_level, CHATML, eos="<|endoftext|>")
+    end, eos = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    model = SimpleNamespace(generation_config=GenerationConfig(eos_token_id=7))
+    assert stop_at_turn_end(tokenizer, model) == model.generation_config.eos_token_id == sorted([7, end, eos])
+    byte = byte_tokenizer()
+    model = SimpleNamespace(generation_config=GenerationConfig(eos_token_id=byte.eos_token_id))
+    assert stop_at_turn_end(byte, model) == [byte.eos_token_id]
+    assert model.generation_config.eos_token_id == byte.eos_token_id
 
 
 def test_a_checkpoint_belongs_to_its_chat_template() -> None:

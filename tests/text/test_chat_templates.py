@@ -131,6 +131,16 @@ def test_a_template_without_an_end_stops_at_the_next_role() -> None:
     assert tokenizer.decode(chat.bridge_after([50, tokenizer.eos_token_id])) == "<|user|>\n"
 
 
+def test_a_dialogue_that_may_not_end_with_an_answer() -> None:
+    """The end of turn is found between an answer and the next message."""
+    strict = "{% if messages[-1].role != 'user' %}{{ raise_exception('user last') }}{% endif %}" + kinds.CHATML
+    tokenizer = for_template(byte_level, strict)
+    chat = ChatFormat(tokenizer)
+    assert chat.end_ids == [tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    assert tokenizer.decode(chat.bridge_after(chat.end_ids)) == "\n<|im_start|>user\n"
+    check(tokenizer, OBSERVATIONS[0])
+
+
 def test_an_answer_of_several_messages_ends_with_the_last() -> None:
     """Harmony: a thought is a message of its own, and ends with another token than the turn."""
     tokenizer = for_template(byte_level, kinds.HARMONY, eos="<|return|>")
