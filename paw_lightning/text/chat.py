@@ -166,9 +166,14 @@ class ChatFormat:
         return [*answer, *bridge[: place + 1]]
 
     def read_answer(self, action_ids: Sequence[int], stops: Sequence[int] | frozenset[int] = ()) -> Answer:
-        """An action's text, all tokens of its own in it, but for those that end it or pad."""
+        """An action's text, all tokens of its own in it, but for those that end it or pad.
+
+        It ends where the policy goes on with the next message, should that begin with no token that stops an action.
+        """
         ends = {*self.stop_ids, *stops, self.tokenizer.pad_token_id}
-        words = [i for i in action_ids if i not in ends]
+        ids, bridge = list(action_ids), self.bridge_ids
+        next_turn = next((i for i in range(len(ids)) if ids[i : i + len(bridge)] == bridge), len(ids))
+        words = [i for i in ids[:next_turn] if i not in ends]
         text = self.tokenizer.decode(words, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         heading = self.scaffold.heading.strip()
         head, found, rest = text.rpartition(heading) if heading else ("", "", text)

@@ -148,6 +148,8 @@ def test_an_answer_of_several_messages_ends_with_the_last() -> None:
     assert chat.end_ids == [tokenizer.eos_token_id]
     written = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>go<|return|>"
     assert chat.read_answer(tokenizer(written, add_special_tokens=False).input_ids).text == "go"
+    run_on = "go<|end|><|start|>user<|message|>Nothing happens.<|end|>"
+    assert chat.read_answer(tokenizer(run_on, add_special_tokens=False).input_ids).text == "go", "not the next message"
     assert tokenizer.decode(chat.bridge_after([50, tokenizer.eos_token_id])) == "<|start|>user<|message|>"
 
 
