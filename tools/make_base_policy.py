@@ -98,7 +98,7 @@ class Packer:
         for number, (observation, action, _) in enumerate(transcript.turns, 1):
             context = self.context(observation, transcript.task)
             if number > 1:
-                before, after = self.prompts.turn(transcript.task, [], number)
+                before, after = (self.encode(text) for text in self.prompts.turn(transcript.task, [], number))
                 context = [*self.chat.bridge_after([end]), *before, *self.encode(observation), *after]
                 context += self.chat.after_ids
             words = [*self.encode(" " + action), end]

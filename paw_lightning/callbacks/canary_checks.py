@@ -17,7 +17,7 @@ from paw_lightning import ranks
 from paw_lightning.models.lora import adapted_layers, adapters_off
 from paw_lightning.samplers.base import Generation, Sampler
 from paw_lightning.seeding import uniforms
-from paw_lightning.text.chat import valid_text
+from paw_lightning.text.encoding import valid_text
 from paw_lightning.training.module import PaWModule
 from paw_lightning.types import MicroBatch, Transition
 from paw_lightning.update.collate import rectangle
@@ -103,7 +103,9 @@ def turns(row: Row) -> list[Transition]:
 def check_texts(tokenizer: Any, checked: Sequence[Transition]) -> None:
     """Action tokens hold the text that was sent to the environment, observation tokens its answer."""
     for t in checked:
-        written = tokenizer.decode(t.action_ids, skip_special_tokens=True)
+        # An action may hold tokens that are called special; padding within it was not sent.
+        unsent = {tokenizer.pad_token_id, tokenizer.eos_token_id}
+        written = tokenizer.decode([i for i in t.action_ids if i not in unsent])
         if squashed(t.action_text).casefold() not in squashed(written).casefold():
             fail(
                 f"action tokens decode to {shortened(written)}, but the environment was sent "

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from paw_lightning import ranks
 from paw_lightning.callbacks.base import RolloutCallback
+from paw_lightning.callbacks.dialogue_probe import check_dialogue
 from paw_lightning.callbacks.parts import world_model_parts
 from paw_lightning.callbacks.rollout_curves import evaluation_metrics, rollout_metrics
 from paw_lightning.callbacks.setup_checks import Run, check_control, check_largest_return, check_penalty, check_run
@@ -152,6 +153,7 @@ class EnvironmentLoop(L.Callback):
         """Look at the training environment, which may refuse its arguments, before validation plays in another."""
         ranks.together(lambda: self.runner.num_tasks("train"))
         check_largest_return(self.iteration)
+        ranks.together(lambda: check_dialogue(self.runner, self.module))
         check_control(Run(trainer, self.module, self.iteration))
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -18,6 +18,7 @@ from paw_lightning.errors import SettingsError
 from paw_lightning.iteration import Iteration
 from paw_lightning.models.window import context_window
 from paw_lightning.policy.advantages import Advantage
+from paw_lightning.rollouts.collector import FirstLook
 from paw_lightning.rollouts.settings import RolloutSettings
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import PromptBuilder
@@ -82,7 +83,7 @@ def _warn_of_lone_episodes(advantage: Advantage) -> None:
 def check_largest_return(iteration: Iteration) -> None:
     """Refuse an environment without R_max, as far as its first task tells, where eq. 10 divides by it."""
     if iteration.selection.alpha and iteration.balance.asks_environment(iteration.advantage.rewardless):
-        ranks.together(lambda: _check_info(iteration.runner.first_info()))
+        ranks.together(lambda: _check_first(iteration.runner.first_look()))
 
 
 def check_control(run: Run) -> None:
@@ -95,9 +96,9 @@ def check_control(run: Run) -> None:
     check_branches(run.module, settings.prompt.max_tokens + horizon * turn)
 
 
-def _check_info(info: dict[str, Any] | None) -> None:
-    if info is not None:
-        checked_max_return(info.get("max_reward"), "the environment (rollout.environment)")
+def _check_first(look: FirstLook | None) -> None:
+    if look is not None:
+        checked_max_return(look[1].get("max_reward"), "the environment (rollout.environment)")
 
 
 def _check_critic(advantage: Advantage, critic: str) -> None:
@@ -242,4 +243,4 @@ def _turn_tokens(settings: RolloutSettings, tokenizer: Any) -> int:
             "rollout.prompt.turn_template has {task} or {admissible_commands} before {observation}: their tokens "
             "are not known beforehand, so nobody has checked that they fit the model's positions"
         )
-    return len(prompts.turn("", [], settings.max_steps)[0])
+    return len(prompts.chat.encode_text(prompts.turn("", [], settings.max_steps)[0]))

@@ -101,7 +101,7 @@ class WorldModelHealth(RolloutCallback):
         transitions = [t for group in groups for t in group.transitions]
         pairs = []
         for p in self._predict(module, transitions, lambda t: t.selected):
-            offsets = chat.text_offsets(p.transition.observation_text)
+            offsets = chat.text_offsets(p.transition.observation_text, p.transition.observation_ids)
             pairs.append((p.logprobs, nuisance_mask(offsets, p.transition.nuisance_spans)))
         return pairs
 
@@ -155,10 +155,9 @@ class WorldModelHealth(RolloutCallback):
 
 def _leak_rate(transitions: list[Transition], chat: ChatFormat, form: ActionFormat) -> float:
     """Of the text before the end-of-turn token; an action that was cut off leaks without a look at its text."""
-    tokenizer = chat.tokenizer
-    scaffold = {*chat.before_ids, *chat.after_ids, *chat.bridge_ids}
-    control_ids = set(tokenizer.all_special_ids) | scaffold & set(tokenizer.added_tokens_decoder)
-    written = tokenizer.batch_decode([t.action_ids[:-1] for t in transitions], skip_special_tokens=True)
+    template = {*chat.before_ids, *chat.after_ids, *chat.bridge_ids, *chat.tokenizer.all_special_ids}
+    control_ids = template & chat.encoder.control_ids - {*chat.encode_answer(form.write("look"))}
+    written = [chat.read_answer(t.action_ids[:-1]).text for t in transitions]
     pairs = zip(transitions, written, strict=True)
     return sum(leaks(t, text, control_ids, form) for t, text in pairs) / len(transitions)
 

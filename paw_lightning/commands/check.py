@@ -60,7 +60,10 @@ def _check_template(settings: RunSettings) -> list[Finding]:
     if settings.module.tokenizer.chat_template is None:
         text = "the tokenizer has no chat template: a turn is a line, and the eos token ends an action"
         return [ok("template", f"{text} (meant for base models; an instruction-tuned model brings one)")]
-    return [ok("template", "the tokenizer's chat template, rendered once and cut at the texts")]
+    chat = settings.prompts.chat
+    ends = " or ".join(settings.module.tokenizer.convert_ids_to_tokens(sorted(chat.stop_ids)))
+    text = f"the tokenizer's chat template, rendered once and cut at the texts; {ends} ends an action"
+    return [ok("template", text + (f", which {chat.scaffold.opened!r} begins" if chat.scaffold.opened else ""))]
 
 
 def _check_texts(settings: RunSettings, groups: list[RolloutGroup]) -> list[Finding]:

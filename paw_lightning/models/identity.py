@@ -1,4 +1,4 @@
-"""What a checkpoint belongs to: the shapes of its model, the tokens of its tokenizer, the weights of its reference."""
+"""What a checkpoint belongs to: its model's shapes, its tokens and chat template, the weights of its reference."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from paw_lightning.errors import SettingsError
+from paw_lightning.text.chat import ChatFormat
 
 REFERENCE = "reference weights"
 CONFIG_KEYS = {"world_model_head": "model.world_model_head", "critic": "model.critic", "lora": "model.lora"}
@@ -44,6 +45,7 @@ def model_identity(
         **{key: getattr(config, key, None) for key in IDENTITY_KEYS},
         "world_model_head": "separate" if separate_world_model_head else "shared",
         "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest()[:16],
+        **ChatFormat(tokenizer).identity(),
     }
     if critic != "none":
         result["critic"] = critic
@@ -69,10 +71,20 @@ def check_identity(saved: dict[str, Any], current: dict[str, Any], *, same_refer
     different = [key for key in sorted(keys) if saved.get(key) != current.get(key)]
     if different:
         listed = "; ".join(
-            f"{key}: checkpoint {saved.get(key)!r}, configured {current.get(key)!r}" for key in different
+            "{}: checkpoint {}, configured {}".format(key, *_pair(saved.get(key), current.get(key)))
+            for key in different
         )
         settings = " and ".join(dict.fromkeys(CONFIG_KEYS.get(key, "model.path") for key in different))
         raise SettingsError(
             f"ckpt_path is a checkpoint of another model or tokenizer ({listed}); wanted {settings} as in the run that "
             "saved it, or another checkpoint"
         )
+
+
+def _pair(saved: Any, current: Any) -> tuple[str, str]:
+    """Both values for a message; of two long texts the place where they part."""
+    if not (isinstance(saved, str) and isinstance(current, str)):
+        return repr(saved), repr(current)
+    same = next((i for i, (a, b) in enumerate(zip(saved, current, strict=False)) if a != b), 0)
+    start = max(0, same - 20)
+    return repr(saved[start : start + 60]), repr(current[start : start + 60])

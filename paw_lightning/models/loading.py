@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from paw_lightning.errors import SettingsError
 from paw_lightning.models import smollm2
 from paw_lightning.models.playable import check_playable
+from paw_lightning.text.template import freeze_date
 
 ASSETS = Path(__file__).parent.parent / "assets"
 WANTED = "a Hugging Face model directory, a hub name, or the name of a policy shipped with the package"
@@ -48,7 +50,8 @@ def _names_a_folder(path: str) -> bool:
 def load_tokenizer(path: str) -> Any:
     """Load the tokenizer of a model directory or hub name.
 
-    Raises SettingsError naming ``model.path`` when there is none.
+    A chat template that writes today's date is given one day for ever, see
+    :func:`~paw_lightning.text.template.freeze_date`. Raises SettingsError naming ``model.path`` when there is none.
     """
     directory = resolve_model_path(path)
     try:
@@ -56,11 +59,30 @@ def load_tokenizer(path: str) -> Any:
         declared = get_tokenizer_config(directory).get("tokenizer_class")
         generic = declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
         tokenizer = (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(directory)
-    except (OSError, ValueError) as error:
-        raise _no_model(path, "tokenizer", error) from error
+        if not tokenizer("x", add_special_tokens=False).input_ids:  # what Transformers makes of a folder without one
+            raise ValueError("it has no tokens for a text")
+    except Exception as error:  # a missing package, a broken file, another format: each kind has its own exceptions
+        raise _no_model(path, "tokenizer", error, _other_format(Path(directory))) from error
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        tokenizer.chat_template = {name: freeze_date(text) for name, text in template.items()}
+    elif template is not None:
+        tokenizer.chat_template = freeze_date(template)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    _keep_switches(tokenizer)
     return tokenizer
+
+
+def _keep_switches(tokenizer: Any) -> None:
+    """Have switches saved with the tokenizer that Transformers forgets, so that an exported one reads the same tokens.
+
+    One is `legacy`, by which a Llama tokenizer begins every text behind a control token with a blank.
+    """
+    for name, parameter in inspect.signature(type(tokenizer).__init__).parameters.items():
+        value = getattr(tokenizer, name, None)
+        if isinstance(parameter.default, bool) and isinstance(value, bool) and value != parameter.default:
+            tokenizer.init_kwargs.setdefault(name, value)
 
 
 def load_language_model(
@@ -115,8 +137,15 @@ def without_dropout(config: Any) -> Any:
     return config
 
 
-def _no_model(path: str, what: str, error: Exception) -> SettingsError:
+def _other_format(folder: Path) -> str:
+    """What a folder holds in place of a tokenizer of Transformers."""
+    other = (folder / "tekken.json").is_file() and not (folder / "tokenizer.json").is_file()
+    return " (it has a tekken.json, Mistral's own format, and no tokenizer.json)" if other else ""
+
+
+def _no_model(path: str, what: str, error: Exception, hint: str = "") -> SettingsError:
     bundled = sorted(p.name for p in ASSETS.iterdir() if p.is_dir()) if ASSETS.is_dir() else []
     said = str(error).partition("\n")[0]
+    named = said if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {said}"
     wanted = f"{WANTED} ({', '.join(bundled)})"
-    return SettingsError(f"model.path is {path!r}, which gave no {what}; wanted {wanted}: {said}")
+    return SettingsError(f"model.path is {path!r}, which gave no {what}{hint}; wanted {wanted}: {named}")

@@ -12,6 +12,8 @@ import torch
 
 from paw_lightning.envs.base import FAILURES, TextEnv
 from paw_lightning.errors import SettingsError
+from paw_lightning.rollouts.counterfactuals import counterfactual
+from paw_lightning.rollouts.demonstrations import Demonstrator
 from paw_lightning.rollouts.episodes import (
     EpisodeError,
     Player,
@@ -35,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with (finished episodes, all episodes) after every turn."""
+FirstLook = tuple[str, dict[str, Any]]
+"""An environment's first observation and its info."""
 
 
 @dataclass
@@ -48,6 +52,10 @@ class PlayedGroups:
     """Wall clock in "environment", "tokenization" and "generation"."""
     retried_episodes: int = 0
     """Episodes that were started again because their environment failed."""
+
+
+_Ready = list[tuple[Player, Context]]
+"""Who is to act, and what each has read."""
 
 
 @dataclass
@@ -97,8 +105,9 @@ class Collector:
         self.action_format = action_format(prompts.prompt.action_format)
         self.counterfactuals = counterfactuals
         """Record with each turn the answer to another admissible action, drawn at random."""
-        self.demonstrated = demonstrated
-        """The environment's expert writes the actions."""
+        chat = prompts.chat
+        self.demonstrator = Demonstrator(chat, self.action_format, max_action_tokens) if demonstrated else None
+        """Writes the actions in the policy's place."""
         self.episode_retries = episode_retries
         self._idle: list[TextEnv] = []
 
@@ -139,18 +148,20 @@ class Collector:
         """Take over an environment that nobody plays in."""
         self._idle.append(env)
 
-    def first_info(self, task_seed: int) -> dict[str, Any] | None:
+    def first_look(self, task_seed: int) -> FirstLook | None:
         """What an environment says at the start of a task; None where it fails, which `play` will report."""
         env = None
         try:
             env = self._idle.pop() if self._idle else self.make_env()
-            _, info = env.reset(seed=task_seed, options={"episode_seed": 0})
+            observation, info = env.reset(seed=task_seed, options={"episode_seed": 0})
+            check_observation(observation, False)
             check_info(info)
+            return observation, info
         except FAILURES:
-            info = None
-        if env is not None:
-            close_quietly(env)  # nobody has to bear a reset in the middle of an episode
-        return info
+            return None
+        finally:
+            if env is not None:
+                close_quietly(env)  # nobody has to bear a reset in the middle of an episode
 
     def close(self) -> None:
         """Close every environment."""
@@ -229,19 +240,9 @@ class Collector:
             ]
         if not ready:
             return
-        if self.demonstrated:
-            with timed(play.seconds, "environment"):
-                written = [(p, context, self._demonstration(p)) for p, context in ready]
-            ready = [(p, context) for p, context, generation in written if generation]
-            generations = [generation for _, _, generation in written if generation]
-        else:
-            with timed(play.seconds, "generation"):
-                generations = play.sampler.generate(
-                    [context.ids for _, context in ready],
-                    temperature=play.temperature,
-                    max_new_tokens=self.max_action_tokens,
-                    uniforms=torch.stack(noise),
-                )
+        ready, generations = (
+            self._demonstrated(ready, play) if self.demonstrator else self._generated(ready, noise, play)
+        )
         with timed(play.seconds, "tokenization"):
             actions = [self._parse(generation) for generation in generations]
         with timed(play.seconds, "environment"):
@@ -253,6 +254,30 @@ class Collector:
             for p, _ in ready:
                 if p.failure is None:
                     p.layout.record(p.episode.transitions[-1], p.admissible or [])
+
+    def _generated(self, ready: _Ready, noise: list[torch.Tensor], play: _Play) -> tuple[_Ready, list[Generation]]:
+        """What the policy writes."""
+        with timed(play.seconds, "generation"):
+            return ready, play.sampler.generate(
+                [context.ids for _, context in ready],
+                temperature=play.temperature,
+                max_new_tokens=self.max_action_tokens,
+                uniforms=torch.stack(noise),
+            )
+
+    def _demonstrated(self, ready: _Ready, play: _Play) -> tuple[_Ready, list[Generation]]:
+        """What the experts write, of those that do not fail."""
+        assert self.demonstrator is not None
+        shown: _Ready = []
+        answers = []
+        with timed(play.seconds, "environment"):
+            for p, context in ready:
+                try:
+                    answers.append(self.demonstrator.answer(p.env))
+                    shown.append((p, context))
+                except EpisodeError as error:
+                    p.failure = error
+        return shown, answers
 
     def _context(self, p: Player) -> Context | None:
         """The player's decision context; None when it has none, which ends its episode or costs its group."""
@@ -266,15 +291,17 @@ class Collector:
             return None
 
     def _parse(self, generation: Generation) -> ParsedAction:
-        words = [i for i in generation.token_ids if i not in self.stop_token_ids]
-        text = self.prompts.chat.tokenizer.decode(words, skip_special_tokens=True)
-        return self.action_format.parse(text)
+        answer = self.prompts.chat.read_answer(generation.token_ids, self.stop_token_ids)
+        return self.action_format.read(answer.text, answer.opened)
 
     def _begin(self, p: Player, action: ParsedAction, seed: Sequence[int | str]) -> str | None:
         """Set a step going, as environments outside this process work side by side; returns the counterfactual."""
         try:
             # Before the step: a worker can only do one thing at a time.
-            other = self._peek(p, action.text, seed) if self.counterfactuals else None
+            other = None
+            if self.counterfactuals:
+                drawn = stable_seed(*seed, "counterfactual", p.episode.task_seed, p.episode.member, p.turn)
+                other = counterfactual(p.env, p.admissible, action.text, drawn)
         except EpisodeError as error:
             p.failure = error
             return None
@@ -325,43 +352,3 @@ class Collector:
         p.episode.finished = done
         p.done = done or p.turn == self.max_steps
         p.episode.won = p.episode.won or bool(info.get("won", False))
-
-    def _demonstration(self, p: Player) -> Generation | None:
-        """What the environment's expert writes, as the policy would have sampled it; None where the expert fails."""
-        try:
-            text = p.env.demonstrate()
-        except NotImplementedError as error:  # not a broken episode: no group could be played
-            raise SettingsError(str(error)) from error
-        except FAILURES as error:
-            p.failure = EpisodeError(describe(p.env, "demonstrate()", error))
-            return None
-        # A whole answer stays as it is, a bare command is put into the format.
-        written = text if self.action_format.parse(text).well_formed else self.action_format.write(text)
-        ids = [*self.prompts.chat.encode_text(written), self.prompts.chat.tokenizer.eos_token_id]
-        if len(ids) > self.max_action_tokens:
-            raise SettingsError(
-                f"rollout.max_action_tokens is {self.max_action_tokens}, and an expert's answer {written[:80]!r} has "
-                f"{len(ids)} tokens; wanted at least as many"
-            )
-        return Generation(ids, [0.0] * len(ids), [], stopped=True)
-
-    def _peek(self, p: Player, taken: str, seed: Sequence[int | str]) -> str | None:
-        """The answer to another admissible action than the one taken; None where there is no other."""
-        others = sorted(set(p.admissible or []) - {taken})
-        if p.admissible is None:
-            raise SettingsError(
-                f"target_control.targets is 'wrong_action' and {type(p.env).__name__} lists no "
-                "info['admissible_commands'], of which it draws another action; wanted other targets or another "
-                "rollout.environment"
-            )
-        if not others:
-            return None
-        drawn = stable_seed(*seed, "counterfactual", p.episode.task_seed, p.episode.member, p.turn) % len(others)
-        try:
-            observation = p.env.peek(others[drawn])
-            check_observation(observation, True)
-        except NotImplementedError as error:  # not a broken episode: no group could be played
-            raise SettingsError(str(error)) from error
-        except FAILURES as error:
-            raise EpisodeError(describe(p.env, f"peek({others[drawn]!r})", error)) from error
-        return observation

@@ -76,8 +76,7 @@ class EpisodeLayout(Layout):
 
     What was read or written once stays as it is. Nothing is tokenised a second time or rendered through the chat
     template again, so a template that strips the thinking of earlier turns cannot change what the policy has read.
-    The turn text (``rollout.prompt.turn_template``) is encoded in three pieces, so that the observation's tokens are
-    its own.
+    The turn text (``rollout.prompt.turn_template``) is encoded so that the observation's tokens are its own.
     """
 
     grows = True
@@ -107,17 +106,17 @@ class EpisodeLayout(Layout):
         return Context(self.ids, [], self.pending)
 
     def record(self, transition: Transition, admissible: list[str]) -> None:
-        chat = self.prompts.chat
+        chat, observation = self.prompts.chat, transition.observation_text
         self.played += 1
         before, after = self.prompts.turn(self.task, admissible, self.played + 1)
-        transition.bridge_ids = [*chat.bridge_after(transition.action_ids), *before]
-        self.pending = [*after, *chat.after_ids]
-        self.ids += transition.action_ids + transition.bridge_ids
-        fewest = chat.fewest_tokens(transition.observation_text)
-        self.length = len(self.ids) + fewest
+        fewest = chat.fewest_tokens(observation)
+        self.length = len(self.ids) + len(transition.action_ids) + fewest
         if fewest > self.max_observation_tokens and self.length > self.prompts.prompt.max_tokens:
-            return  # it may be a megabyte, and the next context is too long whatever it says
-        ids = chat.encode_text(transition.observation_text)
+            # It may be a megabyte, and the next context is too long whatever it says.
+            transition.bridge_ids = chat.bridge_after(transition.action_ids)
+            return
+        transition.bridge_ids, ids, self.pending = chat.encode_turn(transition.action_ids, before, observation, after)
+        self.ids += transition.action_ids + transition.bridge_ids
         if transition.predictable and len(ids) <= self.max_observation_tokens:
             transition.observation_ids = ids
             self.ids += ids

@@ -11,7 +11,7 @@ from paw_lightning import ranks
 from paw_lightning.errors import EnvironmentFailedError
 from paw_lightning.models.policy_world_model import PolicyWorldModel
 from paw_lightning.rollouts import scoring
-from paw_lightning.rollouts.collector import Collector, PlayedGroups
+from paw_lightning.rollouts.collector import Collector, FirstLook, PlayedGroups
 from paw_lightning.rollouts.dynamic_sampling import play_useful
 from paw_lightning.rollouts.episodes import describe
 from paw_lightning.rollouts.settings import RolloutSettings
@@ -62,6 +62,7 @@ class Runner:
         self._sampler: Sampler | None = None
         self._collectors: dict[Split, Collector] = {}
         self._counts: dict[Split, int | None] = {}
+        self._first: list[FirstLook | None] = []
 
     # What there is to play
 
@@ -76,9 +77,16 @@ class Runner:
             self.collector(split).keep(env)  # it may be a process that took seconds to start
         return self._counts[split]
 
-    def first_info(self) -> dict[str, Any] | None:
-        """What the environment says of the first training task before anything is played; None where that fails."""
-        return self.collector("train").first_info(self.train_tasks(0)[0])
+    def first_look(self) -> FirstLook | None:
+        """Observation and info of the first training task before anything is played; None where that fails."""
+        if not self._first:
+            self._first.append(self.collector("train").first_look(self.train_tasks(0)[0]))
+        return self._first[0]
+
+    @property
+    def prompts(self) -> PromptBuilder:
+        """Writes the decision contexts of training."""
+        return self.collector("train").prompts
 
     def train_tasks(self, iteration: int, extra_round: int = 0) -> list[int]:
         """Task seeds of an iteration, or of one of its extra rounds (dynamic sampling)."""
@@ -214,14 +222,15 @@ class Runner:
         """Who plays the episodes of a split."""
         if split not in self._collectors:
             settings, tokenizer = self.settings, self.policy.tokenizer
+            stops = stop_token_ids(tokenizer, self.policy.played_model.language_model)
             self._collectors[split] = Collector(
                 partial(settings.environment, split),
-                PromptBuilder(settings.prompt, ChatFormat(tokenizer)),
+                PromptBuilder(settings.prompt, ChatFormat(tokenizer, stops)),
                 self.sampler,
                 max_steps=settings.max_steps,
                 max_action_tokens=settings.max_action_tokens,
                 max_observation_tokens=settings.max_observation_tokens,
-                stop_token_ids=stop_token_ids(tokenizer, self.policy.played_model.language_model),
+                stop_token_ids=stops,
                 layout=settings.layout,
                 counterfactuals=settings.counterfactuals and split == "train",
                 demonstrated=settings.demonstrated and split == "train",
@@ -236,8 +245,17 @@ class Runner:
         self._collectors.clear()
 
 
-def stop_token_ids(tokenizer: object, language_model: object) -> list[int]:
-    """Every token that ends an action: the tokenizer's eos and those of the model's generation settings."""
+def stop_token_ids(tokenizer: Any, language_model: object) -> list[int]:
+    """Every token that ends an action: the tokenizer's eos, the chat template's end of turn, the model's own list."""
     configured = getattr(getattr(language_model, "generation_config", None), "eos_token_id", None)
     several = configured if isinstance(configured, list) else [configured]
-    return sorted({i for i in [*several, getattr(tokenizer, "eos_token_id", None)] if i is not None})
+    return sorted({*(i for i in several if i is not None), *ChatFormat(tokenizer).stop_ids})
+
+
+def stop_at_turn_end(tokenizer: Any, language_model: Any) -> list[int]:
+    """Write the tokens that end an action into the model's generation settings, which are exported; return them."""
+    settings, stops = language_model.generation_config, stop_token_ids(tokenizer, language_model)
+    several = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
+    if {*stops} != {*several}:
+        settings.eos_token_id = stops
+    return stops

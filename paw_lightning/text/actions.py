@@ -34,18 +34,41 @@ class ActionFormat(ABC):
     def write(self, command: str) -> str:
         """A command as a policy that has learnt the format writes it: :meth:`parse` reads it back, well-formed."""
 
+    def read(self, text: str, opened: str = "") -> ParsedAction:
+        """:meth:`parse` of an answer whose beginning the prompt has written, ``<think>`` for example.
+
+        That beginning counts where the answer is well-formed only with it.
+        """
+        parsed = self.parse(text)
+        if parsed.well_formed or not opened.strip():
+            return parsed
+        whole = self.parse(opened + text)
+        return whole if whole.well_formed else parsed
+
+    def answer(self, command: str, opened: str = "") -> str:
+        """:meth:`write` without what the prompt has written of it already."""
+        text, opened = self.write(command), opened.strip()
+        return text[len(opened) :] if opened and text.startswith(opened) else text
+
     @abstractmethod
     def runs_on(self, text: str) -> bool:
         """Whether text follows where the action should be over: the policy has begun to write its own observation."""
 
 
 class Plain(ActionFormat):
-    """The whole answer is the action; it is well-formed when it is one non-empty line."""
+    """The whole answer is the action; it is well-formed when it is one non-empty line.
+
+    Of an answer that goes on with a thought which the prompt has opened, it is what follows ``</think>``.
+    """
 
     def parse(self, text: str) -> ParsedAction:
         """The text without the white space around it."""
         action = text.strip()
         return ParsedAction(action, bool(action) and "\n" not in action)
+
+    def read(self, text: str, opened: str = "") -> ParsedAction:
+        """What follows a thought that the prompt has opened; the opening itself is no action."""
+        return self.parse(text.rpartition("</think>")[2] if "<think>" in opened else text)
 
     def write(self, command: str) -> str:
         """The command itself."""

@@ -1,83 +1,120 @@
-"""What a model's chat template puts around texts, and texts as token ids that can never be control tokens."""
+"""A dialogue with an environment as token ids: the chat template's scaffold, and texts that stay texts."""
 
 from __future__ import annotations
 
-import re
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
-from paw_lightning.errors import SettingsError
+from paw_lightning.text.encoding import Part, TextEncoder, valid_text
+from paw_lightning.text.template import Scaffold, refusal
 
-SENTINELS = ("\ue000", "\ue001", "\ue002")  # private-use characters: they split a rendered chat template
 
+@dataclass(frozen=True)
+class Answer:
+    """What the policy wrote, as text."""
 
-def valid_text(text: str) -> str:
-    """The text with unpaired surrogates, which no encoding can write, replaced by "?"."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    text: str
+    opened: str
+    """What counts as written before it: the prompt's own beginning of the answer."""
 
 
 class ChatFormat:
-    """The fixed token ids that a model's chat template puts around texts.
+    """The token ids that a model's tokenizer and chat template make of a dialogue with an environment.
 
-    Texts of an environment are always encoded with special tokens split into ordinary pieces, so that no observation
-    can become a control token; only the template's own scaffold may contain control tokens.
+    Ordinary text gets the tokenizer's own ids, id for id as ``apply_chat_template`` gives them. In a text of an
+    environment that looks like a control token the likeness is split into ordinary pieces: no observation can become
+    one, only the template's own scaffold may hold them. Every added token is a control token unless it is white space.
+
+    Args:
+        tokenizer: of Transformers.
+        stops: tokens that end an action besides those that tokenizer and template name.
+
+    Raises:
+        SettingsError: the tokenizer has no eos token, or the template ends an answer with no token of its own.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, stops: Sequence[int] = ()) -> None:
         self.tokenizer = tokenizer
-        question, answer, reply = SENTINELS
         if tokenizer.eos_token_id is None:
-            raise self._refusal("has no eos token; wanted one: it ends every action")
-        if tokenizer.chat_template is None:
-            # A base model without a chat template: one line per turn.
-            before, after, bridge = "", "\n", f"{tokenizer.eos_token}\n"
-        else:
-            user = {"role": "user", "content": question}
-            prompt = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
-            before, after = self._split(prompt, question)
-            dialogue = tokenizer.apply_chat_template(
-                [user, {"role": "assistant", "content": answer}, {"role": "user", "content": reply}],
-                tokenize=False,
+            raise refusal(tokenizer, "has no eos token; wanted one: it ends every action")
+        self.encoder = TextEncoder(tokenizer)
+        self.scaffold = scaffold = Scaffold.of(tokenizer)
+        self.first_ids = _beginning(tokenizer) if tokenizer.chat_template is None else []
+        self.before_ids = [*self.first_ids, *self.encoder.trusted(scaffold.before)]
+        self.after_ids = self.encoder.trusted(scaffold.after)
+        self.bridge_ids = self.encoder.trusted(scaffold.bridge)
+        self.end_ids = self._ends()
+        self.stop_ids = {*self.end_ids, *stops, tokenizer.eos_token_id}
+
+    def _ends(self) -> list[int]:
+        """Tokens with which the template ends an answer: the first control token behind a last, or an earlier, one."""
+        earlier, last = (
+            self.encoder.controls(ids)[:1] for ids in (self.bridge_ids, self.encoder.trusted(self.scaffold.ending))
+        )
+        if not earlier:
+            raise refusal(
+                self.tokenizer,
+                f"ends an answer with {self.scaffold.bridge!r} by its chat template, in which no token is its own; "
+                "wanted a control token there, which can end an action",
             )
-            bridge = self._split(self._split(dialogue, answer)[1], reply)[0]
-        self.before_ids = self._encode_scaffold(before)
-        self.after_ids = self._encode_scaffold(after)
-        self.bridge_ids = self._encode_scaffold(bridge)
-        markers = self._role_markers(before + after + bridge)
-        self.roles = _any_of(markers)
-        normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
-        self.normalize = normalizer.normalize_str if normalizer else str
-        self.normalized_roles = _any_of([self.normalize(marker) for marker in markers]) if normalizer else None
-        added = tokenizer.get_added_vocab()
-        self.longest_token = max(len(token) for token in tokenizer.get_vocab() if token not in added)
+        self._closing = bool(last)
+        # With a heading of its own an answer may be several messages, and only the last one ends it.
+        several = last and self.encoder.controls(self.encoder.trusted(self.scaffold.heading))
+        return [*dict.fromkeys([*last, *([] if several else earlier)])]
 
-    def _role_markers(self, scaffold: str) -> list[str]:
-        """Added tokens that the tokenizer does not call special, so would not split in a text.
+    def identity(self) -> dict[str, Any]:
+        """What two runs have to share to read the same texts in the same tokens."""
+        ids = [self.before_ids, self.after_ids, self.bridge_ids]
+        return {
+            "chat template before a message": self.scaffold.before,
+            "chat template before an answer": self.scaffold.after,
+            "chat template after an answer": self.scaffold.bridge,
+            "tokens of the chat template": hashlib.sha256(repr(ids).encode()).hexdigest()[:16],
+        }
 
-        Those of the scaffold and all that look like a tag; others, runs of spaces for example, are ordinary text.
+    # From text to ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """A whole prompt of one message: what ``apply_chat_template`` makes of it, with the generation prompt."""
+        scaffold, text = self.scaffold, self.scaffold.trim(valid_text(text))
+        [ids] = self.encoder.groups([[Part(scaffold.before, True), Part(text), Part(scaffold.after, True)]])
+        return [*self.first_ids, *ids]
+
+    def encode_turn(
+        self, action_ids: Sequence[int], before: str, observation: str, after: str
+    ) -> tuple[list[int], list[int], list[int]]:
+        """What follows an action in a transcript: ids up to the observation, its own, and those to the next action.
+
+        `before` and `after` stand around the observation in the same message. A token that would hold a part of the
+        observation and a part of what is beside it is split there, so that the observation's tokens are its own; only
+        a blank before its first word belongs to that word.
         """
-        added = [token.content for token in self.tokenizer.added_tokens_decoder.values() if not token.special]
-        return [text for text in added if text in scaffold or re.fullmatch(r"<[^ ].*>", text)]
+        scaffold = self.scaffold
+        before, observation, after = self._trimmed([valid_text(part) for part in (before, observation, after)])
+        first, middle, last = self.encoder.groups(
+            [
+                [Part(scaffold.bridge, True), Part(before)],
+                [Part(observation)],
+                [Part(after), Part(scaffold.after, True)],
+            ]
+        )
+        return first[self._written(action_ids) :], middle, last
 
-    def _split(self, rendered: str, sentinel: str) -> tuple[str, str]:
-        parts = rendered.split(sentinel)
-        if len(parts) != 2:
-            raise self._refusal(f"writes a message {len(parts) - 1} times by its chat template; wanted once")
-        return parts[0], parts[1]
-
-    def _refusal(self, fault: str) -> SettingsError:
-        return SettingsError(f"model.path is {self.tokenizer.name_or_path!r}, whose tokenizer {fault}")
-
-    def _encode_scaffold(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False).input_ids if text else []
+    def _trimmed(self, parts: list[str]) -> list[str]:
+        """The parts of a message, without the white space that the template takes from its two ends."""
+        message = "".join(parts)
+        start = len(message) - len(self.scaffold.trim(message + "x")) + 1
+        stop = len(self.scaffold.trim("x" + message)) - 1
+        borders = [0, len(parts[0]), len(parts[0]) + len(parts[1]), len(message)]
+        return [message[max(a, start) : max(min(b, stop), start, a)] for a, b in pairwise(borders)]
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of untrusted text: control tokens in it stay ordinary text; unpaired surrogates become "?"."""
-        pieces = [piece for _, piece in self._pieces(text)]
-        if not pieces:
-            return []
-        encoded = self.tokenizer(pieces, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids
-        return [i for ids in encoded for i in ids]
+        return self.encoder.text(text)
 
     def encode_within(self, text: str, limit: int) -> list[int]:
         """:meth:`encode_text` of a text of at most `limit` tokens; empty for a longer one, which is never cut."""
@@ -90,41 +127,61 @@ class ChatFormat:
         """No fewer tokens than this can spell the text: enough to turn a megabyte away without tokenising it."""
         return -(-len(text) // self.longest_token)
 
-    def text_offsets(self, text: str) -> list[tuple[int, int]]:
-        """Start and end character of every token that :meth:`encode_text` makes of a text.
+    @cached_property
+    def longest_token(self) -> int:
+        """Characters of the longest token that a text can be spelled with."""
+        tokens = {i: token for token, i in self.tokenizer.get_vocab().items() if i not in self.encoder.control_ids}
+        return max(map(len, tokens.values()))
 
-        Raises NotImplementedError for a tokenizer that is not one of the fast ones.
-        """
-        offsets = []
-        for start, piece in self._pieces(text):
-            options = {"split_special_tokens": True, "return_offsets_mapping": True}
-            encoded = self.tokenizer(piece, add_special_tokens=False, **options)
-            offsets += [(start + first, start + last) for first, last in encoded.offset_mapping]
-        return offsets
+    def text_offsets(self, text: str, ids: Sequence[int] | None = None) -> list[tuple[int, int]]:
+        """Start and end character of every token of a text, see :meth:`TextEncoder.offsets`."""
+        return self.encoder.offsets(text, ids)
 
-    def _pieces(self, text: str) -> list[tuple[int, str]]:
-        """The parts of a text that are encoded apart, each with its first character's place."""
-        text = valid_text(text)
-        # A look-alike of a role marker is cut after its first character: no piece is a marker any more.
-        cuts = [match.start() + 1 for match in self.roles.finditer(text)] if self.roles else []
-        pieces = _cut(text, cuts)
-        if self.normalized_roles and any(self.normalized_roles.search(self.normalize(piece)) for _, piece in pieces):
-            return _cut(text, range(1, len(text)))  # a normaliser would make a marker of a piece: no two letters meet
-        return pieces
+    # The end of an action
+
+    def _first_end(self) -> int:
+        """Place in the bridge of the token that ends an answer."""
+        return next(i for i, token in enumerate(self.bridge_ids) if token in self.encoder.control_ids)
+
+    def _written(self, action_ids: Sequence[int]) -> int:
+        """How many tokens of the bridge an action has made needless by its own last token."""
+        place, last = self._first_end(), action_ids[-1] if action_ids else None
+        return place + 1 if last == self.bridge_ids[place] or (self._closing and last in self.stop_ids) else 0
 
     def bridge_after(self, action_ids: Sequence[int]) -> list[int]:
-        """Turn-boundary ids that still have to come between an action as sampled and the next observation."""
-        if action_ids and self.bridge_ids and action_ids[-1] == self.bridge_ids[0]:
-            return self.bridge_ids[1:]
-        return self.bridge_ids
+        """Turn-boundary ids that still have to come between an action as sampled and the next observation.
+
+        A token that ended the action stands in the place of the template's own end of turn, whichever it is.
+        """
+        return self.bridge_ids[self._written(action_ids) :]
+
+    def encode_answer(self, text: str) -> list[int]:
+        """An answer as a policy that has learnt the template writes it after a prompt, end of turn included.
+
+        The text is the policy's own: it may hold control tokens.
+        """
+        scaffold, place = self.scaffold, self._first_end()
+        texts = [scaffold.after, scaffold.heading + text, scaffold.bridge]
+        _, answer, bridge = self.encoder.groups([[Part(text, trusted=True)] for text in texts])
+        return [*answer, *bridge[: place + 1]]
+
+    def read_answer(self, action_ids: Sequence[int], stops: Sequence[int] | frozenset[int] = ()) -> Answer:
+        """An action's text, all tokens of its own in it, but for those that end it or pad.
+
+        It ends where the policy goes on with the next message, should that begin with no token that stops an action.
+        """
+        ends = {*self.stop_ids, *stops, self.tokenizer.pad_token_id}
+        ids, bridge = list(action_ids), self.bridge_ids
+        next_turn = next((i for i in range(len(ids)) if ids[i : i + len(bridge)] == bridge), len(ids))
+        words = [i for i in ids[:next_turn] if i not in ends]
+        text = self.tokenizer.decode(words, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        heading = self.scaffold.heading.strip()
+        head, found, rest = text.rpartition(heading) if heading else ("", "", text)
+        return Answer(rest, self.scaffold.opened + head + found)
 
 
-def _any_of(markers: list[str]) -> re.Pattern[str] | None:
-    """Matches the markers, the longest first."""
-    return re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True)))) if markers else None
-
-
-def _cut(text: str, cuts: Sequence[int]) -> list[tuple[int, str]]:
-    """The parts of a text between cuts, each with its first character's place."""
-    pairs = zip([0, *cuts], [*cuts, len(text)], strict=True)
-    return [(start, text[start:stop]) for start, stop in pairs if stop > start]
+def _beginning(tokenizer: Any) -> list[int]:
+    """What the tokenizer itself puts before every text; what it puts behind one would end it before the answer."""
+    whole, bare = tokenizer("x").input_ids, tokenizer("x", add_special_tokens=False).input_ids
+    places = [i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare]
+    return whole[: places[0]] if places else []

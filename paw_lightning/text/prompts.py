@@ -126,10 +126,10 @@ class PromptBuilder:
         shown = list(turns[-length:]) if length else []
 
         def written(dropped: int) -> list[int] | None:
-            text = self._render(task, observation, shown[dropped:], len(turns), initial, admissible)
+            text = self.render(task, observation, shown[dropped:], len(turns), initial, admissible)
             if self.chat.fewest_tokens(text) > limit:
                 return None
-            ids = [*self.chat.before_ids, *self.chat.encode_text(text), *self.chat.after_ids]
+            ids = self.chat.encode_prompt(text)
             return ids if len(ids) <= limit else None
 
         if (ids := written(0)) is not None:
@@ -148,18 +148,17 @@ class PromptBuilder:
                 too_few = middle
         return ids, enough
 
-    def turn(self, task: str, admissible: list[str], step: int) -> tuple[list[int], list[int]]:
-        """Ids of what stands before and after the observation in a later turn's text (episode layout)."""
+    def turn(self, task: str, admissible: list[str], step: int) -> tuple[str, str]:
+        """What stands before and after the observation in a later turn's text (episode layout)."""
         fields = {"task": task, "admissible_commands": self.listed(admissible), "step": step}
-        before, after = self.before_observation.format(**fields), self.after_observation.format(**fields)
-        return self.chat.encode_text(before), self.chat.encode_text(after)
+        return self.before_observation.format(**fields), self.after_observation.format(**fields)
 
     def listed(self, admissible: Sequence[str]) -> str:
         """The text of ``{admissible_commands}``."""
         shown = [command for command in admissible if command not in self.prompt.unlisted_commands]
         return "\n".join(self.prompt.command_template.format(command=command) for command in shown)
 
-    def _render(
+    def render(
         self,
         task: str,
         observation: str,
@@ -168,6 +167,7 @@ class PromptBuilder:
         initial: str,
         admissible: list[str],
     ) -> str:
+        """A prompt's text, with the turns to be shown in its history after so many that were played."""
         first = played + 1 - len(shown)
         history = "".join(
             self.prompt.history_turn.format(task=task, observation=turn.observation, action=turn.action, step=first + i)

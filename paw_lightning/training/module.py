@@ -23,6 +23,7 @@ from paw_lightning.models.identity import check_identity, model_identity
 from paw_lightning.models.lora import LoRA
 from paw_lightning.models.policy_world_model import HeadOutputs, PolicyWorldModel, check_heads, frozen_copy, read
 from paw_lightning.policy.losses import PolicyLoss, ValueLoss
+from paw_lightning.rollouts.runner import stop_at_turn_end
 from paw_lightning.training import strategies
 from paw_lightning.training.means import RunningMeans
 from paw_lightning.training.optimizers import OptimizerSetup
@@ -130,6 +131,7 @@ class PaWModule(L.LightningModule):
             critic=self.critic,
             with_weights=bool(self.policy_loss.kl_coefficient or self.lora.rank),
         )
+        self.identity["tokens that end an action"] = stop_at_turn_end(self.tokenizer, language_model)
         self._adapt_and_shard()
 
     def _adapt_and_shard(self) -> None:

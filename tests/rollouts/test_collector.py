@@ -232,7 +232,7 @@ def test_a_first_look_leaves_no_environment_in_mid_episode() -> None:
 
     player = collector()
     player.make_env = OneEpisode
-    info = player.first_info(0)
-    assert info is not None and "task" in info
+    look = player.first_look(0)
+    assert look is not None and "task" in look[1]
     assert [(env.resets, env.closed) for env in made] == [(1, True)]
     assert not player._idle

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AddedToken
 
-from paw_lightning.text.actions import parse_action
+from paw_lightning.text.actions import ParsedAction, action_format, parse_action
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import Prompt, PromptBuilder, PromptTooLongError, Turn
 from tests.conftest import byte_tokenizer
@@ -106,6 +106,23 @@ def test_tagged_actions() -> None:
     assert not parse_action("<think>\u6211</think><action>look</action>", "tags").well_formed, "a Han character"
     # 40 letters and no tag: the last 30 characters are sent, lower-cased
     assert parse_action("B" * 10 + "A" * 30, "tags").text == "a" * 30
+
+
+def test_what_the_prompt_opened_counts_as_written() -> None:
+    """A thinking template's prompt ends with <think>; an answer that needs no opening is read as it is."""
+    tags, rest = action_format("tags"), "what next?</think><action>look</action>"
+    assert tags.read(rest, "<think>\n") == tags.read("<think>" + rest) == ParsedAction("look", True)
+    assert not tags.read(rest).well_formed
+    assert tags.answer("look", "<think>\n") == rest
+    assert tags.answer("look", "<think>\n\n</think>\n\n") == tags.write("look"), "a closed thought is another one"
+    assert tags.read("go", "<think>\n").text == "go", "the last 30 characters are the policy's own"
+
+
+def test_a_plain_answer_is_no_part_of_a_thought() -> None:
+    plain = action_format("plain")
+    assert plain.read("go north", "<think>\n") == ParsedAction("go north", True)
+    assert plain.read("a door\n</think>\n\ngo north", "<think>\n") == ParsedAction("go north", True)
+    assert plain.read("a </think> b") == ParsedAction("a </think> b", True), "the prompt has opened nothing"
 
 
 def test_role_markers_that_are_not_special_cannot_be_forged() -> None:

@@ -50,8 +50,7 @@ class ScriptedSampler(Sampler):
     ) -> list[Generation]:
         """One action for the one episode under way."""
         command = choose(self.witness.admissible, self.witness.observation, self.random)
-        ids = self.chat.encode_text(self.form.write(command))
-        ids = [*ids, self.chat.tokenizer.eos_token_id]
+        ids = self.chat.encode_answer(self.form.answer(command, self.chat.scaffold.opened))
         return [Generation(ids, [0.0] * len(ids), [0.0] * len(ids), True) for _ in prompts]
 
 
@@ -60,7 +59,7 @@ def play_scripted(settings: RunSettings, episodes: int) -> PlayedGroups:
     witness = Witness(settings.rollout.environment("train"))
     prompts = settings.prompts
     sampler = ScriptedSampler(witness, prompts.chat, action_format(settings.rollout.prompt.action_format))
-    collector = make_collector(settings, sampler, [prompts.chat.tokenizer.eos_token_id], lambda: witness)
+    collector = make_collector(settings, sampler, sorted(prompts.chat.stop_ids), lambda: witness)
     played = PlayedGroups([], [], {})
     for task in range(episodes):
         one = collector.play([task], 1, temperature=1.0, seed=("check",))
