@@ -54,10 +54,6 @@ class PlayedGroups:
     """Episodes that were started again because their environment failed."""
 
 
-_Ready = list[tuple[Player, Context]]
-"""Who is to act, and what each has read."""
-
-
 @dataclass
 class _Play:
     """What all turns of one call of `play` share."""
@@ -240,9 +236,19 @@ class Collector:
             ]
         if not ready:
             return
-        ready, generations = (
-            self._demonstrated(ready, play) if self.demonstrator else self._generated(ready, noise, play)
-        )
+        if self.demonstrator:
+            with timed(play.seconds, "environment"):
+                shown = [(p, context, self._shown(p, self.demonstrator)) for p, context in ready]
+            ready = [(p, context) for p, context, answer in shown if answer]
+            generations = [answer for _, _, answer in shown if answer]
+        else:
+            with timed(play.seconds, "generation"):
+                generations = play.sampler.generate(
+                    [context.ids for _, context in ready],
+                    temperature=play.temperature,
+                    max_new_tokens=self.max_action_tokens,
+                    uniforms=torch.stack(noise),
+                )
         with timed(play.seconds, "tokenization"):
             actions = [self._parse(generation) for generation in generations]
         with timed(play.seconds, "environment"):
@@ -255,29 +261,13 @@ class Collector:
                 if p.failure is None:
                     p.layout.record(p.episode.transitions[-1], p.admissible or [])
 
-    def _generated(self, ready: _Ready, noise: list[torch.Tensor], play: _Play) -> tuple[_Ready, list[Generation]]:
-        """What the policy writes."""
-        with timed(play.seconds, "generation"):
-            return ready, play.sampler.generate(
-                [context.ids for _, context in ready],
-                temperature=play.temperature,
-                max_new_tokens=self.max_action_tokens,
-                uniforms=torch.stack(noise),
-            )
-
-    def _demonstrated(self, ready: _Ready, play: _Play) -> tuple[_Ready, list[Generation]]:
-        """What the experts write, of those that do not fail."""
-        assert self.demonstrator is not None
-        shown: _Ready = []
-        answers = []
-        with timed(play.seconds, "environment"):
-            for p, context in ready:
-                try:
-                    answers.append(self.demonstrator.answer(p.env))
-                    shown.append((p, context))
-                except EpisodeError as error:
-                    p.failure = error
-        return shown, answers
+    def _shown(self, p: Player, demonstrator: Demonstrator) -> Generation | None:
+        """What the environment's expert writes; None where it fails."""
+        try:
+            return demonstrator.answer(p.env)
+        except EpisodeError as error:
+            p.failure = error
+            return None
 
     def _context(self, p: Player) -> Context | None:
         """The player's decision context; None when it has none, which ends its episode or costs its group."""
