@@ -49,8 +49,8 @@ $(LOWER)/.installed: pyproject.toml tools/lower_bounds.py
 	touch $@
 
 test-lower-bounds: $(LOWER)/.installed  ## The oldest versions that pyproject.toml allows: install them (7 GB), test what they do.
-	$(LOWER)/bin/python -m pytest -n auto --dist worksteal tests/cli tests/models tests/rollouts tests/samplers tests/text \
-		tests/training tests/update tests/callbacks/test_canaries.py tests/callbacks/test_policy_export.py \
+	$(LOWER)/bin/python -m pytest -n auto --dist worksteal tests/models tests/rollouts tests/samplers tests/text \
+		tests/training tests/update tests/cli/test_parser.py tests/callbacks/test_canaries.py tests/callbacks/test_policy_export.py \
 		tests/commands/test_export.py
 
 benchmarks: .venv/.installed-dev  ## Run all benchmarks into docs/benchmarks.md (about 40 minutes on 2 quiet cores).
