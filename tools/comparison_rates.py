@@ -32,7 +32,8 @@ def rates(draw: Draw, seeds: int, arms: int, tables: int, rng: np.random.Generat
     covered, results, excluding = 0, 0, 0
     for _ in range(tables):
         rows = summarise(equal_arms(draw, seeds, arms, rng))[1:]
-        holds = [row.difference_interval[0] <= 0 <= row.difference_interval[1] for row in rows]
+        intervals = [row.difference_interval for row in rows if row.difference_interval is not None]
+        holds = [low <= 0 <= high for low, high in intervals]
         covered += sum(holds)
         results += any(row.is_result for row in rows)
         excluding += not all(holds)

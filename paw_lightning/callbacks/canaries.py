@@ -79,19 +79,21 @@ class Canaries(RolloutCallback):
     ) -> None:
         checks.check_texts(pair.module.tokenizer, [t for row in checked for t in checks.turns(row)])
         scored, over_all = pair.score(checked), rollout.metrics.get("rollout/sampler_gap")
-        gap = 0.0
-        if not rollout.demonstrated:
+        compared = "differ "
+        if not rollout.demonstrated:  # a sampler has written the actions
             gap = checks.check_sampler_agrees(pair, checked, scored, tolerance, over_all)
+            compared = f"of sampler and trainer differ by {gap:.1e} nats, "
         change = checks.check_appended_observation(pair, checked, scored, tolerance)
         self.probe = checks.Probe.take(pair, [row.segments[0].ids for row in checked])
         self.known = {
             "action": {tuple(t.action_ids) for t in rollout.transitions},
             "target": {tuple(ids) for t in rollout.transitions for ids in (t.observation_ids, t.control_ids or [])},
         }
+        longest = max(row.length for row in checked)
         _say(
             trainer,
-            f"canaries: log-probs of sampler and trainer differ by {gap:.1e} nats, with and without what follows "
-            f"by {change:.1e} (longest row {max(row.length for row in checked)} tokens)",
+            f"canaries: log-probs {compared}with and without what follows by {change:.1e} (longest row {longest} "
+            "tokens)",
         )
         if pair.module.is_sharded:
             _say(trainer, "canaries: the model is sharded: checked on its gathered copy, adapters' effect not at all")

@@ -45,7 +45,7 @@ def check_dialogue(runner: Runner, module: PaWModule) -> None:
             used += probe.check_transcript(runner.settings.max_observation_tokens)
     except PromptTooLongError:
         pass  # playing reports it, and counts it
-    rows = language_model.get_input_embeddings().num_embeddings
+    rows: int = language_model.get_input_embeddings().num_embeddings  # type: ignore[union-attr,assignment]
     if max(used) >= rows:
         token = module.tokenizer.convert_ids_to_tokens(max(used))
         raise refusal(
@@ -117,7 +117,8 @@ class Probe:
 
     def check_prompts(self) -> list[int]:
         """Step layout: every prompt is the template's rendering of its text."""
-        seen, turns = [], []
+        seen: list[int] = []
+        turns: list[Turn] = []
         for _ in range(TURNS):
             fields = self.task, self.observation
             ids, dropped = self.prompts.fit(*fields, turns, self.observation, self.commands)

@@ -121,7 +121,7 @@ def load_language_model(
 def check_vocabulary(model: PreTrainedModel, tokenizer: Any, path: str) -> None:
     """Refuse a tokenizer that has more tokens than the model has embeddings: reading one of them would be a crash."""
     needed = max(tokenizer.get_vocab().values()) + 1
-    rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
+    rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr,index]
     if needed > rows:
         raise SettingsError(
             f"model.path is {path!r}, whose tokenizer has {needed} token ids and whose model {rows} embeddings; wanted "

@@ -140,7 +140,7 @@ class PaWModule(L.LightningModule):
         if self.lora.rank:
             adapters.add_adapters(self.model.language_model, self.lora)
             self.identity["lora"] = repr(self.lora)
-        key, name = "model.dtype", self.dtype_name
+        key, name = "model.dtype", str(self.dtype_name)
         if self._trainer is not None and strategies.cast(self.trainer.precision_plugin, self.model, *self._reference):
             key, name = "trainer.precision", self.trainer.precision
         if any(p.requires_grad and p.element_size() < 4 for p in self.model.parameters()):
