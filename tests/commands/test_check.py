@@ -6,7 +6,6 @@ import re
 import time
 
 import pytest
-from transformers import AutoTokenizer
 
 from paw_lightning.commands.check import command
 from paw_lightning.commands.checking.contract import check_contract
@@ -15,6 +14,7 @@ from paw_lightning.commands.checking.lengths import quantile
 from paw_lightning.commands.checking.texts import parts, selected_rows
 from paw_lightning.errors import SettingsError
 from tests.commands import broken_envs
+from tests.conftest import byte_tokenizer
 from tests.helpers.factories import make_episode, make_group, make_transition
 from tests.helpers.toy_env import ToyEnv
 
@@ -116,7 +116,7 @@ def test_the_whole_report(tiny_model_dir: str, layout: str, capsys: pytest.Captu
 def test_a_model_without_a_chat_template(tiny_model_dir: str, tmp_path: object, capsys: pytest.CaptureFixture) -> None:
     from transformers import AutoModelForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    tokenizer = byte_tokenizer()
     tokenizer.chat_template = None
     tokenizer.save_pretrained(tmp_path)
     AutoModelForCausalLM.from_pretrained(tiny_model_dir).save_pretrained(tmp_path)

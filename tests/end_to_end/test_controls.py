@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from paw_lightning.callbacks import EntropySelection, RewardBalance, TargetContr
 from paw_lightning.envs import TextEnv
 from paw_lightning.errors import SettingsError
 from paw_lightning.policy.advantages.no_reward import NoReward
+from paw_lightning.rollouts.counterfactuals import counterfactual
 from paw_lightning.types import Rollout
 from tests.conftest import ROOT
 from tests.helpers import runs
@@ -327,14 +327,11 @@ def test_a_peek_that_breaks_costs_the_group_and_is_named() -> None:
 
 
 def test_the_action_taken_is_no_counterfactual() -> None:
-    player = collector()
-    player.counterfactuals = True
+    """Of three commands two are left, in alphabetical order: an even number draws the first of them."""
     env = Peeking()
-    env.commands = {"admissible_commands": ["go", "stay"]}
-    options = SimpleNamespace(env=env, admissible=["go", "stay"], episode=make_episode([], task_seed=3), turn=0)
-    assert player._peek(options, "go", ("run", 0)) == "instead stay"
-    options.admissible = ["go"]
-    assert player._peek(options, "go", ("run", 0)) is None
+    answers = [counterfactual(env, ["wait", "go", "stay"], "go", drawn) for drawn in (6, 7)]
+    assert answers == ["instead stay", "instead wait"]
+    assert counterfactual(env, ["go"], "go", 6) is None
 
 
 HOUSEHOLD = tuple(ROOT / "configs" / f"{name}.yaml" for name in ("household/base", "method/grpo", "wm/paw"))
