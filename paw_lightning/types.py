@@ -21,7 +21,8 @@ class Transition:
     action_ids: list[int]
     """Token ids of a_t exactly as sampled, the end-of-turn token included when the policy wrote it."""
     sampled_logprobs: list[float]
-    """log q(a_i | h, a_<i) of each action token under the distribution that was sampled from, in nats."""
+    """log q(a_i | h, a_<i) of each action token under the distribution that was sampled from, in nats; of an expert's
+    action the policy's, which scoring writes."""
     sampled_entropies: list[float]
     """Entropy of that distribution at each action token, in nats; empty for a sampler that does not know."""
     action_text: str

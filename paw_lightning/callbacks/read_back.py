@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 from paw_lightning.callbacks.canary_checks import TOLERANCE, shortened
 from paw_lightning.errors import SettingsError
 from paw_lightning.models.loading import load_tokenizer
+from paw_lightning.models.playable import readable
 from paw_lightning.samplers.base import evaluating
 
 TEXTS = (
@@ -78,7 +79,7 @@ class Trained:
 def _read(model: Any, sequences: Sequence[list[int]], arithmetic: torch.dtype) -> list[Tensor]:
     """Log-probs float [READ or fewer, V] of the last tokens of each sequence."""
     found = []
-    with evaluating(model), at_least(model, arithmetic):
+    with evaluating(model), at_least(model, arithmetic), readable(model, widened=arithmetic == torch.float32):
         for ids in sequences:
             count = min(READ, len(ids) - 1)
             logits = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits

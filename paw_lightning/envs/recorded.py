@@ -146,7 +146,7 @@ def _load(path: str) -> tuple[RecordedEpisode, ...]:
     if not Path(path).is_file():
         raise wrong_argument("path", path, "a file with one episode a line, as JSON")
     episodes = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
         if line.strip():
             try:
                 episodes.append(_read(json.loads(line)))
@@ -164,13 +164,19 @@ def _read(line: Any) -> RecordedEpisode:
             _text(turn["observation"]),
             _text(turn["action"]),
             _text(turn.get("answer", turn["action"])),
-            turn.get("admissible_commands"),
+            _commands(turn.get("admissible_commands")),
         )
         for turn in line["turns"]
     )
     if not turns:
         raise ValueError("no turns")
     return RecordedEpisode(_text(line["task"]), turns, _text(line.get("last_observation", "")))
+
+
+def _commands(value: Any) -> list[str] | None:
+    if value is not None and not isinstance(value, list):
+        raise TypeError(f"admissible_commands is {value!r}, which is no list")
+    return None if value is None else [_text(command) for command in value]
 
 
 def _text(value: Any) -> str:

@@ -13,6 +13,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from paw_lightning.errors import SettingsError
 from paw_lightning.models import smollm2
 from paw_lightning.models.playable import check_playable
+from paw_lightning.text.encoding import TextEncoder
 from paw_lightning.text.template import freeze_date
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -119,8 +120,12 @@ def load_language_model(
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: Any, path: str) -> None:
-    """Refuse a tokenizer that has more tokens than the model has embeddings: reading one of them would be a crash."""
-    needed = max(tokenizer.get_vocab().values()) + 1
+    """Refuse a tokenizer that writes texts in more tokens than the model has embeddings: reading one would be a crash.
+
+    Added tokens that no text becomes may lie beyond; the dialogue probe looks at those of the chat template.
+    """
+    unused = TextEncoder(tokenizer).control_ids - {tokenizer.pad_token_id, tokenizer.eos_token_id}
+    needed = max(set(tokenizer.get_vocab().values()) - unused) + 1
     rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr,index]
     if needed > rows:
         raise SettingsError(

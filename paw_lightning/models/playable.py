@@ -54,10 +54,10 @@ def check_playable(model: PreTrainedModel, path: str) -> None:
 
 
 @contextmanager
-def readable(model: PreTrainedModel) -> Iterator[None]:
-    """On a CPU, where models are loaded, flash attention cannot run: another implementation reads inside."""
+def readable(model: PreTrainedModel, widened: bool = False) -> Iterator[None]:
+    """Where flash attention cannot run another implementation reads inside: on a CPU, and in float32 (`widened`)."""
     asked = model.config._attn_implementation
-    if model.device.type == "cpu" and "flash" in str(asked):
+    if (widened or model.device.type == "cpu") and "flash" in str(asked):
         model.config._attn_implementation = "sdpa"
     try:
         yield

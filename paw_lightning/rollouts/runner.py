@@ -197,9 +197,11 @@ class Runner:
         transitions = [t for group in groups for t in group.transitions]
         limits = settings.temperature, settings.scoring_tokens
         # The policy's own log-probs, entropies and values
-        own = not settings.takes_sampled_logprobs(self.sampler)
+        own = settings.demonstrated or not settings.takes_sampled_logprobs(self.sampler)
         scoring.copy_what_was_sampled(transitions, logprobs=not own)
         scoring.write_policy_scores(model, transitions, *limits, logprobs=own, values=model.critic is not None)
+        if settings.demonstrated:
+            scoring.stand_in_for_a_sampler(transitions)
         if settings.importance_cap is not None:
             scoring.write_importance(transitions, settings.importance_cap)
         # The reference's log-probs

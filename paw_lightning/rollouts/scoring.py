@@ -21,6 +21,13 @@ def copy_what_was_sampled(transitions: Sequence[Transition], *, logprobs: bool) 
             t.old_logprobs = torch.tensor(t.sampled_logprobs, dtype=torch.float32)
 
 
+def stand_in_for_a_sampler(transitions: Sequence[Transition]) -> None:
+    """Write sampled_logprobs of an expert's actions, which no sampler has drawn: what the policy says of them."""
+    for t in transitions:
+        assert t.old_logprobs is not None, "write_policy_scores comes first"
+        t.sampled_logprobs = t.old_logprobs.tolist()
+
+
 def write_policy_scores(
     model: PolicyWorldModel,
     transitions: Sequence[Transition],

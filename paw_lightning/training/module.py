@@ -101,7 +101,7 @@ class PaWModule(L.LightningModule):
         self.strict_loading = not lora.rank  # a checkpoint of adapters holds nothing else
         self.configuration: dict[str, Any] | None = None
         """All settings of the run by key, for its checkpoints; only the command line knows them, and writes them."""
-        self._saved: tuple[RunSettings, list[dict[str, Any]]] | None = None
+        self._saved: tuple[RunSettings, dict[str, Any]] | None = None
         """Settings and optimizers' states of the checkpoint that is being resumed, until they are looked at."""
         self.means = RunningMeans()
         self._step_terms: Terms = "joint"
@@ -335,7 +335,7 @@ class PaWModule(L.LightningModule):
         trains = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         check_identity(checkpoint.get("identity", {}), self.identity, same_reference=trains or bool(self.lora.rank))
         if trains and "settings" in checkpoint:
-            self._saved = RunSettings(**checkpoint["settings"]), checkpoint.get("optimizer_states", [])
+            self._saved = RunSettings(**checkpoint["settings"]), checkpoint
             self._compare()
 
     def _compare(self) -> None:
@@ -344,6 +344,6 @@ class PaWModule(L.LightningModule):
         Which of the two comes first depends on the strategy.
         """
         if self._saved is not None and self.optimization.settings:
-            (saved, states), self._saved = self._saved, None
-            self.optimization.resume(saved.known, states)
+            (saved, checkpoint), self._saved = self._saved, None
+            self.optimization.resume(saved.known, checkpoint)
             self._run_settings.say_changes(saved)

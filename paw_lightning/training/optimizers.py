@@ -61,8 +61,8 @@ class OptimizerSetup:
             if name not in own and name != "params" and (name, value) != ("initial_lr", own["lr"])
         }
 
-    def resume(self, saved: dict[str, str], states: list[dict[str, Any]]) -> None:
-        """Take note of the settings of the run that saved the checkpoint, whose optimizers had these states.
+    def resume(self, saved: dict[str, str], checkpoint: dict[str, Any]) -> None:
+        """Take note of the settings of the run that saved the checkpoint, and drop the state of another schedule.
 
         Raises:
             SettingsError: it had another optimizer, or one that kept less of each weight than this one needs.
@@ -74,23 +74,34 @@ class OptimizerSetup:
                 "from the exported policy (model.path)"
             )
         changed = [key for key, value in self.settings.items() if saved.get(key) != value]
+        states = checkpoint.get("optimizer_states", [])
         kept = next((of_weight for state in states for of_weight in state["state"].values()), None)
-        if changed and kept and (missing := self._needed() - set(kept)):
+        lacking = [needed - set(kept) for needed in self._needed()] if changed and kept else []
+        if missing := min(lacking, key=len, default=set()):
             raise SettingsError(
                 f"{' and '.join(changed)} differ from the run that saved the checkpoint (ckpt_path), which kept no "
                 f"{' and no '.join(sorted(missing))} of its weights; wanted the settings that decide about it as they "
                 "were, or a new run from the exported policy (model.path)"
             )
+        if saved.get(SCHEDULER) != self.settings.get(SCHEDULER):
+            checkpoint["lr_schedulers"] = []  # no schedule can read it
         self.saved = saved
 
-    def _needed(self) -> set[str]:
-        """What the optimizer keeps of each weight."""
-        weights = [torch.nn.Parameter(torch.zeros(1)) for _ in self.groups]
-        optimizer = self.optimizer_factory(weights if len(weights) == 1 else [{"params": [w]} for w in weights])
-        for weight in weights:
-            weight.grad = torch.ones(1)
-        optimizer.step(lambda: 0.0)  # some ask for the loss
-        return {name for state in optimizer.state.values() for name in state}
+    def _needed(self) -> list[set[str]]:
+        """What the optimizer keeps of a vector, and what of a matrix: some take one kind alone."""
+        found = []
+        for shape in ((1,), (2, 2)):
+            weights = [torch.nn.Parameter(torch.zeros(shape)) for _ in self.groups]
+            try:
+                groups = [{"params": [weight]} for weight in weights]
+                optimizer = self.optimizer_factory(weights if len(weights) == 1 else groups)
+                for weight in weights:
+                    weight.grad = torch.ones(shape)
+                optimizer.step(lambda: 0.0)  # some ask for the loss
+            except Exception:  # an optimizer of the other kind
+                continue
+            found.append({name for state in optimizer.state.values() for name in state})
+        return found
 
     def carry_over(self, trainer: L.Trainer) -> None:
         """Give the restored optimizer the settings that are configured otherwise now.
@@ -115,7 +126,8 @@ class OptimizerSetup:
             group.pop("initial_lr", None)  # from which a schedule would begin
         if self.scheduler_factory is not None:
             restored: Any = trainer.lr_scheduler_configs[0]
-            steps = restored.scheduler.last_epoch if SCHEDULER in saved else trainer.current_epoch
+            same = saved.get(SCHEDULER) == self.settings[SCHEDULER]
+            steps = restored.scheduler.last_epoch if same else trainer.current_epoch
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", ".*lr_scheduler.step.*")  # this optimizer has made no step yet
                 restored.scheduler = self.scheduler_factory(optimizer)
@@ -127,8 +139,9 @@ def check_epsilon(optimizer: torch.optim.Optimizer) -> None:
     """Refuse a guard against division by 0 that is itself 0 in the arithmetic of the weights (float16)."""
     for group in optimizer.param_groups:
         epsilon = group.get("eps")
-        for dtype in {p.dtype for p in group["params"]} if epsilon else ():
-            if not torch.tensor(epsilon, dtype=dtype):
+        dtypes = {p.dtype for p in group["params"]} if isinstance(epsilon, float) else set()
+        for dtype in dtypes:
+            if epsilon and not torch.tensor(epsilon, dtype=dtype):
                 raise SettingsError(
                     f"{OPTIMIZER} is {type(optimizer).__name__} with eps {epsilon:g}, which is 0 in {dtype} weights "
                     "(trainer.precision, model.dtype), so that it would divide by 0; wanted trainer.precision: "

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 OWN = ("trainer.logger", "success_report", "rollout_samples")
-"""Sections in which runs that train alike may differ: where they write to and what they print."""
+"""Sections that no resumed run is told about: where it writes to and what it prints."""
 OWN_KEYS = frozenset(
     {
         "ckpt_path",
@@ -67,7 +67,7 @@ def flat(settings: Any, key: str = "") -> dict[str, Any]:
 
 
 def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """A line ``key: old -> new`` for each key of two runs' flat settings that trains the second otherwise."""
+    """A line ``key: old -> new`` for each key of two runs' flat settings that the second is told about."""
     keys = [key for key in dict.fromkeys([*now, *saved]) if saved.get(key, ABSENT) != now.get(key, ABSENT)]
     return [
         f"{key}: {' -> '.join(_shown(saved.get(key, ABSENT), now.get(key, ABSENT)))}" for key in keys if _trains(key)

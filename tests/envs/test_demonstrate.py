@@ -50,6 +50,7 @@ def test_the_household_expert_sees_what_the_player_sees() -> None:
         action = early.demonstrate()
         for command in late._started().admissible:
             late.peek(command)
+        assert early.demonstrate() == action, "asked twice it says the same"
         assert early.step(action) == late.step(action)
     assert early.demonstrate() == late.demonstrate()
     firsts = set()
@@ -83,7 +84,7 @@ LINES: list[dict[str, Any]] = [
             {"observation": f"start {i}", "action": "look", "answer": "<think>hm</think><action>look</action>"},
             {"observation": "you see it", "action": "take it", "admissible_commands": ["take it", "go"]},
         ],
-        "last_observation": "done",
+        "last_observation": "done\u2028",
     }
     for i in range(20)
 ]
@@ -92,7 +93,8 @@ LINES: list[dict[str, Any]] = [
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     file = tmp_path / "episodes.jsonl"
-    file.write_text("\n\n".join(map(json.dumps, LINES)))
+    lines = [json.dumps(line, ensure_ascii=False) for line in LINES]
+    file.write_text("\n\n".join(lines), encoding="utf-8")
     return str(file)
 
 
@@ -109,7 +111,7 @@ def test_a_recording_is_played_back_whatever_is_done(path: str) -> None:
         assert env.demonstrate() == "take it"
         second = env.step(actions[1])
         assert [first[1], second[1]] == rewards
-        assert (second[0], second[2], second[4]["won"]) == ("done", True, won)
+        assert (second[0], second[2], second[4]["won"]) == ("done\u2028", True, won)
 
 
 def test_splits_share_nothing_and_leave_nothing_out(path: str) -> None:
@@ -133,6 +135,7 @@ def test_splits_share_nothing_and_leave_nothing_out(path: str) -> None:
         ('{"task": "t", "turns": [{"observation": "o"}]}', r"line 1 is none \(KeyError: 'action'\)"),
         (json.dumps(LINES[0]) + '\n{"task": 7, "turns": []}', "line 2 is none"),
         ("nonsense", "line 1 is none"),
+        (json.dumps(LINES[0]).replace('["take it", "go"]', '"take it"'), "line 1 is none .*which is no list"),
     ],
 )
 def test_a_broken_file_is_refused(content: str, message: str, tmp_path: Path) -> None:

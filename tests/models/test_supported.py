@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PhimoeConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, PhimoeConfig, Qwen2Config, Qwen2ForCausalLM
 
 from paw_lightning.commands.run_settings import load_policy, policy_words, read_settings
 from paw_lightning.errors import SettingsError
@@ -159,4 +159,14 @@ def test_a_vocabulary_beyond_the_embeddings_is_refused(tmp_path: Path) -> None:
     said = r"^model\.path is .*, whose tokenizer has 259 token ids and whose model 61 embeddings; wanted"
     with pytest.raises(SettingsError, match=said):
         PaWModule(directory).configure_model()
-    check_vocabulary(build(REPRESENTATIVE["Qwen2"]), type("Small", (), {"get_vocab": lambda self: {"a": 60}})(), "")
+
+
+def test_a_token_that_no_text_becomes_may_lie_beyond_the_embeddings() -> None:
+    """259 embeddings for 259 tokens and an added one, as Gemma 3 has one for images; as padding it would be read."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=259, hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
+    check_vocabulary(model, tokenizer, "")
+    tokenizer.pad_token = "<image>"
+    with pytest.raises(SettingsError, match="260 token ids and whose model 259 embeddings"):
+        check_vocabulary(model, tokenizer, "")

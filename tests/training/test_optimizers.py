@@ -12,6 +12,7 @@ from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import (
     ConstantLR,
     CosineAnnealingLR,
+    LambdaLR,
     LinearLR,
     LRScheduler,
     OneCycleLR,
@@ -48,10 +49,12 @@ class Run:
             self.trainer.current_epoch += 1
 
     def resume(self, other: Run) -> Run:
-        self.setup.resume(other.setup.settings, [other.optimizer.state_dict()])
+        states = [old.scheduler.state_dict() for old in other.trainer.lr_scheduler_configs]
+        checkpoint = {"optimizer_states": [other.optimizer.state_dict()], "lr_schedulers": states}
+        self.setup.resume(other.setup.settings, checkpoint)
         self.optimizer.load_state_dict(other.optimizer.state_dict())
-        for mine, old in zip(self.trainer.lr_scheduler_configs, other.trainer.lr_scheduler_configs, strict=False):
-            mine.scheduler.load_state_dict(old.scheduler.state_dict())
+        for mine, state in zip(self.trainer.lr_scheduler_configs, checkpoint["lr_schedulers"], strict=False):
+            mine.scheduler.load_state_dict(state)
         self.trainer.current_epoch = other.trainer.current_epoch
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -78,6 +81,7 @@ SCHEDULES = {
     "added": (None, partial(StepLR, step_size=2)),
     "removed": (partial(StepLR, step_size=2), None),
     "another": (partial(StepLR, step_size=2), partial(LinearLR, total_iters=5)),
+    "foreign": (partial(StepLR, step_size=2), partial(LambdaLR, lr_lambda=lambda epoch: 0.9**epoch)),
     "same": (partial(StepLR, step_size=2), partial(StepLR, step_size=2)),
     "longer": (partial(CosineAnnealingLR, T_max=5, eta_min=0.01), partial(CosineAnnealingLR, T_max=9, eta_min=0.01)),
     "nested": (partial(warmed_up, total=5), partial(warmed_up, total=9)),
@@ -99,6 +103,29 @@ def test_the_rate_is_that_of_a_run_with_these_settings_from_its_beginning(name: 
         assert resumed.optimizer.param_groups[0]["lr"] == unbroken.optimizer.param_groups[0]["lr"], epoch
         unbroken.train(epoch + 1)
         resumed.train(epoch + 1)
+
+
+class Matrices(torch.optim.SGD):
+    """Takes matrices alone, as Muon does."""
+
+    def __init__(self, params, lr: float) -> None:
+        super().__init__(params, lr=lr, momentum=0.9)
+        if any(p.ndim != 2 for group in self.param_groups for p in group["params"]):
+            raise ValueError("matrices alone")
+
+
+@pytest.mark.parametrize("optimizer", [Matrices, torch.optim.Adafactor])
+def test_an_optimizer_of_matrices_is_resumed_at_another_rate(optimizer: type) -> None:
+    """What it keeps of a matrix may be other than what it keeps of a vector; its eps may be two numbers."""
+    weights = [torch.nn.Parameter(torch.ones(2, 2))]
+    first = OptimizerSetup(partial(optimizer, lr=0.1), None)
+    built = first.build(weights)
+    weights[0].grad = torch.ones(2, 2)
+    built.step()
+    resumed = OptimizerSetup(partial(optimizer, lr=0.2), None)
+    resumed.build([torch.nn.Parameter(torch.ones(2, 2))])
+    resumed.resume(first.settings, {"optimizer_states": [built.state_dict()]})
+    assert resumed.saved == first.settings
 
 
 def test_changed_settings_win_and_momenta_stay() -> None:

@@ -87,6 +87,8 @@ class HouseholdEnv(TextEnv):
         self._expert: ExplorerExpert | None = None
         self._unread: list[str] = []
         """Observations that the expert has not seen."""
+        self._shown = ""
+        """What the expert does now."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start task ``seed`` modulo ``num_tasks``; without a seed, one that the environment draws."""
@@ -133,10 +135,12 @@ class HouseholdEnv(TextEnv):
         if self._expert is None:
             # Of the episode's own random numbers, so that the episodes of a group search in other orders.
             self._expert = ExplorerExpert(copy(self._episode_rng), engine.game.task)
-        for text in self._unread[:-1]:
-            self._expert.observe(text)
-        last, self._unread = self._unread[-1], []
-        return self._expert.act(last, engine.admissible)
+        if self._unread:
+            *earlier, last = self._unread
+            for text in earlier:
+                self._expert.observe(text)
+            self._unread, self._shown = [], self._expert.act(last, engine.admissible)
+        return self._shown
 
     def close(self) -> None:
         """Do nothing: a house holds no resources."""
