@@ -57,7 +57,7 @@ class Iteration:
         runner.score(rollout)
         self.advantage.write(rollout, self.inadmissible_penalty)
         self.selection.select(rollout, seed)
-        self.control.replace(rollout, policy.tokenizer, self.cutter.world_model_horizon, seed)
+        self.control.replace(rollout, policy.chat.tokenizer, self.cutter.world_model_horizon, seed)
         self.balance.weigh(rollout, policy.world_model_loss, self.measure, rewardless=self.advantage.rewardless)
         self.observe(rollout)
         runner.release()

@@ -38,10 +38,11 @@ def evaluate(
 ) -> dict[str, float]:
     """Play unseen tasks, each once while there are more; rates in [0, 1]."""
     tokenizer, model, settings = load_tokenizer(directory), load_language_model(directory), world.rollout()
-    stops = stop_token_ids(tokenizer, model)
+    chat = ChatFormat(tokenizer)
+    stops = stop_token_ids(chat, model)
     collector = Collector(
         lambda: world.environment("val"),
-        PromptBuilder(Prompt(**settings["prompt"]), ChatFormat(tokenizer)),
+        PromptBuilder(Prompt(**settings["prompt"]), chat),
         NativeSampler(model, stops, tokenizer.pad_token_id),
         max_steps=settings["max_steps"],
         max_action_tokens=settings["max_action_tokens"],

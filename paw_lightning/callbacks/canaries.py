@@ -34,7 +34,8 @@ class Canaries(RolloutCallback):
     Args:
         enabled: false checks nothing.
         logprob_tolerance: largest mean difference of two log-probs that should be equal, nats; null goes by the
-            arithmetic: 1e-3 in float32, 0.05 in bfloat16, 0.01 in float16 (choice).
+            arithmetic, 1e-3 in float32, 0.05 in bfloat16, 0.01 in float16, and is that much for each nat of the tokens'
+            mean surprise between 1 and 4 (choice).
 
     Raises:
         CanaryError: a check failed.
@@ -65,20 +66,34 @@ class Canaries(RolloutCallback):
         return checks.Pair(module, self.runner.sampler, self.runner.settings.temperature)
 
     def _check_rollout(self, trainer: L.Trainer, pair: checks.Pair, rollout: Rollout, checked: list[Row]) -> None:
-        tolerance = self.logprob_tolerance or checks.TOLERANCE[checks.arithmetic(pair.module)]
-        if self.probe is None:
-            self._check_first(trainer, pair, rollout, checked, tolerance)
-        elif self.stepped:
-            checks.check_sampler_follows(pair, self.probe, tolerance)
-            if not rollout.demonstrated:
-                checks.check_sampler_agrees(pair, checked, pair.score(checked), tolerance)
-            self.probe, self.finished = None, True
+        if self.probe is None or self.stepped:
+            scored = pair.score(checked)
+            tolerance = self.logprob_tolerance or checks.rounding(pair.module, scored)
+            if self.probe is None:
+                self._check_first(trainer, pair, rollout, checked, scored, tolerance)
+            else:
+                self._check_next(pair, rollout, checked, scored, tolerance)
+
+    def _check_next(
+        self, pair: checks.Pair, rollout: Rollout, checked: list[Row], scored: list[Tensor], tolerance: float
+    ) -> None:
+        assert self.probe is not None, "the first rollout has left one"
+        checks.check_sampler_follows(pair, self.probe, tolerance)
+        if not rollout.demonstrated:
+            checks.check_sampler_agrees(pair, checked, scored, tolerance)
+        self.probe, self.finished = None, True
 
     def _check_first(
-        self, trainer: L.Trainer, pair: checks.Pair, rollout: Rollout, checked: list[Row], tolerance: float
+        self,
+        trainer: L.Trainer,
+        pair: checks.Pair,
+        rollout: Rollout,
+        checked: list[Row],
+        scored: list[Tensor],
+        tolerance: float,
     ) -> None:
         checks.check_texts(pair.module.tokenizer, [t for row in checked for t in checks.turns(row)])
-        scored, over_all = pair.score(checked), rollout.metrics.get("rollout/sampler_gap")
+        over_all = rollout.metrics.get("rollout/sampler_gap")
         compared = "differ "
         if not rollout.demonstrated:  # a sampler has written the actions
             gap = checks.check_sampler_agrees(pair, checked, scored, tolerance, over_all)

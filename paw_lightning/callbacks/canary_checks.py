@@ -124,6 +124,16 @@ def check_texts(tokenizer: Any, checked: Sequence[Transition]) -> None:
             )
 
 
+def rounding(module: PaWModule, scored: Sequence[Tensor]) -> float:
+    """Largest mean difference that the arithmetic explains, nats: TOLERANCE, up to four times for surprising tokens.
+
+    A rounded logit moves a log-prob by that much times (1 - p): hardly where the policy is sure. Seen in bfloat16:
+    0.002 nats at a mean surprise of 0.2 nats, 0.035 at 2.5.
+    """
+    surprise = -torch.cat(list(scored)).mean().item()
+    return TOLERANCE[arithmetic(module)] * min(max(1.0, surprise), 4.0)
+
+
 def check_sampler_agrees(
     pair: Pair, checked: Sequence[Row], scored: Sequence[Tensor], tolerance: float, rollout_gap: float | None = None
 ) -> float:

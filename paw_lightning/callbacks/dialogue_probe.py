@@ -35,7 +35,7 @@ def check_dialogue(runner: Runner, module: PaWModule) -> None:
     observation, info = runner.first_look() or ("You see a desk.", {})
     commands = [command for command in info.get("admissible_commands") or [] if command.strip()]
     prompts, language_model = runner.prompts, module.language_model
-    stops = stop_token_ids(module.tokenizer, language_model)
+    stops = stop_token_ids(module.chat, language_model)
     probe = Probe(prompts, observation, str(info.get("task", "")), commands, stops)
     used = probe.check_answer() + probe.check_observation()
     try:

@@ -64,8 +64,8 @@ def check_run(run: Run) -> None:
         _warn_of_lone_episodes(advantage)
     _warn_of_unread_loss_settings(run.module.world_model_loss, iteration.balance.match_weight_of)
     run.module.configure_model()  # its positions are counted next
-    model, tokenizer = run.module.language_model, run.module.tokenizer
-    check_context_window(run.settings, model.config, tokenizer, cutter.world_model_horizon)
+    model, chat = run.module.language_model, run.module.chat
+    check_context_window(run.settings, model.config, chat, cutter.world_model_horizon)
     _check_stops(run.trainer, cutter.minibatches)
 
 
@@ -212,10 +212,10 @@ def _check_callback(callback: L.Callback) -> None:
                 )
 
 
-def check_context_window(settings: RolloutSettings, config: Any, tokenizer: Any, horizon: int) -> None:
+def check_context_window(settings: RolloutSettings, config: Any, chat: ChatFormat, horizon: int) -> None:
     """Refuse rows that could outgrow the model before anything is played."""
     window, positions = context_window(config)
-    turn = _turn_tokens(settings, tokenizer)
+    turn = _turn_tokens(settings, chat)
     needed = settings.prompt.max_tokens + horizon * (
         settings.max_action_tokens + turn + settings.max_observation_tokens + BOUNDARY_TOKENS
     )
@@ -233,11 +233,11 @@ BOUNDARY_TOKENS = 16
 """More than any known chat template puts between an action and the next observation."""
 
 
-def _turn_tokens(settings: RolloutSettings, tokenizer: Any) -> int:
+def _turn_tokens(settings: RolloutSettings, chat: ChatFormat) -> int:
     """Tokens between an action and the observation, as far as the template fixes them (layouts that grow)."""
     if not settings.layout.grows:
         return 0
-    prompts = PromptBuilder(settings.prompt, ChatFormat(tokenizer))
+    prompts = PromptBuilder(settings.prompt, chat)
     if "{task}" in prompts.before_observation or "{admissible_commands}" in prompts.before_observation:
         rank_zero_warn(
             "rollout.prompt.turn_template has {task} or {admissible_commands} before {observation}: their tokens "

@@ -80,7 +80,7 @@ class WorldModelHealth(RolloutCallback):
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:
         """Look at what was played: every field is written, other observers may still add metrics."""
         assert isinstance(pl_module, PaWModule)
-        chat = ChatFormat(pl_module.tokenizer)
+        chat = pl_module.chat
         form = action_format(self.runner.settings.prompt.action_format)
         rollout.metrics["wm/role_leak_rate"] = _leak_rate(rollout.transitions, chat, form)
         selected = [t for t in rollout.transitions if t.selected]

@@ -27,7 +27,6 @@ from paw_lightning.rollouts.runner import stop_token_ids
 from paw_lightning.rollouts.settings import RolloutSettings
 from paw_lightning.samplers.base import Sampler
 from paw_lightning.samplers.native import NativeSampler
-from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import PromptBuilder
 from paw_lightning.training.datamodule import RolloutDataModule
 from paw_lightning.training.module import PaWModule
@@ -52,7 +51,7 @@ class RunSettings:
     @property
     def prompts(self) -> PromptBuilder:
         """Writes decision contexts."""
-        return PromptBuilder(self.rollout.prompt, ChatFormat(self.module.tokenizer))
+        return PromptBuilder(self.rollout.prompt, self.module.chat)
 
     @property
     def device(self) -> torch.device:
@@ -119,8 +118,8 @@ def load_policy(settings: RunSettings, checkpoint: str | None = None) -> PreTrai
         activation_checkpointing=module.activation_checkpointing,
         attention=module.attention,
     )
-    check_vocabulary(model, module.tokenizer, module.path)
-    check_context_window(settings.rollout, model.config, module.tokenizer, settings.data.cutter.world_model_horizon)
+    check_vocabulary(model, module.chat.encoder, module.path)
+    check_context_window(settings.rollout, model.config, module.chat, settings.data.cutter.world_model_horizon)
     if module.lora.rank:
         add_adapters(model, module.lora)
     if checkpoint is not None:
@@ -140,9 +139,8 @@ def _load_weights(model: PreTrainedModel, checkpoint: str) -> None:
 
 def native_sampler(settings: RunSettings, model: PreTrainedModel) -> NativeSampler:
     """Samples from the model itself, whatever sampler the run would use."""
-    return NativeSampler(
-        model, stop_token_ids(settings.module.tokenizer, model), settings.module.tokenizer.pad_token_id
-    )
+    chat = settings.module.chat
+    return NativeSampler(model, stop_token_ids(chat, model), chat.tokenizer.pad_token_id)
 
 
 def make_collector(

@@ -29,7 +29,7 @@ IDENTITY_KEYS = (
 
 def model_identity(
     language_model: PreTrainedModel,
-    tokenizer: Any,
+    chat: ChatFormat,
     separate_world_model_head: bool,
     *,
     critic: str = "none",
@@ -39,13 +39,13 @@ def model_identity(
 
     `with_weights` adds the weights as loaded: they are the reference of a KL term.
     """
-    config = language_model.config
+    config, tokenizer = language_model.config, chat.tokenizer
     vocabulary = json.dumps(sorted(tokenizer.get_vocab().items())) + str(tokenizer.chat_template)
     result = {
         **{key: getattr(config, key, None) for key in IDENTITY_KEYS},
         "world_model_head": "separate" if separate_world_model_head else "shared",
         "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest()[:16],
-        **ChatFormat(tokenizer).identity(),
+        **chat.identity(),
     }
     if critic != "none":
         result["critic"] = critic

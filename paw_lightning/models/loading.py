@@ -119,12 +119,13 @@ def load_language_model(
     return model.train()
 
 
-def check_vocabulary(model: PreTrainedModel, tokenizer: Any, path: str) -> None:
+def check_vocabulary(model: PreTrainedModel, encoder: TextEncoder, path: str) -> None:
     """Refuse a tokenizer that writes texts in more tokens than the model has embeddings: reading one would be a crash.
 
     Added tokens that no text becomes may lie beyond; the dialogue probe looks at those of the chat template.
     """
-    unused = TextEncoder(tokenizer).control_ids - {tokenizer.pad_token_id, tokenizer.eos_token_id}
+    tokenizer = encoder.tokenizer
+    unused = encoder.control_ids - {tokenizer.pad_token_id, tokenizer.eos_token_id}
     needed = max(set(tokenizer.get_vocab().values()) - unused) + 1
     rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr,index]
     if needed > rows:

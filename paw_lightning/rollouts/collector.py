@@ -230,10 +230,6 @@ class Collector:
     def _play_turn(self, active: list[Player], play: _Play) -> None:
         with timed(play.seconds, "tokenization"):
             ready = [(p, context) for p in active if (context := self._context(p))]
-            noise = [
-                uniforms(self.max_action_tokens, *play.seed, p.episode.task_seed, p.episode.member, p.turn)
-                for p, _ in ready
-            ]
         if not ready:
             return
         if self.demonstrator:
@@ -242,6 +238,10 @@ class Collector:
             ready = [(p, context) for p, context, answer in shown if answer]
             generations = [answer for _, _, answer in shown if answer]
         else:
+            noise = [
+                uniforms(self.max_action_tokens, *play.seed, p.episode.task_seed, p.episode.member, p.turn)
+                for p, _ in ready
+            ]
             with timed(play.seconds, "generation"):
                 generations = play.sampler.generate(
                     [context.ids for _, context in ready],

@@ -27,7 +27,7 @@ class Demonstrator:
     longest: int
 
     def answer(self, env: TextEnv) -> Generation:
-        """The expert's answer, its end of turn included; no sampler has drawn it, so that its log-probs are 0.
+        """The expert's answer, its end of turn included; without log-probs, as no sampler has drawn it.
 
         Raises:
             EpisodeError: the expert fails.
@@ -49,4 +49,4 @@ class Demonstrator:
                 f"rollout.max_action_tokens is {self.longest}, and an expert's answer {text[:80]!r} has {len(ids)} "
                 "tokens; wanted at least as many"
             )
-        return Generation(ids, [0.0] * len(ids), [], stopped=True)
+        return Generation(ids, [], [], stopped=True)

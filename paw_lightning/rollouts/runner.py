@@ -32,7 +32,7 @@ class Progress(Protocol):
 class Policy(Protocol):
     """What plays and is scored; PaWModule is one."""
 
-    tokenizer: Any
+    chat: ChatFormat
 
     @property
     def played_model(self) -> PolicyWorldModel:
@@ -216,18 +216,18 @@ class Runner:
     def sampler(self) -> Sampler:
         """Who writes the actions."""
         if self._sampler is None:
-            model, tokenizer = self.policy.played_model.language_model, self.policy.tokenizer
-            self._sampler = self.settings.sampler(model, stop_token_ids(tokenizer, model), tokenizer.pad_token_id)
+            model, chat = self.policy.played_model.language_model, self.policy.chat
+            self._sampler = self.settings.sampler(model, stop_token_ids(chat, model), chat.tokenizer.pad_token_id)
         return self._sampler
 
     def collector(self, split: Split) -> Collector:
         """Who plays the episodes of a split."""
         if split not in self._collectors:
-            settings, tokenizer = self.settings, self.policy.tokenizer
-            stops = stop_token_ids(tokenizer, self.policy.played_model.language_model)
+            settings, chat = self.settings, self.policy.chat
+            stops = stop_token_ids(chat, self.policy.played_model.language_model)
             self._collectors[split] = Collector(
                 partial(settings.environment, split),
-                PromptBuilder(settings.prompt, ChatFormat(tokenizer, stops)),
+                PromptBuilder(settings.prompt, chat.stopped_by(stops)),
                 self.sampler,
                 max_steps=settings.max_steps,
                 max_action_tokens=settings.max_action_tokens,
@@ -247,16 +247,16 @@ class Runner:
         self._collectors.clear()
 
 
-def stop_token_ids(tokenizer: Any, language_model: object) -> list[int]:
+def stop_token_ids(chat: ChatFormat, language_model: object) -> list[int]:
     """Every token that ends an action: the tokenizer's eos, the chat template's end of turn, the model's own list."""
     configured = getattr(getattr(language_model, "generation_config", None), "eos_token_id", None)
     several = configured if isinstance(configured, list) else [configured]
-    return sorted({*(i for i in several if i is not None), *ChatFormat(tokenizer).stop_ids})
+    return sorted({*(i for i in several if i is not None), *chat.stop_ids})
 
 
-def stop_at_turn_end(tokenizer: Any, language_model: Any) -> list[int]:
+def stop_at_turn_end(chat: ChatFormat, language_model: Any) -> list[int]:
     """Write the tokens that end an action into the model's generation settings, which are exported; return them."""
-    settings, stops = language_model.generation_config, stop_token_ids(tokenizer, language_model)
+    settings, stops = language_model.generation_config, stop_token_ids(chat, language_model)
     several = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
     if {*stops} != {*several}:
         settings.eos_token_id = stops

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -31,13 +32,12 @@ class ChatFormat:
 
     Args:
         tokenizer: of Transformers.
-        stops: tokens that end an action besides those that tokenizer and template name.
 
     Raises:
         SettingsError: the tokenizer has no eos token, or the template ends an answer with no token of its own.
     """
 
-    def __init__(self, tokenizer: Any, stops: Sequence[int] = ()) -> None:
+    def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         if tokenizer.eos_token_id is None:
             raise refusal(tokenizer, "has no eos token; wanted one: it ends every action")
@@ -48,7 +48,13 @@ class ChatFormat:
         self.after_ids = self.encoder.trusted(scaffold.after)
         self.bridge_ids = self.encoder.trusted(scaffold.bridge)
         self.end_ids = self._ends()
-        self.stop_ids = {*self.end_ids, *stops, tokenizer.eos_token_id}
+        self.stop_ids = {*self.end_ids, tokenizer.eos_token_id}
+
+    def stopped_by(self, stops: Sequence[int]) -> ChatFormat:
+        """The same dialogue, in which some more tokens end an action."""
+        twin = copy(self)
+        twin.stop_ids = {*self.stop_ids, *stops}
+        return twin
 
     def _ends(self) -> list[int]:
         """Tokens with which the template ends an answer: the first control token behind a last, or an earlier, one."""

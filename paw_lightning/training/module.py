@@ -24,6 +24,7 @@ from paw_lightning.models.lora import LoRA
 from paw_lightning.models.policy_world_model import HeadOutputs, PolicyWorldModel, check_heads, frozen_copy, read
 from paw_lightning.policy.losses import PolicyLoss, ValueLoss
 from paw_lightning.rollouts.runner import stop_at_turn_end
+from paw_lightning.text.chat import ChatFormat
 from paw_lightning.training import strategies
 from paw_lightning.training.means import RunningMeans
 from paw_lightning.training.optimizers import OptimizerSetup
@@ -92,7 +93,8 @@ class PaWModule(L.LightningModule):
         self.critic, self.value_loss, self.critic_learning_rate = critic, value_loss, critic_learning_rate
         self.optimization = OptimizerSetup(optimizer, lr_scheduler)
         self.attention, self.activation_checkpointing = attention, activation_checkpointing
-        self.tokenizer = loading.load_tokenizer(path)
+        self.chat = ChatFormat(loading.load_tokenizer(path))
+        self.tokenizer = self.chat.tokenizer
         self.model: PolicyWorldModel | None = None
         # In a tuple the reference is no part of the module: it is neither trained, nor sharded, nor saved.
         self._reference: tuple[PolicyWorldModel, ...] = ()
@@ -102,7 +104,7 @@ class PaWModule(L.LightningModule):
         self.configuration: dict[str, Any] | None = None
         """All settings of the run by key, for its checkpoints; only the command line knows them, and writes them."""
         self._saved: tuple[RunSettings, dict[str, Any]] | None = None
-        """Settings and optimizers' states of the checkpoint that is being resumed, until they are looked at."""
+        """Settings and optimizers' states of the checkpoint that is resumed, until they are looked at."""
         self.means = RunningMeans()
         self._step_terms: Terms = "joint"
         self._step_has_tokens = False
@@ -118,7 +120,7 @@ class PaWModule(L.LightningModule):
             activation_checkpointing=self.activation_checkpointing,
             attention=self.attention,
         )
-        loading.check_vocabulary(language_model, self.tokenizer, self.path)
+        loading.check_vocabulary(language_model, self.chat.encoder, self.path)
         self.model = PolicyWorldModel(language_model, self.separate_head)
         check_heads(self.model)
         if self.policy_loss.kl_coefficient and not self.lora.rank:
@@ -126,12 +128,12 @@ class PaWModule(L.LightningModule):
         self.model.critic = build_critic(language_model, self.critic)  # after the copy, which needs none
         self.identity = model_identity(
             language_model,
-            self.tokenizer,
+            self.chat,
             self.separate_head,
             critic=self.critic,
             with_weights=bool(self.policy_loss.kl_coefficient or self.lora.rank),
         )
-        self.identity["tokens that end an action"] = stop_at_turn_end(self.tokenizer, language_model)
+        self.identity["tokens that end an action"] = stop_at_turn_end(self.chat, language_model)
         self._adapt_and_shard()
 
     def _adapt_and_shard(self) -> None:
@@ -339,10 +341,7 @@ class PaWModule(L.LightningModule):
             self._compare()
 
     def _compare(self) -> None:
-        """Look at what a resumed run has otherwise, once checkpoint and optimizer are there: before anything is played.
-
-        Which of the two comes first depends on the strategy.
-        """
+        """Look at what a resumed run has otherwise, once checkpoint and optimizer are both there."""
         if self._saved is not None and self.optimization.settings:
             (saved, checkpoint), self._saved = self._saved, None
             self.optimization.resume(saved.known, checkpoint)

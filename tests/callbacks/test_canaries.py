@@ -241,6 +241,17 @@ def test_what_only_the_longest_row_shows(module: PaWModule) -> None:
     assert agreement(Other(module, late=100), transitions[:2], 0.05) < 1e-5
 
 
+def test_what_rounding_explains_grows_with_the_surprise(module: PaWModule) -> None:
+    """In float32 1e-3 nats: for 0.2 nats a token as for 1; 2.5 times that for a mean of (1 + 4) / 2; never above 4."""
+
+    def explained(*logprobs: float) -> float:
+        return checks.rounding(module, [torch.tensor([p]) for p in logprobs])
+
+    assert explained(-0.2) == explained(-1.0) == explained(float("nan")) == 1e-3
+    assert explained(-1.0, -4.0) == pytest.approx(2.5e-3)
+    assert explained(-50.0) == explained(float("-inf")) == pytest.approx(4e-3)
+
+
 def test_the_gap_over_the_whole_rollout_is_held_to_the_limit(module: PaWModule) -> None:
     other = Other(module, late=1000)
     transitions = other.play(10)

@@ -53,7 +53,7 @@ def check(tokenizer, layout="step", look=("You see a desk.", {}), rows=10**6, **
     model = SimpleNamespace(
         generation_config=GenerationConfig(), get_input_embeddings=lambda: SimpleNamespace(num_embeddings=rows)
     )
-    check_dialogue(runner, SimpleNamespace(tokenizer=tokenizer, language_model=model))
+    check_dialogue(runner, SimpleNamespace(tokenizer=tokenizer, chat=prompts.chat, language_model=model))
 
 
 def test_a_tokenizer_of_another_model_is_refused() -> None:
@@ -112,10 +112,12 @@ def test_the_end_of_turn_is_exported_with_the_policy() -> None:
     tokenizer = for_template(byte_level, CHATML, eos="<|endoftext|>")
     end, eos = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     model = SimpleNamespace(generation_config=GenerationConfig(eos_token_id=7))
-    assert stop_at_turn_end(tokenizer, model) == model.generation_config.eos_token_id == sorted([7, end, eos])
+    assert (
+        stop_at_turn_end(ChatFormat(tokenizer), model) == model.generation_config.eos_token_id == sorted([7, end, eos])
+    )
     byte = byte_tokenizer()
     model = SimpleNamespace(generation_config=GenerationConfig(eos_token_id=byte.eos_token_id))
-    assert stop_at_turn_end(byte, model) == [byte.eos_token_id]
+    assert stop_at_turn_end(ChatFormat(byte), model) == [byte.eos_token_id]
     assert model.generation_config.eos_token_id == byte.eos_token_id
 
 

@@ -96,7 +96,7 @@ def test_sampler_draws_from_what_the_heads_read(directory: str) -> None:
     module = PaWModule(directory)
     module.configure_model()
     prompts = [list(range(10, 10 + length)) for length in (9, 6, 9)]
-    sampler = NativeSampler(module.language_model, stop_token_ids(module.tokenizer, module.language_model), 0)
+    sampler = NativeSampler(module.language_model, stop_token_ids(module.chat, module.language_model), 0)
     uniforms = torch.rand(3, 5, generator=torch.Generator().manual_seed(2))
     for prompt, action in zip(
         prompts, sampler.generate(prompts, temperature=1.0, max_new_tokens=5, uniforms=uniforms), strict=True

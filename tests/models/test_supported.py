@@ -17,6 +17,7 @@ from paw_lightning.models.playable import check_playable
 from paw_lightning.models.policy_world_model import PolicyWorldModel, check_heads
 from paw_lightning.models.window import context_window
 from paw_lightning.samplers.native import NativeSampler
+from paw_lightning.text.encoding import TextEncoder
 from paw_lightning.training.module import PaWModule
 from tests.conftest import ROOT, byte_tokenizer
 from tests.helpers import architectures
@@ -166,7 +167,7 @@ def test_a_token_that_no_text_becomes_may_lie_beyond_the_embeddings() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.add_tokens(["<image>"], special_tokens=True)
     model = Qwen2ForCausalLM(Qwen2Config(vocab_size=259, hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
-    check_vocabulary(model, tokenizer, "")
+    check_vocabulary(model, TextEncoder(tokenizer), "")
     tokenizer.pad_token = "<image>"
     with pytest.raises(SettingsError, match="260 token ids and whose model 259 embeddings"):
-        check_vocabulary(model, tokenizer, "")
+        check_vocabulary(model, TextEncoder(tokenizer), "")

@@ -115,8 +115,8 @@ def test_white_space_around_a_message_is_what_the_template_makes_of_it() -> None
 def test_an_action_ends_with_the_templates_own_end_of_turn() -> None:
     tokenizer = for_template(byte_level, kinds.CHATML, eos="<|endoftext|>")
     end, eos = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
-    assert stop_token_ids(tokenizer, None) == sorted([end, eos])
     chat = ChatFormat(tokenizer)
+    assert stop_token_ids(chat, None) == sorted([end, eos])
     rest = "\n<|im_start|>user\n"
     assert [tokenizer.decode(chat.bridge_after([50, last])) for last in (end, eos)] == [rest, rest]
     assert tokenizer.decode(chat.bridge_after([50])) == "<|im_end|>" + rest, "cut off: the end is context"
