@@ -16,6 +16,7 @@ from paw_lightning.models.linear_logprob import CHUNK_BYTES
 from paw_lightning.models.loading import resolve_model_path, without_dropout
 from paw_lightning.models.lora import add_adapters
 from paw_lightning.samplers.kv_cache import CACHE_BYTES, token_bytes
+from paw_lightning.training.strategies import MIXED, TRUE
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ def build(sizes: Sizes) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_config(shape, dtype=getattr(torch, sizes.dtype))
         if sizes.lora.rank:
             add_adapters(model, sizes.lora)
+        if sizes.precision in TRUE:
+            model.to(TRUE[sizes.precision])  # type: ignore[arg-type]  # its wrapper hides the signature
     if sizes.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.train()
@@ -78,7 +81,7 @@ def memory(model: PreTrainedModel, sizes: Sizes) -> Memory:
     """The memory of a run by purpose; the model's tensors are replaced by fake ones."""
     held, head = held_bytes(model, sizes), _head(model)
     trained_head = head.nbytes * head.requires_grad
-    copied_head = head.numel() * 2 if sizes.precision == "bf16-mixed" else 0  # autocast's
+    copied_head = head.numel() * 2 if sizes.precision in MIXED else 0  # autocast's
     backbones = 2 if sizes.critic == "separate" else 1
     activations = activation_bytes(model, sizes.micro_batch, sizes.lengths.row, sizes.precision)
     share = sizes.gpus if sizes.sharded else 1
@@ -153,7 +156,7 @@ def _kept_bytes(model: PreTrainedModel, rows: int, length: int, precision: str) 
             kept[storage._cdata] = storage  # held, so that its number is not used again
         return tensor
 
-    arithmetic = torch.autocast("cpu", torch.bfloat16) if precision == "bf16-mixed" else nullcontext()
+    arithmetic = torch.autocast("cpu", MIXED[precision]) if precision in MIXED else nullcontext()
     with arithmetic, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         hidden = model.get_decoder()(input_ids=torch.zeros(rows, length, dtype=torch.long), use_cache=False)
         keep(hidden.last_hidden_state)

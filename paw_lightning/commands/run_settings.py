@@ -30,6 +30,7 @@ from paw_lightning.samplers.native import NativeSampler
 from paw_lightning.text.prompts import PromptBuilder
 from paw_lightning.training.datamodule import RolloutDataModule
 from paw_lightning.training.module import PaWModule
+from paw_lightning.training.strategies import MIXED, TRUE
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,14 @@ class RunSettings:
         found = self.config["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available()
         return torch.device("cuda" if found else "cpu")
 
+    @property
+    def precision(self) -> str:
+        """`trainer.precision`, as a word."""
+        return str(self.config["trainer"]["precision"])
+
     def arithmetic(self) -> AbstractContextManager[Any]:
         """Mixed precision, where `trainer.precision` asks for it."""
-        mixed = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-        kind = mixed.get(str(self.config["trainer"]["precision"]))
+        kind = MIXED.get(self.precision)
         return nullcontext() if kind is None else torch.autocast(self.device.type, kind)
 
 
@@ -124,7 +129,7 @@ def load_policy(settings: RunSettings, checkpoint: str | None = None) -> PreTrai
         add_adapters(model, module.lora)
     if checkpoint is not None:
         _load_weights(model, checkpoint)
-    return model.to(settings.device)  # type: ignore[arg-type]  # its wrapper hides the signature
+    return model.to(settings.device, TRUE.get(settings.precision))  # type: ignore[arg-type]  # its wrapper hides the signature
 
 
 def _load_weights(model: PreTrainedModel, checkpoint: str) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 
 from paw_lightning.errors import SettingsError
 from paw_lightning.models.lora import LoRA
+from paw_lightning.training.strategies import MIXED, TRUE
 
 STATES = {"AdamW": 2, "Adam": 2, "SGD": 0, "RMSprop": 1, "Adagrad": 1, "Muon": 1}
 """Numbers that an optimizer keeps for each trained parameter (SGD without momentum)."""
@@ -69,7 +71,8 @@ class Sizes:
     @property
     def element(self) -> int:
         """Bytes of one number in the sampler's cache."""
-        return 2 if "bf16" in self.precision or self.dtype != "float32" else 4
+        weights = TRUE.get(self.precision) or getattr(torch, self.dtype)
+        return MIXED.get(self.precision, weights).itemsize
 
     @property
     def turn_tokens(self) -> int:

@@ -88,13 +88,19 @@ StrategyRegistry.register("paw_fsdp2", FSDP2, description="FSDP2 over all ranks,
 StrategyRegistry.register("paw_fsdp", FSDP1, description="FSDP1 over all ranks, one unit per decoder layer")
 
 
+MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""`trainer.precision` -> what a forward pass computes in, around weights that stay as they are."""
+TRUE = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}
+"""`trainer.precision` -> what the weights are cast to."""
+
+
 def cast(plugin: Any, *models: nn.Module) -> bool:
     """Cast weights in place to a `*-true` precision, and say whether it is one.
 
     Lightning does so itself after a checkpoint has been read: float64 weights would have passed through float32, and a
     reference that it does not know of would differ from the policy that it is.
     """
-    if plugin.precision not in ("64-true", "bf16-true", "16-true"):
+    if plugin.precision not in TRUE:
         return False
     for model in models:
         plugin.convert_module(model)

@@ -60,6 +60,25 @@ def saved_bytes(module: PaWModule, rows: int, length: int) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
+@pytest.mark.parametrize(
+    ("precision", "weight", "cached"),
+    [
+        ("32-true", 4, 4),
+        ("bf16-mixed", 4, 2),
+        ("16-mixed", 4, 2),
+        ("64-true", 8, 8),
+        ("bf16-true", 2, 2),
+        ("16-true", 2, 2),
+    ],
+)
+def test_bytes_of_a_number_in_each_precision(precision: str, weight: int, cached: int, tiny_model_dir: str) -> None:
+    """Adapters are cast with the rest."""
+    sizes = sizes_of(tiny_model_dir, precision=precision, lora=LoRA(rank=2))
+    model = build(sizes)
+    assert held_bytes(model, sizes)["weights"] == weight * sum(p.numel() for p in model.parameters())
+    assert sizes.element == cached
+
+
 @pytest.mark.parametrize("critic", ["none", "shared", "separate"])
 @pytest.mark.parametrize("rank", [0, 4])
 def test_counts_are_exact(rank: int, critic: str, tiny_model_dir: str) -> None:

@@ -15,6 +15,7 @@ from paw_lightning.commands import terminal
 from paw_lightning.commands.play import command
 from paw_lightning.commands.playing.person import play_by_hand
 from paw_lightning.commands.playing.transcript import contexts, success_line
+from paw_lightning.commands.run_settings import load_policy, policy_words, read_settings
 from paw_lightning.envs import HouseholdEnv
 from paw_lightning.errors import SettingsError
 from tests.helpers.factories import make_episode, make_transition
@@ -145,3 +146,9 @@ def test_colour_is_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
     assert terminal.painted("won", "green") == "\033[32mwon\033[0m"
     monkeypatch.setenv("NO_COLOR", "1")
     assert terminal.painted("won", "green") == "won"
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("bf16-true", torch.bfloat16)])
+def test_a_policy_is_played_in_the_runs_precision(precision: str, dtype: torch.dtype, tiny_model_dir: str) -> None:
+    words = policy_words(tiny_model_dir, ["--config", "household/base", f"--trainer.precision={precision}"])
+    assert {p.dtype for p in load_policy(read_settings(words)).parameters()} == {dtype}
