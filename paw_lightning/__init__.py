@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         Canaries,
         EntropySelection,
         EnvironmentLoop,
+        EvaluationReport,
         GracefulStop,
         IterationProgressBar,
         PolicyExport,
@@ -39,6 +40,7 @@ __all__ = [
     "Canaries",
     "EntropySelection",
     "EnvironmentLoop",
+    "EvaluationReport",
     "GiGPO",
     "GracefulStop",
     "HouseholdEnv",
@@ -66,8 +68,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "callbacks": "Canaries EntropySelection EnvironmentLoop GracefulStop IterationProgressBar PolicyExport "
-    "RewardBalance RolloutSamples SuccessReport TargetControl WorldModelHealth",
+    "callbacks": "Canaries EntropySelection EnvironmentLoop EvaluationReport GracefulStop IterationProgressBar "
+    "PolicyExport RewardBalance RolloutSamples SuccessReport TargetControl WorldModelHealth",
     "envs": "HouseholdEnv MixtureEnv RecordedEpisodes SearchEnv ShopEnv TextEnv WorkerEnv",
     "models.lora": "LoRA",
     "policy.advantages": "GAE GRPO GiGPO Imitation NoReward RLOO",

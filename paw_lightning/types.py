@@ -125,6 +125,8 @@ class Episode:
     """The environment ended it (False: the step limit or the context limit did)."""
     overflowed: bool = False
     """It was cut off because its next decision context would have been too long."""
+    kind: str = ""
+    """What sort of task it is, as the environment says; empty where it does not."""
 
     @property
     def episode_return(self) -> float:
@@ -186,6 +188,18 @@ class Rollout:
     @property
     def transitions(self) -> list[Transition]:
         return [t for group in self.groups for t in group.transitions]
+
+
+@dataclass
+class Evaluation:
+    """What was played of a validation, or of a test at one temperature; EnvironmentLoop writes it."""
+
+    split: str
+    temperature: float
+    groups: list[RolloutGroup] = field(default_factory=list)
+    """One for each task: the episodes that were played of it."""
+    failures: list[str] = field(default_factory=list)
+    """Why each of the tasks that could not be played was lost."""
 
 
 Terms = Literal["joint", "policy", "world_model"]

@@ -3,6 +3,7 @@
 from paw_lightning.callbacks.base import RolloutCallback
 from paw_lightning.callbacks.canaries import Canaries
 from paw_lightning.callbacks.environment_loop import EnvironmentLoop
+from paw_lightning.callbacks.evaluation_report import EvaluationReport
 from paw_lightning.callbacks.graceful_stop import GracefulStop
 from paw_lightning.callbacks.policy_export import PolicyExport
 from paw_lightning.callbacks.progress import IterationProgressBar
@@ -16,6 +17,7 @@ __all__ = [
     "Canaries",
     "EntropySelection",
     "EnvironmentLoop",
+    "EvaluationReport",
     "GracefulStop",
     "IterationProgressBar",
     "PolicyExport",

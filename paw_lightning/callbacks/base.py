@@ -5,7 +5,7 @@ from __future__ import annotations
 import lightning as L
 
 from paw_lightning.rollouts.runner import Runner
-from paw_lightning.types import Rollout
+from paw_lightning.types import Evaluation, Rollout
 
 
 class RolloutCallback(L.Callback):
@@ -23,3 +23,6 @@ class RolloutCallback(L.Callback):
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:
         """A training rollout is complete: every field is written, and nothing has been trained on it yet."""
+
+    def on_evaluation_end(self, trainer: L.Trainer, pl_module: L.LightningModule, evaluation: Evaluation) -> None:
+        """A validation is complete, or one temperature of a test; its metrics are logged."""

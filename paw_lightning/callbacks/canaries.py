@@ -55,8 +55,7 @@ class Canaries(RolloutCallback):
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:
         """Check the first rollout, and that one after the first step was played by what the step has made."""
-        checked = checks.choose(rollout.transitions)
-        if not self.enabled or self.finished or not checked:
+        if not self.enabled or self.finished or not (checked := checks.choose(rollout.transitions)):
             return
         assert isinstance(pl_module, PaWModule)
         with checks.passive(pl_module):

@@ -26,7 +26,10 @@ from paw_lightning.update.rows import Row, Segment, policy_rows
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.05}
 """Nats, mean over tokens: well above the rounding of each arithmetic, well below a temperature of 0.9 instead of 1."""
 CHECKED = 4
-"""Rows that are scored: the longest of the rollout, and others from all over it."""
+"""Rows that are scored at most: the longest of the rollout, and others from all over it."""
+FREE_TOKENS, SHARE = 1024, 0.01
+"""Others are added while all hold at most so many tokens, or that share of the rollout's: they are read three times,
+one by one, where the iteration reads each of its rows about four times."""
 TELLING = 16
 """Action tokens from which on a row is held to the tolerance by itself, and not only together with the others."""
 PROBE_TOKENS = 8
@@ -92,7 +95,12 @@ def choose(transitions: Sequence[Transition]) -> list[Row]:
     longest = max(rows, key=lambda row: row.length, default=None)
     pool = [row for row in rows if turns(row)[-1].observation_ids] or rows
     spread = [pool[i * len(pool) // (CHECKED - 1)] for i in range(CHECKED - 1)] if pool else []
-    return ([] if longest is None else [longest]) + [row for row in spread if row is not longest]
+    limit = max(FREE_TOKENS, SHARE * sum(row.length for row in rows))
+    chosen = [] if longest is None else [longest]
+    for row in spread:
+        if row is not longest and sum(other.length for other in [*chosen, row]) <= limit:
+            chosen.append(row)
+    return chosen
 
 
 def turns(row: Row) -> list[Transition]:

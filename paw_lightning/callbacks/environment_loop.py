@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import lightning as L
@@ -29,15 +29,7 @@ from paw_lightning.rollouts.tasks import Split
 from paw_lightning.text.prompts import Prompt
 from paw_lightning.training.datamodule import RolloutDataModule
 from paw_lightning.training.module import PaWModule
-from paw_lightning.types import Episode, MicroBatch, Rollout, RolloutGroup
-
-
-@dataclass
-class Evaluation:
-    """What has been played of a validation or a test."""
-
-    groups: list[RolloutGroup] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
+from paw_lightning.types import Episode, Evaluation, MicroBatch, Rollout, RolloutGroup
 
 
 class EnvironmentLoop(L.Callback):
@@ -59,6 +51,7 @@ class EnvironmentLoop(L.Callback):
             teach a text that nobody wrote).
         temperature: of sampling in training, above 0; the policy loss uses the same distribution.
         validation_temperature: of sampling in `validate` and `test`; 0 is greedy.
+        test_temperatures: `test` plays its tasks at each of these; none stands for `validation_temperature`.
         episode_retries: how often an episode whose environment failed is played again from its start with the same
             seeds (choice); after that its whole group is dropped.
         old_logprobs: what the policy's ratio is taken against. `sampler`: the log-probs recorded while sampling;
@@ -83,6 +76,7 @@ class EnvironmentLoop(L.Callback):
         max_observation_tokens: int = 256,
         temperature: float = 1.0,
         validation_temperature: float = 1.0,
+        test_temperatures: Sequence[float] = (),
         episode_retries: int = 1,
         old_logprobs: Literal["sampler", "trainer"] | None = None,
         scoring_tokens: int = 8_192,
@@ -103,6 +97,7 @@ class EnvironmentLoop(L.Callback):
             max_observation_tokens=max_observation_tokens,
             temperature=temperature,
             validation_temperature=validation_temperature,
+            test_temperatures=test_temperatures,
             episode_retries=episode_retries,
             old_logprobs=old_logprobs,
             importance_cap=importance_cap,
@@ -110,7 +105,8 @@ class EnvironmentLoop(L.Callback):
         )
         check_penalty(inadmissible_action_penalty, self.advantage)
         self._rollout: Rollout | None = None
-        self._evaluation = Evaluation()
+        self._evaluations: dict[float, Evaluation] = {}
+        """What has been played of the evaluation under way, by temperature."""
         self._update_start = self._update_end = 0.0
 
     # Set-up
@@ -200,11 +196,16 @@ class EnvironmentLoop(L.Callback):
         """Task seeds of a whole evaluation."""
         return self.runner.evaluation_tasks(split)
 
-    def evaluate(self, split: Split, task_seeds: list[int]) -> list[Episode]:
-        """Play unseen tasks once each."""
-        played = self.runner.evaluate(split, task_seeds)
-        self._evaluation.groups += played.groups
-        self._evaluation.failures += played.failures
+    def temperatures(self, split: Split) -> Sequence[float]:
+        """At which an evaluation samples, one after the other."""
+        return self.runner.temperatures(split)
+
+    def evaluate(self, split: Split, task_seeds: list[int], samples: int, temperature: float) -> list[Episode]:
+        """Play unseen tasks, each so many times."""
+        played = self.runner.evaluate(split, task_seeds, samples, temperature)
+        evaluation = self._evaluations.setdefault(temperature, Evaluation(split, temperature))
+        evaluation.groups += played.groups
+        evaluation.failures += played.failures
         return [episode for group in played.groups for episode in group.episodes]
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -232,10 +233,21 @@ class EnvironmentLoop(L.Callback):
         self.runner.release()
 
     def _log_evaluation(self, split: Split, pl_module: L.LightningModule) -> None:
-        """The one writer of the evaluation's outcomes: rates over what could be played, and how much could not."""
-        played, self._evaluation = self._evaluation, Evaluation()
-        metrics = evaluation_metrics(split, played.groups, len(played.failures))
-        if math.isnan(metrics.get(f"{split}/success_rate", 0.0)):
+        """The one writer of the evaluation's outcomes: rates over what could be played, and how much could not.
+
+        Of a test's temperatures the first has the plain names.
+        """
+        played, self._evaluations = list(self._evaluations.values()), {}
+        for number, evaluation in enumerate(played or [Evaluation(split, self.temperatures(split)[0])]):
+            prefix = f"{split}/T{evaluation.temperature:g}" if number else split
+            self._log_one(prefix, evaluation, pl_module)
+            for observer in self.observers:
+                observer.on_evaluation_end(self.trainer, self.module, evaluation)
+
+    def _log_one(self, prefix: str, evaluation: Evaluation, pl_module: L.LightningModule) -> None:
+        metrics = evaluation_metrics(prefix, evaluation.groups, len(evaluation.failures))
+        if math.isnan(metrics.get(f"{prefix}/success_rate", 0.0)):
             # Training need not end for it; a checkpoint that monitors the rate takes it for the worst.
-            rank_zero_warn(f"no {split} task could be played to its end; the last failure: {played.failures[-1]}")
+            last = evaluation.failures[-1]
+            rank_zero_warn(f"no {evaluation.split} task could be played to its end; the last failure: {last}")
         pl_module.log_dict(metrics, sync_dist=True)

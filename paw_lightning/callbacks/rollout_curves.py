@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 from paw_lightning.rollouts.dynamic_sampling import without_variance
 from paw_lightning.types import Episode, Rollout, RolloutGroup
@@ -39,13 +40,14 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
 def evaluation_metrics(split: str, groups: list[RolloutGroup], lost: int) -> dict[str, float]:
     """How an evaluation went: rates over the tasks that could be played, and how many could not.
 
-    The success rate is nan where all were lost. Its standard error, over n tasks, is sqrt(p (1 - p) / n).
+    The success rate is nan where all were lost. Its standard error, over n tasks whose own rates have variance v, is
+    sqrt(v / n): with one episode of each, sqrt(p (1 - p) / n).
     """
     episodes = [episode for group in groups for episode in group.episodes]
     outcomes = outcome_metrics(split, episodes) if episodes else {}
     if episodes:
-        rate = outcomes[f"{split}/success_rate"]
-        outcomes[f"{split}/success_rate_stderr"] = math.sqrt(rate * (1 - rate) / len(episodes))
+        rates = [_mean(e.won for e in group.episodes) for group in groups]
+        outcomes[f"{split}/success_rate_stderr"] = math.sqrt(statistics.pvariance(rates) / len(groups))
     elif lost:
         outcomes[f"{split}/success_rate"] = math.nan
     return {**outcomes, **_parts(split, groups), f"{split}/dropped_tasks": float(lost)}

@@ -14,6 +14,7 @@ SECTIONS = {
     "rollout_samples": "paw_lightning.callbacks.RolloutSamples",
     "policy_export": "paw_lightning.callbacks.PolicyExport",
     "success_report": "paw_lightning.callbacks.SuccessReport",
+    "evaluation_report": "paw_lightning.callbacks.EvaluationReport",
     "last_checkpoint": "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
     "best_checkpoint": "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
 }
@@ -23,8 +24,8 @@ SINGLE_KEYS = ("config", "print_config", "help", "seed_everything", "ckpt_path",
 
 TRAINING = {
     "fit": "train a policy and its world model",
-    "validate": "play the validation tasks with a checkpoint",
-    "test": "play the test tasks with a checkpoint",
+    "validate": "play the validation tasks with a policy or a checkpoint",
+    "test": "play the test tasks with a policy or a checkpoint",
 }
 """Subcommands that Lightning runs."""
 COMMANDS = {

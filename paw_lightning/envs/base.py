@@ -24,6 +24,7 @@ class TextEnv(ABC):
     - ``admissible_action`` (step): the world reacted to the action just played. Without it, an action is admissible if
       it is among the ``admissible_commands``; a world that takes free text (a search) has to say it.
     - ``won`` (step): the task is solved.
+    - ``kind`` (reset): what sort of task it is, such as "heat"; a test reports success by it.
     - ``environment`` (reset): which environment of a mixture the episode is played in.
     - ``nuisance_spans`` (reset, step): character spans ``[(start, end), ...]`` of the observation that
       nobody can predict.

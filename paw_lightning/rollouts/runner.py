@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Protocol
@@ -134,9 +135,14 @@ class Runner:
             rollout.metrics["rollout/resampled_groups"] = float(useful.resampled)
         return rollout
 
-    def evaluate(self, split: Split, task_seeds: list[int]) -> PlayedGroups:
-        """Play unseen tasks once each; the same seeds give the same episodes at every call with equal weights."""
-        return self._play(split, task_seeds, 1, self.settings.validation_temperature, (0,))
+    def temperatures(self, split: Split) -> Sequence[float]:
+        """At which an evaluation samples, one after the other."""
+        several = self.settings.test_temperatures if split == "test" else ()
+        return several or [self.settings.validation_temperature]
+
+    def evaluate(self, split: Split, task_seeds: list[int], samples: int, temperature: float) -> PlayedGroups:
+        """Play unseen tasks; the same seeds give the same episodes at every call with equal weights."""
+        return self._play(split, task_seeds, samples, temperature, (0,))
 
     def _round(self, iteration: int, task_seeds: list[int], number: int, count: int) -> PlayedGroups:
         """Play the first `count` tasks of a round; round 0 holds the iteration's own, the others are extra ones."""

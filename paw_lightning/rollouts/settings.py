@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,6 +39,7 @@ class RolloutSettings:
     old_logprobs: Literal["sampler", "trainer"] | None
     importance_cap: float | None
     scoring_tokens: int
+    test_temperatures: Sequence[float] = ()
     counterfactuals: bool = False
     """Record with each training turn the world's answer to another action (`target_control.targets: wrong_action`)."""
     demonstrated: bool = False
@@ -54,6 +55,9 @@ class RolloutSettings:
             )
         if not self.validation_temperature >= 0:
             raise SettingsError(f"rollout.validation_temperature is {self.validation_temperature}; wanted at least 0")
+        tested = self.test_temperatures
+        if len({*tested}) < len(tested) or not all(temperature >= 0 for temperature in tested):
+            raise SettingsError(f"rollout.test_temperatures is {list(tested)}; wanted each once, and at least 0")
         if self.episode_retries < 0:
             raise SettingsError(f"rollout.episode_retries is {self.episode_retries}; wanted at least 0")
         cap = self.importance_cap

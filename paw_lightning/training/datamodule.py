@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 import lightning as L
@@ -23,8 +23,11 @@ class RolloutSource(Protocol):
     def evaluation_tasks(self, split: Split) -> list[int]:
         """Task seeds of a whole evaluation."""
 
-    def evaluate(self, split: Split, task_seeds: list[int]) -> list[Episode]:
-        """Play unseen tasks once each."""
+    def temperatures(self, split: Split) -> Sequence[float]:
+        """At which an evaluation samples, one after the other."""
+
+    def evaluate(self, split: Split, task_seeds: list[int], samples: int, temperature: float) -> list[Episode]:
+        """Play unseen tasks, each so many times."""
 
 
 class RolloutDataModule(L.LightningDataModule):
@@ -46,7 +49,8 @@ class RolloutDataModule(L.LightningDataModule):
             transitions, counted through the whole run. There are still `minibatches` steps per iteration; each loss
             divides the rollout among those of its own.
         validation_tasks: unseen tasks played by `validate`, once each.
-        test_tasks: unseen tasks played by `test`, once each.
+        test_tasks: unseen tasks played by `test`, at each of `rollout.test_temperatures`.
+        test_samples: episodes of each task in `test`; its report then says what the best of several attempts wins.
         evaluation_batch: episodes played side by side in validation and test.
         world_model_horizon: observations ahead that a selected transition teaches, the actions in between being given.
         world_model_discount: d in (0, 1]; step j weighs d^(j-1) over the sum of these; 1 at a horizon of 1.
@@ -63,14 +67,16 @@ class RolloutDataModule(L.LightningDataModule):
         world_model_interval: int = 0,
         validation_tasks: int = 128,
         test_tasks: int = 200,
+        test_samples: int = 1,
         evaluation_batch: int = 128,
         world_model_horizon: int = 1,
         world_model_discount: float = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if evaluation_batch < 1:
-            raise SettingsError(f"data.evaluation_batch is {evaluation_batch}; wanted at least 1")
+        for name, value in {"evaluation_batch": evaluation_batch, "test_samples": test_samples}.items():
+            if value < 1:
+                raise SettingsError(f"data.{name} is {value}; wanted at least 1")
         evaluation = {"val": validation_tasks, "test": test_tasks}
         self.tasks = TaskOrder(groups, group_size, dynamic_sampling, evaluation, seed)
         """Which tasks are played when."""
@@ -79,6 +85,8 @@ class RolloutDataModule(L.LightningDataModule):
         )
         """How what was played is cut into mini-batches."""
         self.evaluation_batch = evaluation_batch
+        self.samples = {"val": 1, "test": test_samples}
+        """Episodes of each task in an evaluation."""
         self._source: RolloutSource | None = None
 
     def stream_from(self, source: RolloutSource) -> None:
@@ -167,9 +175,16 @@ class EvaluationStream:
         self.data, self.split = data, split
 
     def __len__(self) -> int:
-        return -(-len(self.data.source.evaluation_tasks(self.split)) // self.data.evaluation_batch)
+        return len(self._parts())
 
     def __iter__(self) -> Iterator[Sealed]:
-        seeds, size = self.data.source.evaluation_tasks(self.split), self.data.evaluation_batch
-        for start in range(0, len(seeds), size):
-            yield Sealed(self.data.source.evaluate(self.split, seeds[start : start + size]))
+        samples = self.data.samples[self.split]
+        for temperature, seeds in self._parts():
+            yield Sealed(self.data.source.evaluate(self.split, seeds, samples, temperature))
+
+    def _parts(self) -> list[tuple[float, list[int]]]:
+        """Temperature and tasks of what is played side by side."""
+        source, size = self.data.source, max(1, self.data.evaluation_batch // self.data.samples[self.split])
+        seeds = source.evaluation_tasks(self.split)
+        parts = [seeds[start : start + size] for start in range(0, len(seeds), size)]
+        return [(temperature, part) for temperature in source.temperatures(self.split) for part in parts]

@@ -311,6 +311,10 @@ def test_checked_rows_are_whole_and_the_longest_is_among_them() -> None:
     assert chosen(rows[0], follower) == [[rows[0], follower]]
     assert chosen(follower) == []
     assert chosen(make_transition(action_ids=[])) == []
+    # Of 40 rows of 600 tokens a second one makes more than 1,024, and than 1 % of 24,000; 1 % of 240,000 is four rows.
+    of_600 = [make_transition(prompt_ids=[1] * 598, reward=i) for i in range(400)]
+    assert chosen(*of_600[:40]) == [[of_600[0]]]
+    assert chosen(*of_600) == [[of_600[0]], [of_600[133]], [of_600[266]]]  # a third of them apart, and the longest is 0
 
 
 def test_watched_places_hold_the_largest_gradients() -> None:

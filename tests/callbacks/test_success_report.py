@@ -66,8 +66,8 @@ def test_standard_error() -> None:
 
 def test_the_standard_error_is_logged_beside_the_rate() -> None:
     """One of four won: sqrt(0.25 * 0.75 / 4) = 0.2165."""
-    group = RolloutGroup("key", 1.0, [Episode(i, 0, "task", won=i == 0) for i in range(4)])
-    metrics = evaluation_metrics("test", [group], 1)
+    groups = [RolloutGroup("key", 1.0, [Episode(i, 0, "task", won=i == 0)]) for i in range(4)]
+    metrics = evaluation_metrics("test", groups, 1)
     assert metrics["test/success_rate"] == 0.25
     assert metrics["test/success_rate_stderr"] == pytest.approx(0.21651, abs=1e-5)
     assert "test/success_rate_stderr" not in evaluation_metrics("test", [], 1)

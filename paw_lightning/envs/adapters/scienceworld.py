@@ -48,7 +48,7 @@ class ScienceWorldEnv(TextEnv):
         self._score = 0.0
         observation = self._env.server.step("look around")
         start = {"task": self._env.get_task_description(), "max_reward": 1.0, "group_key": f"{task}/{variation}"}
-        return observation, self._info() | start
+        return observation, self._info() | start | {"kind": task}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Play one action on the simulator itself, since the package's own step lists every command each time."""

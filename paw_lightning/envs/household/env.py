@@ -200,6 +200,7 @@ class HouseholdEnv(TextEnv):
             "admissible_commands": list(engine.admissible),
             "won": engine.won,
             "task": engine.game.task,
+            "kind": engine.game.goal.task,
             "max_reward": self.success_reward,
             "group_key": self._group_key,
             "nuisance_spans": spans,

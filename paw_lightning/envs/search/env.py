@@ -154,6 +154,7 @@ class SearchEnv(TextEnv):
         return {
             "won": won,
             "task": question.text,
+            "kind": question.kind,
             "max_reward": self.success_reward,
             "group_key": self._group_key,
             "nuisance_spans": news,

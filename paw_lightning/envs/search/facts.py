@@ -92,7 +92,7 @@ def _question(relations: Sequence[str], subject: str, found: Sequence[str]) -> Q
     """``relations`` from the outermost to the one next to ``subject``; ``found`` in the order of the searches."""
     text = f"{'Who' if relations[0] in PERSONS else 'What'} is the {' of the '.join(relations)} of {subject}?"
     searches = tuple(f"search {name}" for name in (subject, *found[:-1]))
-    return Question(text, (found[-1],), (*searches, f"answer {found[-1]}"))
+    return Question(text, (found[-1],), (*searches, f"answer {found[-1]}"), f"{len(searches)}-hop")
 
 
 def _shuffled(rng: random.Random, questions: list[Question]) -> tuple[Question, ...]:

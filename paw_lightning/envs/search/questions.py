@@ -31,6 +31,8 @@ class Question:
     """Gold answers; any of them is right."""
     plan: tuple[str, ...] = ()
     """Commands that answer it, where somebody knows them."""
+    kind: str = ""
+    """What sort of question it is, where somebody knows."""
 
 
 def normalise(answer: str) -> str:
