@@ -253,6 +253,8 @@ class MicroBatch:
     """Which losses the step carries; `restrict` writes it, and where the world model trains alone empties N."""
     temperature: float = 1.0
     """Of the softmax whose log-probs the policy loss takes: the one that the actions were drawn at."""
+    tokens: int = 0
+    """Of its B T tokens those that are no padding."""
     unit_ratio: bool = False
     """The ratio is 1 by definition: `on_policy`, and `old_logprobs` are of the trainer's own arithmetic; or an expert
     wrote the actions, whom the policy is not compared with."""

@@ -8,6 +8,7 @@ from paw_lightning.callbacks.graceful_stop import GracefulStop
 from paw_lightning.callbacks.policy_export import PolicyExport
 from paw_lightning.callbacks.progress import IterationProgressBar
 from paw_lightning.callbacks.rollout_samples import RolloutSamples
+from paw_lightning.callbacks.run_cost import RunCost
 from paw_lightning.callbacks.run_health import RunHealth
 from paw_lightning.callbacks.success_report import SuccessReport
 from paw_lightning.callbacks.world_model_health import WorldModelHealth
@@ -24,6 +25,7 @@ __all__ = [
     "RewardBalance",
     "RolloutCallback",
     "RolloutSamples",
+    "RunCost",
     "RunHealth",
     "SuccessReport",
     "TargetControl",

@@ -87,6 +87,7 @@ def collate(
         position_ids=position_ids,
         visible=visible,
         temperature=temperature,
+        tokens=sum(row.length for row in rows),
         unit_ratio=demonstrated or (on_policy and not foreign_logprobs),
     )
 
