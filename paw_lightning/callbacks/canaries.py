@@ -35,7 +35,7 @@ class Canaries(RolloutCallback):
         enabled: false checks nothing.
         logprob_tolerance: largest mean difference of two log-probs that should be equal, nats; null goes by the
             arithmetic, 1e-3 in float32, 0.05 in bfloat16, 0.01 in float16, and is that much for each nat of the tokens'
-            mean surprise between 1 and 4 (choice).
+            mean surprise between 1 and 2 (choice).
 
     Raises:
         CanaryError: a check failed.
@@ -77,7 +77,9 @@ class Canaries(RolloutCallback):
         self, pair: checks.Pair, rollout: Rollout, checked: list[Row], scored: list[Tensor], tolerance: float
     ) -> None:
         assert self.probe is not None, "the first rollout has left one"
-        checks.check_sampler_follows(pair, self.probe, tolerance)
+        checks.check_sampler_follows(
+            pair, self.probe, self.logprob_tolerance or checks.TOLERANCE[checks.arithmetic(pair.module)]
+        )
         if not rollout.demonstrated:
             checks.check_sampler_agrees(pair, checked, scored, tolerance)
         self.probe, self.finished = None, True

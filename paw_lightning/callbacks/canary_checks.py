@@ -24,7 +24,8 @@ from paw_lightning.update.collate import rectangle
 from paw_lightning.update.rows import Row, Segment, policy_rows
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.05}
-"""Nats, mean over tokens: well above the rounding of each arithmetic, well below a temperature of 0.9 instead of 1."""
+"""Nats, mean over tokens: above the rounding of each arithmetic, below a temperature of 0.9 instead of 1 where a token
+surprises by a nat or so; `rounding` allows more where they surprise more."""
 CHECKED = 4
 """Rows that are scored at most: the longest of the rollout, and others from all over it."""
 FREE_TOKENS, SHARE = 1024, 0.01
@@ -87,7 +88,10 @@ class Probe:
 
 
 def choose(transitions: Sequence[Transition]) -> list[Row]:
-    """The longest row of the rollout and others from all over it, with an observation at its end where there are such.
+    """The longest row of the rollout, and others from all over it as far as they are cheap (FREE_TOKENS, SHARE).
+
+    The others have an observation at their end where there are such, and one of them is read in any case if the longest
+    has none.
 
     The rows are whole: all turns of the episode layout.
     """
@@ -98,7 +102,8 @@ def choose(transitions: Sequence[Transition]) -> list[Row]:
     limit = max(FREE_TOKENS, SHARE * sum(row.length for row in rows))
     chosen = [] if longest is None else [longest]
     for row in spread:
-        if row is not longest and sum(other.length for other in [*chosen, row]) <= limit:
+        blind = not turns(chosen[-1])[-1].observation_ids and len(chosen) == 1  # nothing shows what an observation does
+        if row is not longest and (blind or sum(other.length for other in [*chosen, row]) <= limit):
             chosen.append(row)
     return chosen
 
@@ -133,13 +138,13 @@ def check_texts(tokenizer: Any, checked: Sequence[Transition]) -> None:
 
 
 def rounding(module: PaWModule, scored: Sequence[Tensor]) -> float:
-    """Largest mean difference that the arithmetic explains, nats: TOLERANCE, up to four times for surprising tokens.
+    """Largest mean difference that the arithmetic explains, nats: TOLERANCE, up to twice that for surprising tokens.
 
     A rounded logit moves a log-prob by that much times (1 - p): hardly where the policy is sure. Seen in bfloat16:
     0.002 nats at a mean surprise of 0.2 nats, 0.035 at 2.5.
     """
     surprise = -torch.cat(list(scored)).mean().item()
-    return TOLERANCE[arithmetic(module)] * min(max(1.0, surprise), 4.0)
+    return TOLERANCE[arithmetic(module)] * min(max(1.0, surprise), 2.0)
 
 
 def check_sampler_agrees(

@@ -210,6 +210,7 @@ class EnvironmentLoop(L.Callback):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Gather the weights to play with: inside a step, a sharded model could not be."""
+        self._evaluations = {}  # of an evaluation that was interrupted
         self.runner.refresh()
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -222,6 +223,7 @@ class EnvironmentLoop(L.Callback):
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Gather the weights to play with, as for a validation."""
+        self._evaluations = {}
         self.runner.refresh()
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -14,13 +14,16 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from paw_lightning.callbacks.base import RolloutCallback
 from paw_lightning.callbacks.evaluation_statistics import Line, lines
+from paw_lightning.training.module import PaWModule
 from paw_lightning.training.run_folder import run_folder, shown
 from paw_lightning.types import Evaluation
 
+SAID_KINDS = 20
+"""Kinds of task that the terminal tells of; the page has all."""
 EXPLANATION = """\
-Intervals are of 95 %, for the tasks: Wilson's, with several episodes of a task counted as what they are worth. pass@k
-is how likely one of k attempts at a task wins, and best of k the mean return of the best of them, both over all
-choices of k of a task's episodes.
+Intervals are of 95 %, for another draw of tasks: Wilson's. Several episodes of one task are alike, so they count as
+fewer. pass@k is how likely one of k attempts at a task wins, and best of k the mean return of the best of them, both
+over all choices of k of a task's episodes.
 """
 
 
@@ -39,6 +42,14 @@ class EvaluationReport(RolloutCallback):
         self.enabled = enabled
         self.evaluations: list[Evaluation] = []
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget what was interrupted."""
+        self.evaluations = []
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget what was interrupted."""
+        self.evaluations = []
+
     def on_evaluation_end(self, trainer: L.Trainer, pl_module: L.LightningModule, evaluation: Evaluation) -> None:
         """Keep what was played; the validations of a training run are curves."""
         if self.enabled and trainer.state.fn in (TrainerFn.VALIDATING, TrainerFn.TESTING):
@@ -56,7 +67,8 @@ class EvaluationReport(RolloutCallback):
         evaluations, self.evaluations = self.evaluations, []
         if not evaluations:
             return
-        policy = f"the checkpoint {trainer.ckpt_path}" if trainer.ckpt_path else f"{pl_module.path}, as it is"
+        assert isinstance(pl_module, PaWModule)
+        policy = named(trainer, pl_module)
         rank_zero_info(f"policy:  {policy}")
         for evaluation in evaluations:
             for sentence in sentences(evaluation):
@@ -67,16 +79,24 @@ class EvaluationReport(RolloutCallback):
             rank_zero_info(f"report:  {shown(folder / report_name(evaluations))}")
 
 
+def named(trainer: L.Trainer, module: PaWModule) -> str:
+    """Whose weights have played."""
+    if trainer.ckpt_path:
+        return f"the checkpoint {trainer.ckpt_path}"
+    if trainer.global_step:
+        return f"{module.path}, as trained in this process"
+    return f"{module.path}, as it is" if module.weights == "pretrained" else f"random weights of {module.path}"
+
+
 def sentences(evaluation: Evaluation) -> list[str]:
     """What the terminal says."""
     said = []
-    for found in lines(evaluation):
+    for number, found in enumerate(lines(evaluation)[: 1 + SAID_KINDS]):
         low, high = found.interval
         of = f"{found.tasks} tasks" + (f" x {found.samples}" if found.samples > 1 else "")
         best = "".join(f", pass@{k} {rate:.1%}" for k, rate in [*found.pass_at.items()][-1:])
-        head = f"{evaluation.split} at temperature {evaluation.temperature:g}:" if found.kind == "all" else "        "
-        kind = "" if found.kind == "all" else f" {found.kind}:"
-        said.append(f"{head}{kind} {found.success_rate:.1%} of {of} (95 % interval {low:.1%} to {high:.1%}){best}")
+        head = f"         {found.kind}:" if number else f"{evaluation.split} at temperature {evaluation.temperature:g}:"
+        said.append(f"{head} {found.success_rate:.1%} of {of} (95 % interval {low:.1%} to {high:.1%}){best}")
     if evaluation.failures:
         lost, last = len(evaluation.failures), evaluation.failures[-1]
         said.append(f"         {lost} more were lost to their environment; the last failure: {last}")

@@ -77,19 +77,26 @@ def attempts_of(samples: int) -> list[int]:
 
 
 def interval(rates: Sequence[float], samples: int = 1) -> tuple[float, float]:
-    """95 % interval of the mean of tasks' rates: Wilson's, for as many independent episodes as the tasks are worth.
-
-    Several episodes of a task are alike, so that n tasks of k episodes are worth from n to n k episodes: as many as
-    would give the mean the variance that it has, p (1 - p) / size.
+    """95 % interval of the mean of tasks' rates: Wilson's, for as many independent episodes as theirs count.
 
     Example: 15 of 100 tasks give 0.093 to 0.233; 0 of 100 give 0 to 0.037.
     """
-    count, p = len(rates), fmean(rates)
-    spread = variance(rates) / count if count > 1 else 0.0
-    size = min(max(p * (1 - p) / spread, count), count * samples) if spread else count
+    p, size = fmean(rates), independent_episodes(rates, samples)
     middle = (p + QUANTILE**2 / (2 * size)) / (1 + QUANTILE**2 / size)
     half = QUANTILE * sqrt(p * (1 - p) / size + (QUANTILE / (2 * size)) ** 2) / (1 + QUANTILE**2 / size)
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def independent_episodes(rates: Sequence[float], samples: int) -> float:
+    """How many independent episodes would tell as much of the mean as these tasks with so many episodes each.
+
+    As many as would give it the variance that it has, p (1 - p) / size; from n for tasks that are always won or always
+    lost to n k for tasks that differ by chance alone. A task that was always won and one that was always lost are
+    thought beside them (choice), so that a few wins in many tasks do not pass for certainty.
+    """
+    count, seen = len(rates), [*rates, 0.0, 1.0]
+    p = fmean(seen)
+    return min(max(p * (1 - p) / (variance(seen) / len(seen)), count), count * samples)
 
 
 def pass_at(k: int, samples: int, wins: int) -> float:

@@ -30,7 +30,7 @@ from paw_lightning.samplers.native import NativeSampler
 from paw_lightning.text.prompts import PromptBuilder
 from paw_lightning.training.datamodule import RolloutDataModule
 from paw_lightning.training.module import PaWModule
-from paw_lightning.training.strategies import MIXED, TRUE
+from paw_lightning.training.strategies import MIXED, TRUE, full_name
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class RunSettings:
 
     @property
     def precision(self) -> str:
-        """`trainer.precision`, as a word."""
-        return str(self.config["trainer"]["precision"])
+        """`trainer.precision`, by its full name."""
+        return full_name(self.config["trainer"]["precision"])
 
     def arithmetic(self) -> AbstractContextManager[Any]:
         """Mixed precision, where `trainer.precision` asks for it."""
@@ -127,9 +127,11 @@ def load_policy(settings: RunSettings, checkpoint: str | None = None) -> PreTrai
     check_context_window(settings.rollout, model.config, module.chat, settings.data.cutter.world_model_horizon)
     if module.lora.rank:
         add_adapters(model, module.lora)
+    if settings.precision in TRUE:  # first: a checkpoint's float64 must not pass through float32
+        model.to(TRUE[settings.precision])  # type: ignore[arg-type]  # its wrapper hides the signature
     if checkpoint is not None:
         _load_weights(model, checkpoint)
-    return model.to(settings.device, TRUE.get(settings.precision))  # type: ignore[arg-type]  # its wrapper hides the signature
+    return model.to(settings.device)  # type: ignore[arg-type]  # its wrapper hides the signature
 
 
 def _load_weights(model: PreTrainedModel, checkpoint: str) -> None:
@@ -161,7 +163,7 @@ def make_collector(
     rollout = settings.rollout
     return Collector(
         make_env,
-        settings.prompts,
+        PromptBuilder(rollout.prompt, settings.module.chat.stopped_by(stops)),
         sampler,
         max_steps=max_steps or rollout.max_steps,
         max_action_tokens=max_action_tokens or rollout.max_action_tokens,

@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 
 from paw_lightning.errors import SettingsError
 from paw_lightning.models.lora import LoRA
-from paw_lightning.training.strategies import MIXED, TRUE
+from paw_lightning.training.strategies import MIXED, TRUE, full_name
 
 STATES = {"AdamW": 2, "Adam": 2, "SGD": 0, "RMSprop": 1, "Adagrad": 1, "Muon": 1}
 """Numbers that an optimizer keeps for each trained parameter (SGD without momentum)."""
@@ -97,7 +97,7 @@ def read_sizes(config: Namespace, gpus: int = 1, **lengths: int | None) -> Sizes
     return Sizes(
         path=model.path,
         dtype=model.dtype,
-        precision=str(trainer.precision or "32-true"),
+        precision=full_name(trainer.precision),
         lora=LoRA(**model.lora.as_dict()),
         critic=model.critic,
         activation_checkpointing=model.activation_checkpointing,

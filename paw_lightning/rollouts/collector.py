@@ -212,7 +212,7 @@ class Collector:
         group.group_key = str(info.get("group_key", seat.task_seed))
         group.max_return = info.get("max_reward")
         group.environment = str(info.get("environment", ""))
-        episode = Episode(seat.task_seed, seat.member, str(info.get("task", "")), kind=str(info.get("kind", "")))
+        episode = Episode(seat.task_seed, seat.member, str(info.get("task", "")), kind=str(info.get("kind") or ""))
         layout = self.layout(self.prompts, episode.task, observation, self.max_observation_tokens)
         return Player(seat.env, episode, observation, admissible, layout)
 

@@ -56,7 +56,7 @@ class RolloutSettings:
         if not self.validation_temperature >= 0:
             raise SettingsError(f"rollout.validation_temperature is {self.validation_temperature}; wanted at least 0")
         tested = self.test_temperatures
-        if len({*tested}) < len(tested) or not all(temperature >= 0 for temperature in tested):
+        if len({f"{t:g}" for t in tested}) < len(tested) or not all(temperature >= 0 for temperature in tested):
             raise SettingsError(f"rollout.test_temperatures is {list(tested)}; wanted each once, and at least 0")
         if self.episode_retries < 0:
             raise SettingsError(f"rollout.episode_retries is {self.episode_retries}; wanted at least 0")

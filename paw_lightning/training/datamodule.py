@@ -51,7 +51,7 @@ class RolloutDataModule(L.LightningDataModule):
         validation_tasks: unseen tasks played by `validate`, once each.
         test_tasks: unseen tasks played by `test`, at each of `rollout.test_temperatures`.
         test_samples: episodes of each task in `test`; its report then says what the best of several attempts wins.
-        evaluation_batch: episodes played side by side in validation and test.
+        evaluation_batch: episodes played side by side in validation and test; all samples of a task at the least.
         world_model_horizon: observations ahead that a selected transition teaches, the actions in between being given.
         world_model_discount: d in (0, 1]; step j weighs d^(j-1) over the sum of these; 1 at a horizon of 1.
         seed: of everything random in the run; the command line takes it from `seed_everything`.

@@ -94,6 +94,12 @@ TRUE = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.
 """`trainer.precision` -> what the weights are cast to."""
 
 
+def full_name(precision: object) -> str:
+    """A `trainer.precision` by Lightning's full name; it knows short ones as well, and numbers."""
+    short = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "None": "32-true"}
+    return short.get(str(precision), str(precision))
+
+
 def cast(plugin: Any, *models: nn.Module) -> bool:
     """Cast weights in place to a `*-true` precision, and say whether it is one.
 

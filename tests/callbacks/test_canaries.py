@@ -242,14 +242,14 @@ def test_what_only_the_longest_row_shows(module: PaWModule) -> None:
 
 
 def test_what_rounding_explains_grows_with_the_surprise(module: PaWModule) -> None:
-    """In float32 1e-3 nats: for 0.2 nats a token as for 1; 2.5 times that for a mean of (1 + 4) / 2; never above 4."""
+    """In float32 1e-3 nats: for 0.2 nats a token as for 1; 1.5 times that for a mean of (1 + 2) / 2; never above 2."""
 
     def explained(*logprobs: float) -> float:
         return checks.rounding(module, [torch.tensor([p]) for p in logprobs])
 
     assert explained(-0.2) == explained(-1.0) == explained(float("nan")) == 1e-3
-    assert explained(-1.0, -4.0) == pytest.approx(2.5e-3)
-    assert explained(-50.0) == explained(float("-inf")) == pytest.approx(4e-3)
+    assert explained(-1.0, -2.0) == pytest.approx(1.5e-3)
+    assert explained(-50.0) == explained(float("-inf")) == pytest.approx(2e-3)
 
 
 def test_the_gap_over_the_whole_rollout_is_held_to_the_limit(module: PaWModule) -> None:
@@ -314,6 +314,9 @@ def test_checked_rows_are_whole_and_the_longest_is_among_them() -> None:
     # Of 40 rows of 600 tokens a second one makes more than 1,024, and than 1 % of 24,000; 1 % of 240,000 is four rows.
     of_600 = [make_transition(prompt_ids=[1] * 598, reward=i) for i in range(400)]
     assert chosen(*of_600[:40]) == [[of_600[0]]]
+    of_600[0].observation_ids = []  # the longest: one with an observation has to be beside it
+    assert chosen(*of_600[:40]) == [[of_600[0]], [of_600[1]]]
+    of_600[0].observation_ids = [7]
     assert chosen(*of_600) == [[of_600[0]], [of_600[133]], [of_600[266]]]  # a third of them apart, and the longest is 0
 
 

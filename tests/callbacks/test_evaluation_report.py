@@ -11,8 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paw_lightning.callbacks.evaluation_report import markdown, sentences
-from paw_lightning.callbacks.evaluation_statistics import attempts_of, best_of, interval, kind_of, lines, pass_at
+from paw_lightning.callbacks import EnvironmentLoop
+from paw_lightning.callbacks.evaluation_report import markdown, named, sentences
+from paw_lightning.callbacks.evaluation_statistics import (
+    attempts_of,
+    best_of,
+    independent_episodes,
+    interval,
+    kind_of,
+    lines,
+    pass_at,
+)
 from paw_lightning.callbacks.rollout_curves import evaluation_metrics
 from paw_lightning.envs import HouseholdEnv, SearchEnv
 from paw_lightning.errors import SettingsError
@@ -46,14 +55,21 @@ def test_intervals_by_hand() -> None:
 
 
 def test_episodes_of_a_task_count_as_what_they_are_worth() -> None:
-    """Ten tasks won by half. All alike within a task: variance of the rates 10 / 36, so 0.25 / (1 / 36) = 9 < 10 tasks.
-    Each task won by half of its episodes: the mean has no variance at all, so as many as the tasks. Rates of 0.25 and
-    0.75: variance 0.0625 * 10 / 9, 0.25 / 0.0069444 = 36 episodes of the 40.
+    """Ten tasks won by half, four episodes each, and two tasks more in the mind, 0 and 1: variance of the mean of 12.
+
+    All alike within a task: 12 * 0.25 / 11 / 12, so 0.25 * 11 / 0.25 = 11 episodes. Rates of 0.25 and 0.75:
+    (10 * 0.0625 + 0.5) / 11 / 12 = 0.0085227, 29.33 episodes. All 0.5: 0.5 / 11 / 12, 66, of which there are 40.
     """
-    assert interval([0.0, 1.0] * 5, samples=4) == interval([0.0, 1.0] * 5)
-    assert interval([0.5] * 10, samples=4) == interval([0.0, 1.0] * 5)
-    low, high = interval([0.25, 0.75] * 5, samples=4)
-    assert (low, high) == pytest.approx(interval([0.0, 1.0] * 18), abs=1e-12)
+    assert independent_episodes([0.0, 1.0] * 5, 4) == pytest.approx(11)
+    assert independent_episodes([0.25, 0.75] * 5, 4) == pytest.approx(29.3333)
+    assert independent_episodes([0.5] * 10, 4) == 40
+    assert independent_episodes([0.0, 1.0] * 5, 1) == 10, "one episode each: they are independent"
+
+
+def test_a_few_wins_do_not_pass_for_certainty() -> None:
+    """33 tasks of four episodes: the first win narrows the interval hardly."""
+    (_, never), (_, once) = interval([0.0] * 33, 4), interval([0.0] * 32 + [0.25], 4)
+    assert independent_episodes([0.0] * 33, 4) < 36 and once > 0.9 * never
 
 
 @settings(deadline=None)
@@ -62,8 +78,9 @@ def test_an_interval_holds_its_rate_and_narrows_with_samples_at_most_to_all_of_t
     rates = [w / 4 for w in wins]
     low, high = interval(rates, samples=4)
     assert 0 <= low <= sum(rates) / len(rates) + 1e-12 and sum(rates) / len(rates) - 1e-12 <= high <= 1
-    few, many = interval(rates), interval([r for r in rates for _ in range(4)])
-    assert many[1] - many[0] <= high - low + 1e-9 <= few[1] - few[0] + 2e-9
+    few = interval(rates)
+    assert high - low <= few[1] - few[0] + 1e-9
+    assert len(rates) <= independent_episodes(rates, 4) <= 4 * len(rates)
 
 
 # Several attempts
@@ -189,7 +206,30 @@ def test_a_training_run_writes_no_report(tiny_model_dir: str, tmp_path: Path) ->
     assert page.read_text().startswith("# Val report")
 
 
-@pytest.mark.parametrize("temperatures", ["[1.0, 1.0]", "[-0.5]"])
+def test_the_weights_that_played_are_named(tiny_model_dir: str, tmp_path: Path) -> None:
+    """A checkpoint; random weights; and in Python, what `fit` has just made of them."""
+    cli = runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=1)
+    assert named(cli.trainer, cli.model) == f"{tiny_model_dir}, as trained in this process"
+    cli.trainer.test(cli.model, cli.datamodule)
+    checkpoint = runs.log_dir(cli) / "checkpoints" / "last.ckpt"
+    assert "as trained in this process" in (runs.log_dir(cli) / "test_report.md").read_text()
+    cli = runs.fit(tmp_path, tiny_model_dir, command="test", ckpt_path=checkpoint)
+    assert named(cli.trainer, cli.model) == f"the checkpoint {checkpoint}"
+    cli = runs.fit(tmp_path, tiny_model_dir, command="test", model__weights="random")
+    assert named(cli.trainer, cli.model) == f"random weights of {tiny_model_dir}"
+
+
+def test_an_interrupted_evaluation_is_forgotten(tiny_model_dir: str, tmp_path: Path) -> None:
+    """Batches of 2 of 4 validation tasks; the second one fails, then a test is played."""
+    cli = runs.fit(tmp_path, tiny_model_dir, command="validate", data__evaluation_batch=2, data__test_tasks=3)
+    loop = next(c for c in cli.trainer.callbacks if isinstance(c, EnvironmentLoop))
+    loop.on_validation_start(cli.trainer, cli.model)
+    loop.evaluate("val", [0, 1], 1, 1.0)
+    cli.trainer.test(cli.model, cli.datamodule)
+    assert json.loads((runs.log_dir(cli) / "test_report.json").read_text())["evaluations"][0]["lines"][0]["tasks"] == 3
+
+
+@pytest.mark.parametrize("temperatures", ["[1.0, 1.0]", "[0.4, 0.4000001]", "[-0.5]"])
 def test_bad_temperatures_are_named(temperatures: str, tiny_model_dir: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"rollout\.test_temperatures is .*; wanted each once, and at least 0"):
         runs.fit(tmp_path, tiny_model_dir, command="test", rollout__test_temperatures=temperatures)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from paw_lightning.callbacks.run_cost import RunCost, advice, sentence, speeds
+from paw_lightning.callbacks.run_cost import RunCost, advice, peak_flops, sentence, speeds
 from paw_lightning.errors import SettingsError
 from paw_lightning.event_files import read_scalars
 from paw_lightning.types import Rollout
@@ -17,23 +17,54 @@ from paw_lightning.update.rows import Row, Segment
 from tests.helpers import runs
 from tests.helpers.factories import make_group
 
-NOTHING = {"padded": False, "cpu": True, "full precision": True, "reference": False, "grows": False}
+NOTHING = {
+    "padded": False,
+    "cpu": True,
+    "full precision": True,
+    "reference": False,
+    "grows": False,
+    "native": True,
+}
 
 
 def test_speeds_by_hand() -> None:
     """Two episodes of two turns, each 3 prompt and 2 action tokens: 8 generated in 2 s, 20 read in 1 s; of 40 places
-    30 are tokens, in 10 s. Scoring that took a hundredth of the iteration was none.
+    30 are tokens, in 10 s.
     """
     rollout = Rollout(0, [make_group([1.0, 0.0], [2, 2])])
     phases = {"generation": 2.0, "scoring": 1.0, "update": 10.0, "validation": 0.0, "iteration": 20.0}
-    assert speeds(rollout, phases, 30, 40) == {
+    assert speeds(rollout, phases, 30, 40, scored=True) == {
         "time/generated_tokens_per_s": 4.0,
         "time/scored_tokens_per_s": 20.0,
         "time/trained_tokens_per_s": 3.0,
         "time/padding_share": 0.25,
     }
-    found = speeds(rollout, phases | {"scoring": 0.2, "validation": 5.0}, 30, 40)
+    found = speeds(rollout, phases | {"validation": 5.0}, 30, 40, scored=False)
     assert "time/scored_tokens_per_s" not in found and found["time/validation_s"] == 5.0
+
+
+def test_tokens_of_groups_that_were_left_out_were_generated_too() -> None:
+    rollout = Rollout(0, [make_group([1.0], [1])], left_out=[make_group([0.0], [2])])
+    phases = {"generation": 1.0, "scoring": 0.0, "update": 1.0, "validation": 0.0, "iteration": 2.0}
+    assert speeds(rollout, phases, 1, 1, scored=True)["time/generated_tokens_per_s"] == 3 * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "flops"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA GeForce RTX 4090", 165e12),
+        ("NVIDIA L40", None),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA A100-SXM4-80GB MIG 1g.10gb", None),
+        ("NVIDIA T4", None),
+    ],
+)
+def test_the_peak_of_a_gpu_is_known_by_its_whole_name(name: str, flops: float | None) -> None:
+    assert peak_flops(name) == flops
 
 
 def test_a_growing_row_is_read_once() -> None:
@@ -43,7 +74,7 @@ def test_a_growing_row_is_read_once() -> None:
         episode.transitions[1].prompt_ids, episode.transitions[1].turn_ids = [], [1, 2, 3, 4]
         episode.transitions[0].turn_ids = [1, 2]  # part of the prompt
     phases = {"generation": 1.0, "scoring": 1.0, "update": 1.0, "validation": 0.0, "iteration": 3.0}
-    assert speeds(rollout, phases, 1, 1)["time/scored_tokens_per_s"] == 22.0
+    assert speeds(rollout, phases, 1, 1, scored=True)["time/scored_tokens_per_s"] == 22.0
 
 
 def test_the_sentence_names_the_largest_phase_and_its_keys() -> None:
@@ -69,6 +100,7 @@ def test_advice_fits_the_run() -> None:
     assert "layout episode" in advice("generation", NOTHING)
     assert "layout" not in advice("generation", NOTHING | {"grows": True})
     assert "vllm" in advice("generation", NOTHING | {"cpu": False})
+    assert "vllm" not in advice("generation", NOTHING | {"cpu": False, "native": False})
     assert "kl_coefficient" in advice("scoring", NOTHING | {"reference": True})
 
 

@@ -16,6 +16,7 @@ from paw_lightning.errors import SettingsError
 from paw_lightning.models.lora import LoRA
 from paw_lightning.samplers.kv_cache import token_bytes
 from paw_lightning.training.module import PaWModule
+from paw_lightning.training.strategies import full_name
 from tests.helpers.runs import TOY, arguments
 
 
@@ -65,6 +66,8 @@ def saved_bytes(module: PaWModule, rows: int, length: int) -> int:
     [
         ("32-true", 4, 4),
         ("bf16-mixed", 4, 2),
+        ("bf16", 4, 2),
+        ("64", 8, 8),
         ("16-mixed", 4, 2),
         ("64-true", 8, 8),
         ("bf16-true", 2, 2),
@@ -73,7 +76,7 @@ def saved_bytes(module: PaWModule, rows: int, length: int) -> int:
 )
 def test_bytes_of_a_number_in_each_precision(precision: str, weight: int, cached: int, tiny_model_dir: str) -> None:
     """Adapters are cast with the rest."""
-    sizes = sizes_of(tiny_model_dir, precision=precision, lora=LoRA(rank=2))
+    sizes = sizes_of(tiny_model_dir, precision=full_name(precision), lora=LoRA(rank=2))
     model = build(sizes)
     assert held_bytes(model, sizes)["weights"] == weight * sum(p.numel() for p in model.parameters())
     assert sizes.element == cached

@@ -148,7 +148,9 @@ def test_colour_is_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
     assert terminal.painted("won", "green") == "won"
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("bf16-true", torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("32-true", torch.float32), ("bf16-true", torch.bfloat16), ("64", torch.float64)]
+)
 def test_a_policy_is_played_in_the_runs_precision(precision: str, dtype: torch.dtype, tiny_model_dir: str) -> None:
     words = policy_words(tiny_model_dir, ["--config", "household/base", f"--trainer.precision={precision}"])
     assert {p.dtype for p in load_policy(read_settings(words)).parameters()} == {dtype}
