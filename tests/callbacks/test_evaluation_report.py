@@ -61,7 +61,7 @@ def test_episodes_of_a_task_count_as_what_they_are_worth() -> None:
     (10 * 0.0625 + 0.5) / 11 / 12 = 0.0085227, 29.33 episodes. All 0.5: 0.5 / 11 / 12, 66, of which there are 40.
     """
     assert independent_episodes([0.0, 1.0] * 5, 4) == pytest.approx(11)
-    assert independent_episodes([0.25, 0.75] * 5, 4) == pytest.approx(29.3333)
+    assert independent_episodes([0.25, 0.75] * 5, 4) == pytest.approx(29 + 1 / 3)
     assert independent_episodes([0.5] * 10, 4) == 40
     assert independent_episodes([0.0, 1.0] * 5, 1) == 10, "one episode each: they are independent"
 
