@@ -51,7 +51,7 @@ class EnvironmentLoop(L.Callback):
             teach a text that nobody wrote).
         temperature: of sampling in training, above 0; the policy loss uses the same distribution.
         validation_temperature: of sampling in `validate` and `test`; 0 is greedy.
-        test_temperatures: `test` plays its tasks at each of these; none stands for `validation_temperature`.
+        test_temperatures: `test` plays its tasks at each of these; null is `validation_temperature` alone.
         episode_retries: how often an episode whose environment failed is played again from its start with the same
             seeds (choice); after that its whole group is dropped.
         old_logprobs: what the policy's ratio is taken against. `sampler`: the log-probs recorded while sampling;
@@ -76,7 +76,7 @@ class EnvironmentLoop(L.Callback):
         max_observation_tokens: int = 256,
         temperature: float = 1.0,
         validation_temperature: float = 1.0,
-        test_temperatures: Sequence[float] = (),
+        test_temperatures: list[float] | None = None,
         episode_retries: int = 1,
         old_logprobs: Literal["sampler", "trainer"] | None = None,
         scoring_tokens: int = 8_192,
@@ -97,7 +97,7 @@ class EnvironmentLoop(L.Callback):
             max_observation_tokens=max_observation_tokens,
             temperature=temperature,
             validation_temperature=validation_temperature,
-            test_temperatures=test_temperatures,
+            test_temperatures=test_temperatures or (),
             episode_retries=episode_retries,
             old_logprobs=old_logprobs,
             importance_cap=importance_cap,

@@ -72,9 +72,22 @@ def test_a_turn_without_anything_to_predict_learns_nothing() -> None:
 def test_evaluation_plays_each_task_once() -> None:
     assert TaskOrder(evaluation_tasks={"val": 4}).evaluation("val", None) == [0, 1, 2, 3]
     assert TaskOrder(evaluation_tasks={"test": 10}).evaluation("test", 3) == [0, 1, 2]
-    data = RolloutDataModule(validation_tasks=10, evaluation_batch=4)
-    data.stream_from(SimpleNamespace(evaluation_tasks=lambda split: data.tasks.evaluation(split, None)))
+    data = RolloutDataModule(validation_tasks=10, test_tasks=3, test_samples=2, evaluation_batch=4)
+    asked = []
+    data.stream_from(
+        SimpleNamespace(
+            evaluation_tasks=lambda split: data.tasks.evaluation(split, None),
+            temperatures=lambda split: [1.0, 0.0] if split == "test" else [0.5],
+            evaluate=lambda *question: asked.append(question),
+        )
+    )
     assert len(data.val_dataloader()) == 3
+    assert [list(part.content or []) for part in data.val_dataloader()] == [[], [], []]
+    assert asked == [("val", [0, 1, 2, 3], 1, 0.5), ("val", [4, 5, 6, 7], 1, 0.5), ("val", [8, 9], 1, 0.5)]
+    # Two samples of each test task, at two temperatures: two tasks side by side make four episodes.
+    asked.clear()
+    assert len(data.test_dataloader()) == len(list(data.test_dataloader())) == 4
+    assert asked == [("test", tasks, 2, temperature) for temperature in (1.0, 0.0) for tasks in ([0, 1], [2])]
 
 
 def test_minibatches_partition_the_update() -> None:
