@@ -65,36 +65,23 @@ class Canaries(RolloutCallback):
         return checks.Pair(module, self.runner.sampler, self.runner.settings.temperature)
 
     def _check_rollout(self, trainer: L.Trainer, pair: checks.Pair, rollout: Rollout, checked: list[Row]) -> None:
-        if self.probe is None or self.stepped:
-            scored = pair.score(checked)
-            tolerance = self.logprob_tolerance or checks.rounding(pair.module, scored)
-            if self.probe is None:
-                self._check_first(trainer, pair, rollout, checked, scored, tolerance)
-            else:
-                self._check_next(pair, rollout, checked, scored, tolerance)
+        if self.probe is None:
+            self._check_first(trainer, pair, rollout, checked)
+        elif self.stepped:
+            exact = self.logprob_tolerance or checks.TOLERANCE[checks.arithmetic(pair.module)]
+            checks.check_sampler_follows(pair, self.probe, exact)
+            if not rollout.demonstrated:
+                scored = pair.score(checked)
+                checks.check_sampler_agrees(pair, checked, scored, self._tolerance(pair, scored))
+            self.probe, self.finished = None, True
 
-    def _check_next(
-        self, pair: checks.Pair, rollout: Rollout, checked: list[Row], scored: list[Tensor], tolerance: float
-    ) -> None:
-        assert self.probe is not None, "the first rollout has left one"
-        checks.check_sampler_follows(
-            pair, self.probe, self.logprob_tolerance or checks.TOLERANCE[checks.arithmetic(pair.module)]
-        )
-        if not rollout.demonstrated:
-            checks.check_sampler_agrees(pair, checked, scored, tolerance)
-        self.probe, self.finished = None, True
+    def _tolerance(self, pair: checks.Pair, scored: list[Tensor]) -> float:
+        return self.logprob_tolerance or checks.rounding(pair.module, scored)
 
-    def _check_first(
-        self,
-        trainer: L.Trainer,
-        pair: checks.Pair,
-        rollout: Rollout,
-        checked: list[Row],
-        scored: list[Tensor],
-        tolerance: float,
-    ) -> None:
+    def _check_first(self, trainer: L.Trainer, pair: checks.Pair, rollout: Rollout, checked: list[Row]) -> None:
         checks.check_texts(pair.module.tokenizer, [t for row in checked for t in checks.turns(row)])
-        over_all = rollout.metrics.get("rollout/sampler_gap")
+        scored, over_all = pair.score(checked), rollout.metrics.get("rollout/sampler_gap")
+        tolerance = self._tolerance(pair, scored)
         compared = "differ "
         if not rollout.demonstrated:  # a sampler has written the actions
             gap = checks.check_sampler_agrees(pair, checked, scored, tolerance, over_all)
