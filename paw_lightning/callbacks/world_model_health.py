@@ -38,7 +38,7 @@ class WorldModelHealth(RolloutCallback):
     val/observation_nll         nats per token of validation observations; when it rises while wm/observation_nll
                                 falls, observations are learnt by heart
     val/observation_top1        share of their tokens that are the most likely one
-    val/observation_active      share of their tokens that the loss would still train
+    val/observation_active      share of their tokens that the loss would still train; for losses that let go of some
     wm/gradient_cosine          between policy and world-model gradient; below 0 they pull apart (no point where one
                                 of them is 0)
     wm/gradient_norm_ratio      |world-model gradient| / |policy gradient|
@@ -148,8 +148,10 @@ class WorldModelHealth(RolloutCallback):
         self.predictions = []
         if not len(logprobs):
             return
-        active = pl_module.world_model_loss.active(logprobs)
-        for name, values in {"nll": -logprobs, "top1": hits.float(), "active": active.float()}.items():
+        curves = {"nll": -logprobs, "top1": hits.float()}
+        if pl_module.world_model_loss.lets_go:
+            curves["active"] = pl_module.world_model_loss.active(logprobs).float()
+        for name, values in curves.items():
             pl_module.log(f"val/observation_{name}", values.mean(), sync_dist=True)
 
 
