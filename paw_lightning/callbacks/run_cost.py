@@ -6,7 +6,6 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 import lightning as L
 import torch

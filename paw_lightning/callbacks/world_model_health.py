@@ -7,7 +7,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from paw_lightning.errors import SettingsError
 from paw_lightning.rollouts.prediction import Prediction, predict_observations
 from paw_lightning.text.actions import ActionFormat, action_format
 from paw_lightning.text.chat import ChatFormat
+from paw_lightning.training.loggers import write_histogram
 from paw_lightning.training.module import PaWModule
 from paw_lightning.types import Episode, MicroBatch, Rollout, Transition
 
@@ -87,9 +87,8 @@ class WorldModelHealth(RolloutCallback):
         self.looking = bool(selected) and self.every > 0 and rollout.iteration % self.every == 0
         if not selected:
             return
-        if isinstance(trainer.logger, TensorBoardLogger):
-            coefficients = torch.tensor([group.coefficient for group in rollout.groups])
-            trainer.logger.experiment.add_histogram("wm/coefficient_by_group", coefficients, rollout.iteration)
+        coefficients = torch.tensor([group.coefficient for group in rollout.groups])
+        write_histogram(trainer, "wm/coefficient_by_group", coefficients, rollout.iteration + 1)
         if self.looking and any(t.nuisance_spans for t in selected):
             logprobs, masks = _pooled(self._nuisance(pl_module, rollout, chat))
             for name, share in nuisance_shares(logprobs, masks, pl_module.world_model_loss).items():
