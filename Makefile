@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # One thread per core of the machine is what the tiny models want; tests set their own.
-.PHONY: quickstart quickstart-llm test test-slow test-lower-bounds benchmarks docs check format clean help
+.PHONY: quickstart quickstart-llm test test-slow test-lower-bounds test-loggers benchmarks docs check format clean help
 
 help:  ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -53,6 +53,17 @@ test-lower-bounds: $(LOWER)/.installed  ## The oldest versions that pyproject.to
 		tests/training tests/update tests/cli/test_parser.py tests/callbacks/test_canaries.py tests/callbacks/test_policy_export.py \
 		tests/commands/test_export.py
 
+LOGGERS := .venv-loggers
+$(LOGGERS)/.installed: pyproject.toml constraints.txt
+	test -x $(LOGGERS)/bin/python || $(PYTHON) -m venv $(LOGGERS)
+	grep -v -E '^(pyarrow|python-dateutil|certifi)==' constraints.txt > $(LOGGERS)/constraints.txt  # MLflow wants others
+	$(LOGGERS)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOGGERS)/constraints.txt \
+		-e '.[loggers,plots]' pytest pytest-timeout pytest-xdist hypothesis
+	touch $@
+
+test-loggers: $(LOGGERS)/.installed  ## Install W&B and MLflow into an environment of their own, test what reaches which logger.
+	$(LOGGERS)/bin/python -m pytest tests/callbacks/test_loggers.py -rs
+
 benchmarks: .venv/.installed-dev  ## Run all benchmarks into docs/benchmarks.md (about 40 minutes on 2 quiet cores).
 	$(BIN)/python benchmarks/run_all.py
 
@@ -69,4 +80,4 @@ format: .venv/.installed-dev  ## Rewrite the code in the project's format.
 	$(BIN)/ruff check --fix .
 
 clean:  ## Remove the virtual environment and caches (runs/ stays).
-	rm -rf .venv $(LOWER) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv $(LOWER) $(LOGGERS) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
