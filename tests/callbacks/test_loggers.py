@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import struct
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from tests.helpers import runs
 
 OTHER = "tests.callbacks.test_success_report.OtherLogger"
 ABSENT = "not installed; `make test-loggers` installs it into an environment of its own"
+BLOCK = 32 * 1024
 QUICK = {"policy_export__folder": None, "trainer__num_sanity_val_steps": -1}
 
 
@@ -208,19 +210,26 @@ def test_wandb_gets_episodes_histograms_settings_and_iterations(
 
 
 def wandb_history(store: Path) -> list[dict]:
-    """The rows of an offline run's record."""
+    """The rows of an offline run's record: a log as LevelDB writes it, in blocks of 32 KiB, after a head of 7 bytes.
+
+    A piece has a head of 7 bytes too, with its size and whether it is whole (1), the last of several (4), or not.
+    """
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     [path] = store.glob("*.wandb")
-    data = DataStore()
-    data.open_for_scan(str(path))
-    rows = []
-    while (content := data.scan_data()) is not None:
-        record = wandb_internal_pb2.Record.FromString(content)
-        if record.WhichOneof("record_type") == "history":
-            items = record.history.item
-            rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+    data, place, content, rows = path.read_bytes(), 7, b"", []
+    while place + 7 <= len(data):
+        if (room := BLOCK - place % BLOCK) < 7:
+            place += room
+            continue
+        _, size, kind = struct.unpack("<IHB", data[place : place + 7])
+        content += data[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):
+            record, content = wandb_internal_pb2.Record.FromString(content), b""
+            if record.WhichOneof("record_type") == "history":
+                items = record.history.item
+                rows.append({item.key or item.nested_key[0]: json.loads(item.value_json) for item in items})
     return rows
 
 
