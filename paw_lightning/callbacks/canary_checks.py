@@ -166,8 +166,8 @@ def check_sampler_agrees(
         fail(
             f"the sampler's log-probs differ from the trainer's by {worst:.2g} nats on average{where}; wanted at most "
             f"{tolerance:g} (canaries.logprob_tolerance): the sampler uses another temperature than "
-            f"rollout.temperature ({pair.temperature:g}), other weights, another precision or another reading of long "
-            "rows, or the model drops units out while it trains (model.path)"
+            f"rollout.temperature ({pair.temperature:g}), other weights, another precision (of a server: its --dtype) "
+            "or another reading of long rows, or the model drops units out while it trains (model.path)"
         )
     return gap
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from paw_lightning import ranks
-from paw_lightning.errors import EnvironmentFailedError
+from paw_lightning.errors import EnvironmentFailedError, SettingsError
 from paw_lightning.models.policy_world_model import PolicyWorldModel
 from paw_lightning.rollouts import scoring
 from paw_lightning.rollouts.collector import Collector, FirstLook, PlayedGroups
@@ -104,6 +104,13 @@ class Runner:
         """Take over the trained weights; every rank has to call it, outside of any forward pass."""
         self.policy.gather()
         ranks.together(self.sampler.update_weights)
+        longest, prompt = self.sampler.context_length, self.settings.prompt
+        if longest is not None and prompt.max_tokens + self.settings.max_action_tokens > longest:
+            raise SettingsError(
+                f"rollout.prompt.max_tokens {prompt.max_tokens} + rollout.max_action_tokens "
+                f"{self.settings.max_action_tokens} are more than the {longest} tokens that the sampler's server reads"
+                "; wanted it started with a larger --max-model-len, or lower ones"
+            )
 
     def release(self) -> None:
         """Give back what only playing needs."""

@@ -34,6 +34,10 @@ class Sampler(ABC):
     trainers_arithmetic: ClassVar[bool] = False
     """Its log-probs are those of the training forward but for rounding: `rollout.old_logprobs` may take them."""
 
+    context_length: int | None = None
+    """Tokens of a prompt and its action that it reads at most; None where only the model's own limit counts, or before
+    `update_weights`."""
+
     @abstractmethod
     def generate(
         self, prompts: list[list[int]], *, temperature: float, max_new_tokens: int, uniforms: Tensor
