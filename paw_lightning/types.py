@@ -37,6 +37,8 @@ class Transition:
     """The policy's text could be parsed into an action."""
     admissible: bool
     """The environment reacted to the action, or lists it as admissible (or says neither)."""
+    answer_text: str = ""
+    """All that the policy wrote, the action within it."""
     truncated: bool = False
     """The action ran to the length limit without an end-of-turn token."""
     turn_ids: list[int] = field(default_factory=list)
@@ -255,6 +257,8 @@ class MicroBatch:
     """Of the softmax whose log-probs the policy loss takes: the one that the actions were drawn at."""
     tokens: int = 0
     """Of its B T tokens those that are no padding."""
+    predicted: list[Transition] = field(default_factory=list)
+    """Whose observation the targets are, one transition for each stretch of `predicted_ids` in their order."""
     unit_ratio: bool = False
     """The ratio is 1 by definition: `on_policy`, and `old_logprobs` are of the trainer's own arithmetic; or an expert
     wrote the actions, whom the policy is not compared with."""
