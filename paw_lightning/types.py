@@ -129,6 +129,8 @@ class Episode:
     """It was cut off because its next decision context would have been too long."""
     kind: str = ""
     """What sort of task it is, as the environment says; empty where it does not."""
+    errors: list[str] = field(default_factory=list)
+    """Why it was started again: what its environment failed with, once for each attempt before this one."""
 
     @property
     def episode_return(self) -> float:
@@ -174,8 +176,14 @@ class Rollout:
     """An expert wrote the actions, not the policy: no ratio is taken against whoever wrote them."""
     left_out: list[RolloutGroup] = field(default_factory=list)
     """Groups that were played and are not trained on: all their returns are equal (dynamic sampling)."""
-    dropped_groups: int = 0
-    """How many groups were lost to a failing environment."""
+    failures: list[str] = field(default_factory=list)
+    """Why each of the groups that were lost to a failing environment was."""
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    """Of the weights that played (`policy`) and scored (`critic`, `reference`)."""
+    replayed: bool = False
+    """It was read from a file: nobody has played it here."""
+    off_policy: bool = False
+    """Other weights than those that are trained wrote the actions, which only a replay can bring about."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall-clock seconds by phase; `total`, the whole rollout, is the iteration's to write."""
     foreign_logprobs: bool = False
@@ -190,6 +198,11 @@ class Rollout:
     @property
     def transitions(self) -> list[Transition]:
         return [t for group in self.groups for t in group.transitions]
+
+    @property
+    def dropped_groups(self) -> int:
+        """How many groups were lost."""
+        return len(self.failures)
 
 
 @dataclass

@@ -2,119 +2,149 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from paw_lightning import __version__
 from paw_lightning.callbacks.base import RolloutCallback
-from paw_lightning.callbacks.rollout_curves import rollout_metrics
-from paw_lightning.callbacks.target_readings import TargetReadings
-from paw_lightning.models.fingerprint import fingerprint
-from paw_lightning.rollout_files import Header, RecordedEpisode, RolloutFile, write
-from paw_lightning.rollout_files.reading import FOLDER
+from paw_lightning.callbacks.environment_loop import EnvironmentLoop
+from paw_lightning.callbacks.recorded_header import RecordedHeader
+from paw_lightning.callbacks.target_readings import TargetReadings, write_readings
+from paw_lightning.errors import SettingsError
+from paw_lightning.rollout_files import Header, RecordedEpisode, RolloutFile, keeping, write
+from paw_lightning.rollout_files.reading import ENDING, FOLDER
 from paw_lightning.rollouts.recording import record
 from paw_lightning.training.module import PaWModule
-from paw_lightning.training.run_folder import run_folder
+from paw_lightning.training.run_folder import run_folder, shown
 from paw_lightning.types import Evaluation, MicroBatch, Rollout
 
 
 class RolloutFiles(RolloutCallback):
-    """Writes every rollout into the run's folder `rollouts`, whole; docs/rollout_files.md describes the files.
+    """Writes every rollout, whole, into the folder `rollouts` of the run (config key ``rollout_files``).
+
+    An iteration's file is written after its last micro-batch and before any checkpoint of it, so that a finished
+    iteration has its file, and one that is played again replaces it. Where it cannot be written, a warning says so and
+    training goes on. docs/rollout_files.md describes the files, docs/replay.md what they are good for.
 
     Args:
         enabled: false writes nothing.
+        max_megabytes: of all files together. When they are more, files in the middle of the run go, evenly spread: the
+            first one and the latest stay.
+        keep_every: of training keep every so many-th iteration, beside the first and the latest; 1 keeps all.
+        keep_last: how many of the latest files neither rule removes; at least 1.
     """
 
-    def __init__(self, enabled: bool = True) -> None:
-        self.enabled = enabled
-        self.texts: dict[int, str] = {}
+    def __init__(
+        self, enabled: bool = True, max_megabytes: float = 1000.0, keep_every: int = 1, keep_last: int = 10
+    ) -> None:
+        if not max_megabytes > 0:
+            raise SettingsError(f"rollout_files.max_megabytes is {max_megabytes}; wanted above 0 (enabled: false)")
+        for name, value in (("keep_every", keep_every), ("keep_last", keep_last)):
+            if value < 1:
+                raise SettingsError(f"rollout_files.{name} is {value}; wanted at least 1")
+        self.enabled, self.max_megabytes = enabled, max_megabytes
+        self.keep_every, self.keep_last = keep_every, keep_last
+        self.folder: Path | None = None
+        self._headers: RecordedHeader | None = None
         self._rollout: Rollout | None = None
         self._readings = TargetReadings()
-        self._weights = ""
+        self._trained = 0
+        """Iterations behind the checkpoint that an evaluation plays with."""
+        self._warned: set[str] = set()
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Find the folder, and clear it of what was never finished."""
+        run = run_folder(trainer) if self.enabled else None  # asks all ranks
+        self.folder = None if run is None else run / FOLDER
+        self._rollout = None
+        self._headers = None
+        if self.folder is not None and trainer.is_global_zero:
+            keeping.remove_leftovers(self.folder)
+
+    # Training
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:
         """Keep what was played until its update is over."""
-        assert isinstance(pl_module, PaWModule)
-        self._rollout, self._readings = rollout, TargetReadings()
-        self._weights = fingerprint(pl_module.played_model.language_model.parameters())
+        if self.folder is not None:
+            self._rollout, self._readings = rollout, TargetReadings()
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: MicroBatch,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: MicroBatch, batch_idx: int
     ) -> None:
-        """Take down what was read of the targets; after the last micro-batch write the file, before any checkpoint."""
-        if self._rollout is None or not self.enabled:
+        """Take down what was read of the targets; after the last micro-batch write the file."""
+        if self._rollout is None:
             return
         assert isinstance(pl_module, PaWModule)
         self._readings.add(batch, outputs["target_logprobs"], batch_idx // trainer.accumulate_grad_batches)
         if trainer.is_last_batch:
-            self._write_rollout(trainer, pl_module)
+            rollout, self._rollout = self._rollout, None
+            readings = self._readings.gathered(rollout, pl_module.world_model_loss)  # asks all ranks
+            if trainer.is_global_zero:
+                episodes = record(rollout.groups, rollout.left_out)
+                write_readings(readings, episodes)
+                header = self._header(trainer, pl_module).of_rollout(rollout, episodes)
+                self._write(f"train-{header.iteration:06d}", header, episodes)
 
-    def _write_rollout(self, trainer: L.Trainer, module: PaWModule) -> None:
-        rollout, self._rollout = self._rollout, None
-        assert rollout is not None
-        episodes = record(rollout.groups, rollout.left_out)
-        self._readings.write(rollout, episodes, module.world_model_loss)
-        header = Header(
-            split="train",
-            iteration=rollout.iteration + 1,
-            temperature=rollout.temperature,
-            demonstrated=rollout.demonstrated,
-            foreign_logprobs=rollout.foreign_logprobs,
-            dropped_groups=rollout.dropped_groups,
-            metrics=rollout_metrics(rollout),
-            seconds=rollout.seconds,
-            weights=self._weights,
-        )
-        self._write(trainer, module, f"train-{header.iteration:06d}", header, episodes)
+    # Evaluation
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Learn how far the weights of an evaluation were trained."""
+        self._trained = checkpoint["epoch"] + 1
 
     def on_evaluation_end(self, trainer: L.Trainer, pl_module: L.LightningModule, evaluation: Evaluation) -> None:
         """Write what a validation, or a test at one temperature, has played."""
+        if self.folder is None or not trainer.is_global_zero:
+            return
         assert isinstance(pl_module, PaWModule)
-        if not self.enabled:
-            return
-        done = 0 if trainer.sanity_checking else trainer.current_epoch + 1
-        header = Header(
-            split=evaluation.split,
-            iteration=done,
-            temperature=evaluation.temperature,
-            dropped_groups=len(evaluation.failures),
-            failures=evaluation.failures,
-            weights=fingerprint(pl_module.played_model.language_model.parameters()),
-        )
-        self._write(trainer, pl_module, f"{evaluation.split}-{done:06d}", header, record(evaluation.groups))
+        episodes = record(evaluation.groups)
+        header = self._header(trainer, pl_module).of_evaluation(evaluation, self._iterations(trainer), episodes)
+        several = len(self.runner.temperatures(evaluation.split)) > 1  # type: ignore[arg-type]
+        name = f"{evaluation.split}-{header.iteration:06d}" + f"-t{evaluation.temperature:g}" * several
+        self._write(name, header, episodes)
 
-    def _write(
-        self, trainer: L.Trainer, module: PaWModule, name: str, header: Header, episodes: list[RecordedEpisode]
-    ) -> None:
-        folder = run_folder(trainer)  # asks all ranks
-        if folder is None or not trainer.is_global_zero:
-            return
-        loss, loop = module.world_model_loss, self.runner
-        header.package, header.model, header.seed = __version__, module.path, loop.tasks.seed
-        header.layout = loop.settings.layout.__name__
-        header.world_model_loss = type(loss.token_loss).__name__
-        header.rho = getattr(loss.token_loss, "rho", None)
-        header.texts = self._texts(module, episodes)
+    def _iterations(self, trainer: L.Trainer) -> int:
+        """Behind the weights that an evaluation plays with."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            return 0 if trainer.sanity_checking else trainer.current_epoch + 1
+        return self._trained if trainer.ckpt_path else trainer.current_epoch
+
+    # The files
+
+    def _header(self, trainer: L.Trainer, module: PaWModule) -> RecordedHeader:
+        if self._headers is None:
+            callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            [advantage] = [type(loop.advantage).__name__ for loop in callbacks if isinstance(loop, EnvironmentLoop)]
+            self._headers = RecordedHeader(self.runner, module, advantage)
+        return self._headers
+
+    def _write(self, name: str, header: Header, episodes: list[RecordedEpisode]) -> None:
+        """Write a file, and make room for the next."""
+        assert self.folder is not None
         try:
-            write(folder / FOLDER / f"{name}.jsonl.gz", RolloutFile(header, episodes))
+            write(self.folder / f"{name}{ENDING}", RolloutFile(header, episodes))
+            keeping.remove_between(self.folder, self.keep_every, self.keep_last)
+            removed = keeping.make_room(self.folder, int(self.max_megabytes * 1e6), self.keep_last)
         except OSError as error:
-            rank_zero_warn(f"{folder / FOLDER} cannot be written to: {error}")
+            why = errno.errorcode.get(error.errno or 0, type(error).__name__)
+            self._warn_once(
+                f"{shown(self.folder / name)}{ENDING} was not written ({why}: {error.strerror or error}): training "
+                "goes on without it, and a replay will miss it (rollout_files.enabled: false writes no files)"
+            )
+            return
+        if removed:
+            self._warn_once(
+                f"{shown(self.folder)} has reached {self.max_megabytes:g} MB (rollout_files.max_megabytes): from now "
+                "on files in the middle of the run are removed, and it cannot be replayed as a whole"
+            )
 
-    def _texts(self, module: PaWModule, episodes: list[RecordedEpisode]) -> dict[int, str]:
-        """The text of every token id in the file."""
-        used: set[int] = set()
-        for episode in episodes:
-            for t in episode.turns:
-                used.update(t.prompt_ids, t.turn_ids, t.action_ids, t.bridge_ids, t.observation_ids)
-                used.update(t.control_ids or (), t.counterfactual_ids or ())
-        for token in used - self.texts.keys():
-            self.texts[token] = module.tokenizer.decode([token], clean_up_tokenization_spaces=False)
-        return {token: self.texts[token] for token in sorted(used)}
+    def _warn_once(self, message: str) -> None:
+        about = message.partition(" ")[2][:20]
+        if about not in self._warned:
+            self._warned.add(about)
+            rank_zero_warn(message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,8 +14,20 @@ from paw_lightning.types import MicroBatch, Rollout
 from paw_lightning.world_model.loss import WorldModelLoss
 
 
+@dataclass(frozen=True)
+class Reading:
+    """One target as one row has read it."""
+
+    place: int
+    """Of its transition among the rollout's."""
+    step: int
+    weight: float
+    logprobs: list[float]
+    loss_weights: list[float]
+
+
 class TargetReadings:
-    """Of one iteration; with a horizon above 1 an observation may be read several times, and the first one counts."""
+    """Of the micro-batches of one iteration."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[MicroBatch, Tensor, int]] = []
@@ -24,28 +37,37 @@ class TargetReadings:
         if len(logprobs):
             self._parts.append((batch, logprobs, step))
 
-    def write(self, rollout: Rollout, episodes: Sequence[RecordedEpisode], loss: WorldModelLoss) -> None:
-        """Write target_logprobs, target_step, target_weight and loss_weights; every rank has to call it."""
-        turns = [turn for episode in episodes for turn in episode.turns]
-        place = {id(t): i for i, t in enumerate(rollout.transitions)}
-        for i, (step, weight, logprobs, weights) in self._gathered(place, loss):
-            turn = turns[i]
-            if turn.target_step is None or step < turn.target_step:
-                turn.target_step, turn.target_weight = step, weight
-                turn.target_logprobs, turn.loss_weights = logprobs, weights
+    def gathered(self, rollout: Rollout, loss: WorldModelLoss) -> list[Reading]:
+        """What all ranks have read, in the order of the optimizer steps; every rank has to call it."""
+        return sorted(ranks.pooled(self._own(rollout, loss)), key=lambda reading: reading.step)
 
-    def _gathered(
-        self, place: dict[int, int], loss: WorldModelLoss
-    ) -> list[tuple[int, tuple[int, float, list[float], list[float]]]]:
+    def _own(self, rollout: Rollout, loss: WorldModelLoss) -> list[Reading]:
         if not self._parts:
-            return ranks.pooled([])
+            return []
+        batches = [batch for batch, _, _ in self._parts]
+        steps = [step for batch, _, step in self._parts for _ in batch.predicted]
+        targets = [t for batch in batches for t in batch.predicted]
+        # All at once, as each would be a transfer of its own from a GPU
         logprobs = torch.cat([part for _, part, _ in self._parts])
-        weights = loss.token_weights(logprobs).tolist()
-        read, shares = logprobs.tolist(), torch.cat([batch.target_weights for batch, _, _ in self._parts]).tolist()
-        found, start = [], 0
-        for batch, _, step in self._parts:
-            for t in batch.predicted:
-                stop = start + len(t.predicted_ids)
-                found.append((place[id(t)], (step, shares[start], read[start:stop], weights[start:stop])))
-                start = stop
-        return ranks.pooled(found)
+        numbers = logprobs.tolist(), loss.token_weights(logprobs).tolist()
+        weights = torch.cat([batch.target_weights for batch in batches]).tolist()
+        places = {id(t): place for place, t in enumerate(rollout.transitions)}
+        readings, start = [], 0
+        for t, step in zip(targets, steps, strict=True):
+            stop = start + len(t.predicted_ids)
+            read, pull = (values[start:stop] for values in numbers)
+            readings.append(Reading(places[id(t)], step, weights[start], read, pull))
+            start = stop
+        return readings
+
+
+def write_readings(readings: Sequence[Reading], episodes: Sequence[RecordedEpisode]) -> None:
+    """Write target_logprobs, target_step, target_weight and loss_weights of the turns.
+
+    With `data.world_model_horizon` above 1 several rows read an observation, and the first reading counts.
+    """
+    turns = [turn for episode in episodes for turn in episode.turns]
+    for reading in reversed(readings):
+        turn = turns[reading.place]
+        turn.target_step, turn.target_weight = reading.step, reading.weight
+        turn.target_logprobs, turn.loss_weights = reading.logprobs, reading.loss_weights

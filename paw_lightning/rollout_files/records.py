@@ -57,13 +57,14 @@ class Header:
     """What the episodes were played with, by the keys of a configuration."""
     demonstrated: bool = False
     """An expert wrote the actions."""
+    counterfactuals: bool = False
+    """Turns hold the answer to another action where there is one."""
     foreign_logprobs: bool = False
     """The log-probs are of a sampler whose arithmetic is not the trainer's."""
     off_policy: bool = False
     """Replayed by other weights than those that played."""
-    dropped_groups: int = 0
-    """Groups that were lost to a failing environment, and why each of them was."""
     failures: list[str] = field(default_factory=list)
+    """Why each of the groups that were lost to a failing environment was; `dropped_groups` counts them."""
     metrics: dict[str, float] = field(default_factory=dict)
     """What was logged of the rollout, by tag."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -72,6 +73,11 @@ class Header:
     """Fields whose numbers are not those of float32."""
     texts: dict[int, str] = field(default_factory=dict)
     """Token id -> its text, for every id in the file."""
+
+    @property
+    def dropped_groups(self) -> int:
+        """How many groups were lost."""
+        return len(self.failures)
 
 
 @dataclass
@@ -144,15 +150,19 @@ class RecordedEpisode:
     won: bool = False
     finished: bool = False
     overflowed: bool = False
-    retries: int = 0
-    """How often it was started again, as its environment failed; `errors` says why."""
     errors: list[str] = field(default_factory=list)
+    """Why it was started again: what its environment failed with, once for each attempt before this one."""
     turns: list[RecordedTurn] = field(default_factory=list)
 
     @property
     def episode_return(self) -> float:
         """The sum of its rewards; the file holds it as `return`."""
         return math.fsum(turn.reward for turn in self.turns)
+
+    @property
+    def retries(self) -> int:
+        """How often it was started again; the file holds it too, as it does `ended`."""
+        return len(self.errors)
 
     @property
     def ended(self) -> str:

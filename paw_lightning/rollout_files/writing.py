@@ -46,7 +46,8 @@ def lines(rollout: RolloutFile) -> Iterable[str]:
     """The header's line, then each episode's."""
     doubles = float64_fields(rollout.episodes)
     header = replace(rollout.header, float64=sorted(doubles))
-    yield json.dumps({"format": FORMAT, "version": VERSION, **_set(header)}, ensure_ascii=False) + "\n"
+    first = {"format": FORMAT, "version": VERSION, **_set(header), "dropped_groups": header.dropped_groups}
+    yield json.dumps(first) + "\n"
     for episode in rollout.episodes:
         yield _episode(episode, doubles) + "\n"
 
@@ -66,11 +67,11 @@ def float64_fields(episodes: Sequence[RecordedEpisode]) -> set[str]:
 def _episode(episode: RecordedEpisode, doubles: set[str]) -> str:
     own = _set(episode)
     own.pop("turns", None)
-    own |= {"ended": episode.ended, "return": episode.episode_return}
+    own |= {"ended": episode.ended, "return": episode.episode_return, "retries": episode.retries}
     turns = ", ".join(
         _turn(turn, episode.turns[i - 1] if i else None, doubles) for i, turn in enumerate(episode.turns)
     )
-    return f'{json.dumps(own, ensure_ascii=False)[:-1]}, "turns": [{turns}]}}'
+    return f'{json.dumps(own)[:-1]}, "turns": [{turns}]}}'
 
 
 def _turn(turn: RecordedTurn, before: RecordedTurn | None, doubles: set[str]) -> str:
@@ -90,7 +91,7 @@ def _turn(turn: RecordedTurn, before: RecordedTurn | None, doubles: set[str]) ->
         if numbers.get(name) is not None and numbers[name] == numbers.get(source):
             del numbers[name]
             own[name] = source
-    text = json.dumps(own, ensure_ascii=False)[:-1]
+    text = json.dumps(own)[:-1]
     written = (f', "{name}": {_floats(values, name, doubles)}' for name, values in numbers.items())
     return text + "".join(written) + "}"
 
@@ -100,8 +101,10 @@ def _floats(values: Sequence[float], name: str, doubles: set[str]) -> str:
     if name in doubles:
         return json.dumps(values)
     one = "%.4g," if name == "loss_weights" else "%.9g,"
-    text = (one * len(values) % tuple(values))[:-1]
-    return json.dumps(values) if "n" in text else f"[{text}]"  # nan and inf have names of their own in JSON
+    text = f"[{(one * len(values) % tuple(values))[:-1]}]"
+    if "n" in text:  # nan and inf have names of their own in JSON
+        return json.dumps(values)
+    return text.replace("-0,", "-0.0,").replace("-0]", "-0.0]") if "-0," in text or "-0]" in text else text
 
 
 def _set(record: Any) -> dict[str, Any]:

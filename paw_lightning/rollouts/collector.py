@@ -173,7 +173,7 @@ class Collector:
                 assert seat.player is not None
                 play.groups[seat.group].episodes.append(seat.player.episode)
         kept = [group for g, group in enumerate(play.groups) if g not in play.failed]
-        retried = sum(seat.attempts > 0 for seat in seats)
+        retried = sum(bool(seat.errors) for seat in seats)
         return PlayedGroups(kept, list(play.failed.values()), play.seconds, retried)
 
     def _start(self, seats: list[Seat], play: _Play) -> None:
@@ -183,7 +183,7 @@ class Collector:
         for seat in seats:
             try:
                 # A second attempt gets a new environment: one that has failed is not trusted again.
-                seat.env = self._idle.pop() if self._idle and not seat.attempts else self.make_env()
+                seat.env = self._idle.pop() if self._idle and not seat.errors else self.make_env()
                 seat.env.begin_reset(seed=seat.task_seed, options=options[seat])
             except SettingsError:  # of an environment that builds its parts late; no retry would help
                 raise
@@ -209,9 +209,16 @@ class Collector:
         except FAILURES as error:
             raise EpisodeError(describe(seat.env, "reset", error)) from error
         group.group_key = str(info.get("group_key", seat.task_seed))
-        group.max_return = info.get("max_reward")
+        largest = info.get("max_reward")
+        group.max_return = None if largest is None else float(largest)
         group.environment = str(info.get("environment", ""))
-        episode = Episode(seat.task_seed, seat.member, str(info.get("task", "")), kind=str(info.get("kind") or ""))
+        episode = Episode(
+            seat.task_seed,
+            seat.member,
+            str(info.get("task", "")),
+            kind=str(info.get("kind") or ""),
+            errors=list(seat.errors),
+        )
         layout = self.layout(self.prompts, episode.task, observation, self.max_observation_tokens)
         return Player(seat.env, episode, observation, admissible, layout)
 
@@ -220,8 +227,8 @@ class Collector:
         if seat.env is not None:
             close_quietly(seat.env)
         seat.env = seat.player = None
-        if error.retry and seat.attempts < self.episode_retries and seat.group not in failed:
-            seat.attempts += 1
+        if error.retry and len(seat.errors) < self.episode_retries and seat.group not in failed:
+            seat.errors.append(str(error))
             logger.warning("playing an episode of task %s again: %s", seat.task_seed, error)
         else:
             failed.setdefault(seat.group, str(error))
