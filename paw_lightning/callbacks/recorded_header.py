@@ -45,7 +45,7 @@ class RecordedHeader:
     def of_evaluation(self, evaluation: Evaluation, iteration: int, episodes: list[RecordedEpisode]) -> Header:
         """Of a validation, or of a test at one temperature, after so many iterations."""
         return Header(
-            split=evaluation.split,
+            split=evaluation.split,  # type: ignore[arg-type]
             iteration=iteration,
             temperature=evaluation.temperature,
             weights=self.runner.fingerprints()["policy"],

@@ -79,7 +79,8 @@ class RolloutFiles(RolloutCallback):
         if self._rollout is None:
             return
         assert isinstance(pl_module, PaWModule)
-        self._readings.add(batch, outputs["target_logprobs"], batch_idx // trainer.accumulate_grad_batches)
+        if "target_logprobs" in outputs:  # a training step of the user's own may return its loss alone
+            self._readings.add(batch, outputs["target_logprobs"], batch_idx // trainer.accumulate_grad_batches)
         if trainer.is_last_batch:
             rollout, self._rollout = self._rollout, None
             readings = self._readings.gathered(rollout, pl_module.world_model_loss)  # asks all ranks
@@ -91,9 +92,7 @@ class RolloutFiles(RolloutCallback):
 
     # Evaluation
 
-    def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Learn how far the weights of an evaluation were trained."""
         self._trained = checkpoint["epoch"] + 1
 

@@ -27,7 +27,9 @@ class RecordedRun:
         self.files = train_files(self.folder)
         if not self.files:
             what = "holds no training rollouts" if self.folder.is_dir() else "is no folder"
-            raise SettingsError(f"{KEY} is {str(folder)!r}, which {what}; wanted the folder of a run with rollout_files")
+            raise SettingsError(
+                f"{KEY} is {str(folder)!r}, which {what}; wanted the folder of a run that wrote rollout_files"
+            )
 
     @property
     def length(self) -> int:
@@ -52,9 +54,9 @@ class RecordedRun:
         missing = [number for number in iterations if number not in self.files]
         if missing:
             raise SettingsError(
-                f"{KEY} is {str(self.folder)!r}, which lacks the rollouts of iteration {spans(missing)} (thinned out, or "
-                "never written); wanted all of them: record with a larger rollout_files.max_megabytes, and "
-                "rollout_files.keep_every 1"
+                f"{KEY} is {str(self.folder)!r}, which lacks the rollouts of iteration {spans(missing)} (removed to "
+                "save room, or never written); wanted all of them: record with a larger rollout_files.max_megabytes "
+                "and with rollout_files.keep_every 1"
             )
 
     def check_settings(self, now: Mapping[str, Any], iterations: Iterable[int]) -> None:

@@ -68,9 +68,7 @@ def _episode(episode: RecordedEpisode, doubles: set[str]) -> str:
     own = _set(episode)
     own.pop("turns", None)
     own |= {"ended": episode.ended, "return": episode.episode_return, "retries": episode.retries}
-    turns = ", ".join(
-        _turn(turn, episode.turns[i - 1] if i else None, doubles) for i, turn in enumerate(episode.turns)
-    )
+    turns = ", ".join(_turn(turn, episode.turns[i - 1] if i else None, doubles) for i, turn in enumerate(episode.turns))
     return f'{json.dumps(own)[:-1]}, "turns": [{turns}]}}'
 
 

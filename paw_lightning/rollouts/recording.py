@@ -63,8 +63,11 @@ def _episodes(groups: Sequence[RolloutGroup], left_out: Sequence[RolloutGroup]) 
 
 
 def _turn(transition: Transition) -> RecordedTurn:
-    values: dict[str, Any] = {name: getattr(transition, name) for name in TRANSITION}
-    return RecordedTurn(**{n: v.tolist() if isinstance(v, Tensor) else v for n, v in values.items()})
+    values: dict[str, Any] = {}
+    for name in TRANSITION:
+        value = getattr(transition, name)
+        values[name] = value.tolist() if isinstance(value, Tensor) else value
+    return RecordedTurn(**values)
 
 
 def _groups(episodes: Sequence[RecordedEpisode], left_out: bool, doubles: Sequence[str]) -> Iterator[RolloutGroup]:

@@ -186,7 +186,7 @@ class Runner:
         return PlayedGroups(groups, failures, seconds, sum(part.retried_episodes for part in parts))
 
     def fingerprints(self) -> dict[str, str]:
-        """Of the weights that play and score, as they are now: `policy`, and where there are any `critic`, `reference`."""
+        """Of the weights that play and score, as they are now: `policy`, and `critic` and `reference` if any."""
         model = self.policy.played_model
         found = {"policy": fingerprint(model.language_model.parameters())}
         if model.critic is not None:
