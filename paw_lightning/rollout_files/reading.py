@@ -34,9 +34,11 @@ NAME = re.compile(r"(train|val|test)-(\d+)(?:-t[\d.e+-]+)?\.jsonl\.gz")
 def rollout_files(run: str | Path) -> list[Path]:
     """The rollout files of a run's folder, or of its `rollouts` folder: train, val and test, each by iteration."""
     folder = Path(run) / FOLDER if (Path(run) / FOLDER).is_dir() else Path(run)
-    order = {"train": 0, "val": 1, "test": 2}
-    named = [(NAME.fullmatch(path.name), path) for path in folder.glob(f"*{ENDING}")]
-    return [path for _, path in sorted((order[m[1]], int(m[2]), path.name, path)[2:] for m, path in named if m)]
+    return sorted((path for path in folder.glob(f"*{ENDING}") if NAME.fullmatch(path.name)), key=_place)
+
+
+def _place(path: Path) -> tuple[int, int, str]:
+    return ("train", "val", "test").index(path.name.partition("-")[0]), number_of(path), path.name
 
 
 def train_files(run: str | Path) -> dict[int, Path]:
