@@ -73,7 +73,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     )
     header = Header(
         "val", 7, 0.4, "0.1", "env", "model", "Step", "GRPO", "MAE", 0.2, 5, "w", "c", "r", {"a": [1, None]}, True,
-        True, True, True, ["failed"], {"m": 0.1}, {"s": 0.2}, [], {12: " go"},
+        True, True, True, "broke", ["failed"], {"m": 0.1}, {"s": 0.2}, [], {12: " go"},
     )  # fmt: skip
     for record, kind in ((header, Header), (episode, RecordedEpisode), (full, RecordedTurn)):
         unset = [name for name, value in vars(kind()).items() if getattr(record, name) == value]

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from paw_lightning.callbacks.base import RolloutCallback
 from paw_lightning.callbacks.environment_loop import EnvironmentLoop
 from paw_lightning.callbacks.recorded_header import RecordedHeader
-from paw_lightning.callbacks.target_readings import TargetReadings, write_readings
+from paw_lightning.callbacks.target_readings import Reading, TargetReadings, write_readings
 from paw_lightning.errors import SettingsError
 from paw_lightning.rollout_files import Header, RecordedEpisode, RolloutFile, keeping, write
 from paw_lightning.rollout_files.reading import ENDING, FOLDER
@@ -27,8 +27,9 @@ class RolloutFiles(RolloutCallback):
     """Writes every rollout, whole, into the folder `rollouts` of the run (config key ``rollout_files``).
 
     An iteration's file is written after its last micro-batch and before any checkpoint of it, so that a finished
-    iteration has its file, and one that is played again replaces it. Where it cannot be written, a warning says so and
-    training goes on. docs/rollout_files.md describes the files, docs/replay.md what they are good for.
+    iteration has its file, and one that is played again replaces it; an update that fails has one, too. Where a file
+    cannot be written, a warning says so and training goes on. docs/rollout_files.md describes the files, docs/replay.md
+    what they are good for.
 
     Args:
         enabled: false writes nothing.
@@ -82,13 +83,25 @@ class RolloutFiles(RolloutCallback):
         if "target_logprobs" in outputs:  # a training step of the user's own may return its loss alone
             self._readings.add(batch, outputs["target_logprobs"], batch_idx // trainer.accumulate_grad_batches)
         if trainer.is_last_batch:
-            rollout, self._rollout = self._rollout, None
-            readings = self._readings.gathered(rollout, pl_module.world_model_loss)  # asks all ranks
-            if trainer.is_global_zero:
-                episodes = record(rollout.groups, rollout.left_out)
-                write_readings(readings, episodes)
-                header = self._header(trainer, pl_module).of_rollout(rollout, episodes)
-                self._write(f"train-{header.iteration:06d}", header, episodes)
+            readings = self._readings.gathered(self._rollout, pl_module.world_model_loss)  # asks all ranks
+            self._write_rollout(trainer, pl_module, readings)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Write the rollout whose update has failed: a replay can then look at it again."""
+        if self._rollout is not None:
+            assert isinstance(pl_module, PaWModule)
+            readings = self._readings.own(self._rollout, pl_module.world_model_loss)  # other ranks may be gone
+            self._write_rollout(trainer, pl_module, readings, f"{type(exception).__name__}: {exception}")
+
+    def _write_rollout(self, trainer: L.Trainer, module: PaWModule, readings: list[Reading], error: str = "") -> None:
+        rollout, self._rollout = self._rollout, None
+        if rollout is None or not trainer.is_global_zero:
+            return
+        episodes = record(rollout.groups, rollout.left_out)
+        write_readings(readings, episodes)
+        header = self._header(trainer, module).of_rollout(rollout, episodes)
+        header.error = error
+        self._write(f"train-{header.iteration:06d}", header, episodes)
 
     # Evaluation
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from paw_lightning import ranks
 from paw_lightning.rollout_files import RecordedEpisode
-from paw_lightning.types import MicroBatch, Rollout
+from paw_lightning.types import MicroBatch, Rollout, Transition
 from paw_lightning.world_model.loss import WorldModelLoss
 
 
@@ -30,30 +30,32 @@ class TargetReadings:
     """Of the micro-batches of one iteration."""
 
     def __init__(self) -> None:
-        self._parts: list[tuple[MicroBatch, Tensor, int]] = []
+        self._targets: list[tuple[Transition, int]] = []
+        """Each target's transition, and the optimizer step."""
+        self._numbers: list[tuple[Tensor, Tensor]] = []
+        """Log-probs and weights of each micro-batch's target tokens; all else of it is let go."""
 
     def add(self, batch: MicroBatch, logprobs: Tensor, step: int) -> None:
         """Take down the log-probs [M] of a micro-batch's targets, read in this optimizer step."""
         if len(logprobs):
-            self._parts.append((batch, logprobs, step))
+            self._targets += [(t, step) for t in batch.predicted]
+            self._numbers.append((logprobs, batch.target_weights))
 
     def gathered(self, rollout: Rollout, loss: WorldModelLoss) -> list[Reading]:
         """What all ranks have read, in the order of the optimizer steps; every rank has to call it."""
-        return sorted(ranks.pooled(self._own(rollout, loss)), key=lambda reading: reading.step)
+        return sorted(ranks.pooled(self.own(rollout, loss)), key=lambda reading: reading.step)
 
-    def _own(self, rollout: Rollout, loss: WorldModelLoss) -> list[Reading]:
-        if not self._parts:
+    def own(self, rollout: Rollout, loss: WorldModelLoss) -> list[Reading]:
+        """What this rank has read."""
+        if not self._targets:
             return []
-        batches = [batch for batch, _, _ in self._parts]
-        steps = [step for batch, _, step in self._parts for _ in batch.predicted]
-        targets = [t for batch in batches for t in batch.predicted]
         # All at once, as each would be a transfer of its own from a GPU
-        logprobs = torch.cat([part for _, part, _ in self._parts])
+        logprobs, shares = (torch.cat(parts) for parts in zip(*self._numbers, strict=True))
         numbers = logprobs.tolist(), loss.token_weights(logprobs).tolist()
-        weights = torch.cat([batch.target_weights for batch in batches]).tolist()
+        weights = shares.tolist()
         places = {id(t): place for place, t in enumerate(rollout.transitions)}
         readings, start = [], 0
-        for t, step in zip(targets, steps, strict=True):
+        for t, step in self._targets:
             stop = start + len(t.predicted_ids)
             read, pull = (values[start:stop] for values in numbers)
             readings.append(Reading(places[id(t)], step, weights[start], read, pull))

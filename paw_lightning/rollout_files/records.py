@@ -63,6 +63,8 @@ class Header:
     """The log-probs are of a sampler whose arithmetic is not the trainer's."""
     off_policy: bool = False
     """Replayed by other weights than those that played."""
+    error: str = ""
+    """What broke the update off; empty where nothing did."""
     failures: list[str] = field(default_factory=list)
     """Why each of the groups that were lost to a failing environment was; `dropped_groups` counts them."""
     metrics: dict[str, float] = field(default_factory=dict)

@@ -63,8 +63,8 @@ class RecordedRun:
         """Refuse to have played otherwise than what was recorded, naming the key."""
         for number in iterations:
             recorded = read_header(self.files[number]).settings
-            for key in recorded.keys() & now.keys():
-                if not _same(key, recorded[key], now[key]):
+            for key in now:
+                if key in recorded and not _same(key, recorded[key], now[key]):
                     name = KEY_OF.get(key, key)
                     of = "" if key == name else f" (its {key})"
                     raise SettingsError(

@@ -17,6 +17,7 @@ from paw_lightning.callbacks import RolloutFiles, rollout_files
 from paw_lightning.errors import SettingsError
 from paw_lightning.rollout_files import RecordedEpisode, RecordedTurn, RolloutFile, read
 from paw_lightning.rollout_files import rollout_files as files_of
+from paw_lightning.training.module import PaWModule
 from tests.helpers import runs
 from tests.helpers.toy_env import ToyEnv
 
@@ -202,6 +203,29 @@ def test_evaluations_have_files_of_their_own(fit: Any, tiny_model_dir: str, tmp_
     assert (header.split, header.temperature, header.iteration) == ("test", 0.25, 2)
 
 
+def test_an_update_that_fails_leaves_its_rollout_and_a_replay_fails_alike(
+    fit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its second optimizer step; what the first has read is there."""
+    original = PaWModule.on_before_optimizer_step
+
+    def fail(self: PaWModule, optimizer: Any) -> None:
+        original(self, optimizer)
+        if self.trainer.global_step == 3:
+            raise FloatingPointError("the gradient norm is nan")
+
+    monkeypatch.setattr(PaWModule, "on_before_optimizer_step", fail)
+    with pytest.raises(FloatingPointError):
+        fit(trainer__limit_val_batches=0)
+    [run] = (tmp_path / "paw_lightning").iterdir()
+    file = read(files_of(run)[1])
+    assert (file.header.iteration, file.header.error) == (2, "FloatingPointError: the gradient norm is nan")
+    steps = {turn.target_step for episode in file.episodes for turn in episode.turns if turn.selected}
+    assert steps == {0, 1, None}, "the last micro-batch, whose step failed, was not read"
+    with pytest.raises(FloatingPointError):
+        fit(trainer__limit_val_batches=0, data__replay=run)
+
+
 class FailsAtFirst(ToyEnv):
     """Its first step of all fails, and every step of task 1."""
 
@@ -286,8 +310,6 @@ def test_where_there_is_no_folder_nothing_is_written(
 
 
 def test_a_training_step_of_ones_own_may_return_its_loss_alone(fit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from paw_lightning.training.module import PaWModule
-
     original = PaWModule.training_step
     monkeypatch.setattr(PaWModule, "training_step", lambda self, *batch: original(self, *batch)["loss"])
     [file] = files(fit(**STILL)).values()
