@@ -145,18 +145,19 @@ class RolloutFiles(RolloutCallback):
         except OSError as error:
             why = errno.errorcode.get(error.errno or 0, type(error).__name__)
             self._warn_once(
-                f"{shown(self.folder / name)}{ENDING} was not written ({why}: {error.strerror or error}): training "
-                "goes on without it, and a replay will miss it (rollout_files.enabled: false writes no files)"
+                "written",
+                f"{shown(self.folder / name)}{ENDING} was not written ({why}: {error.strerror or error}): the run "
+                "goes on without it, and a replay will miss it (rollout_files.enabled: false writes no files)",
             )
             return
         if removed:
             self._warn_once(
+                "removed",
                 f"{shown(self.folder)} has reached {self.max_megabytes:g} MB (rollout_files.max_megabytes): from now "
-                "on files in the middle of the run are removed, and it cannot be replayed as a whole"
+                "on files in the middle of the run are removed, and it cannot be replayed as a whole",
             )
 
-    def _warn_once(self, message: str) -> None:
-        about = message.partition(" ")[2][:20]
+    def _warn_once(self, about: str, message: str) -> None:
         if about not in self._warned:
             self._warned.add(about)
             rank_zero_warn(message)

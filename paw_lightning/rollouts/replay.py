@@ -41,26 +41,30 @@ class Replay(Runner):
         self.run = run
         self._warned = self._stale = False
 
-    def check(self, iterations: int | None) -> None:
+    def check(self, iterations: int | None, key: str) -> None:
         """Refuse what the recording cannot give, but for files that are missing.
 
         Args:
             iterations: of the whole run; None where it has no end.
+            key: what says so, and its value.
 
         Raises:
             SettingsError: it is shorter, or was played with other settings.
         """
         run = self.run
         if iterations is None or iterations > run.length:
-            said = "-1 (no end)" if iterations is None else iterations
+            asked, most = "no end" if iterations is None else f"{iterations} iterations", run.length
             raise SettingsError(
-                f"trainer.max_epochs is {said}, and {KEY} holds {run.length} iterations; wanted at most {run.length}"
+                f"{key} asks for {asked}, and {KEY} holds {most}; wanted trainer.max_epochs of at most {most}"
             )
         header = run.first_header()
         if header.demonstrated != self.settings.demonstrated:
-            wrote = "an expert's" if header.demonstrated else "the policy's"
-            other = "an advantage for an expert's (Imitation)" if header.demonstrated else "another than Imitation"
-            raise SettingsError(f"rollout.advantage is not for {KEY}, whose actions are {wrote}; wanted {other}")
+            now, wrote, other = (
+                ("not ", "an expert's", "it") if header.demonstrated else ("", "the policy's", "another")
+            )
+            raise SettingsError(
+                f"rollout.advantage is {now}Imitation, and the actions of {KEY} are {wrote}; wanted {other}"
+            )
         if self.settings.counterfactuals and not header.counterfactuals:
             raise SettingsError(
                 f"target_control.targets is 'wrong_action', and {KEY} was recorded without answers to other actions; "

@@ -226,13 +226,16 @@ def test_validation_plays_as_ever(fit) -> None:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "longer": (
         {"trainer__max_epochs": 4},
-        "trainer.max_epochs is 4, and data.replay holds 2 iterations; wanted at most 2",
+        "trainer.max_epochs 4 asks for 4 iterations, and data.replay holds 2; wanted trainer.max_epochs of at most 2",
     ),
     "endless": (
         {"trainer__max_epochs": -1},
-        r"trainer.max_epochs is -1 \(no end\), and data.replay holds 2 iterations",
+        "trainer.max_epochs -1 asks for no end, and data.replay holds 2; wanted",
     ),
-    "steps": ({"trainer__max_epochs": -1, "trainer__max_steps": 6}, "trainer.max_epochs is 3, and data.replay holds 2"),
+    "steps": (
+        {"trainer__max_epochs": -1, "trainer__max_steps": 6},
+        "trainer.max_steps 6 asks for 3 iterations, and data",
+    ),
     "layout": ({"rollout__layout": "episode"}, "rollout.layout is 'EpisodeLayout', and iteration 1 of data.replay was"),
     "prompt": (
         {"rollout__prompt__history_length": 1},
@@ -250,7 +253,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "groups": ({"data__groups": 4}, "data.groups is 4, .* was played with 2"),
     "imitation": (
         IMITATION,
-        "rollout.advantage is not for data.replay, whose actions are the policy's; wanted another",
+        "rollout.advantage is Imitation, and the actions of data.replay are the policy's; wanted another",
     ),
     "counterfactuals": (
         {"target_control__targets": "wrong_action"},
