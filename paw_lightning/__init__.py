@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         IterationProgressBar,
         PolicyExport,
         RewardBalance,
+        RolloutFiles,
         RolloutSamples,
         SuccessReport,
         TargetControl,
@@ -56,6 +57,7 @@ __all__ = [
     "RecordedEpisodes",
     "RewardBalance",
     "RolloutDataModule",
+    "RolloutFiles",
     "RolloutSamples",
     "SearchEnv",
     "ShopEnv",
@@ -69,7 +71,7 @@ __all__ = [
 
 _HOMES = {
     "callbacks": "Canaries EntropySelection EnvironmentLoop EvaluationReport GracefulStop IterationProgressBar "
-    "PolicyExport RewardBalance RolloutSamples SuccessReport TargetControl WorldModelHealth",
+    "PolicyExport RewardBalance RolloutFiles RolloutSamples SuccessReport TargetControl WorldModelHealth",
     "envs": "HouseholdEnv MixtureEnv RecordedEpisodes SearchEnv ShopEnv TextEnv WorkerEnv",
     "models.lora": "LoRA",
     "policy.advantages": "GAE GRPO GiGPO Imitation NoReward RLOO",

@@ -7,6 +7,7 @@ from paw_lightning.callbacks.evaluation_report import EvaluationReport
 from paw_lightning.callbacks.graceful_stop import GracefulStop
 from paw_lightning.callbacks.policy_export import PolicyExport
 from paw_lightning.callbacks.progress import IterationProgressBar
+from paw_lightning.callbacks.rollout_files import RolloutFiles
 from paw_lightning.callbacks.rollout_samples import RolloutSamples
 from paw_lightning.callbacks.run_cost import RunCost
 from paw_lightning.callbacks.run_health import RunHealth
@@ -24,6 +25,7 @@ __all__ = [
     "PolicyExport",
     "RewardBalance",
     "RolloutCallback",
+    "RolloutFiles",
     "RolloutSamples",
     "RunCost",
     "RunHealth",

@@ -12,7 +12,6 @@ import torch
 
 from paw_lightning.envs.base import FAILURES, TextEnv
 from paw_lightning.errors import SettingsError
-from paw_lightning.rollouts.counterfactuals import counterfactual
 from paw_lightning.rollouts.demonstrations import Demonstrator
 from paw_lightning.rollouts.episodes import (
     EpisodeError,
@@ -23,15 +22,15 @@ from paw_lightning.rollouts.episodes import (
     close_quietly,
     describe,
     take_seats,
-    was_admissible,
 )
 from paw_lightning.rollouts.layouts import Context, Layout, StepLayout
 from paw_lightning.rollouts.timing import timed
+from paw_lightning.rollouts.turns import Turn
 from paw_lightning.samplers.base import Generation, Sampler
 from paw_lightning.seeding import stable_seed, uniforms
-from paw_lightning.text.actions import ParsedAction, action_format
+from paw_lightning.text.actions import action_format
 from paw_lightning.text.prompts import PromptBuilder, PromptTooLongError
-from paw_lightning.types import Episode, RolloutGroup, Transition
+from paw_lightning.types import Episode, RolloutGroup
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +173,7 @@ class Collector:
                 assert seat.player is not None
                 play.groups[seat.group].episodes.append(seat.player.episode)
         kept = [group for g, group in enumerate(play.groups) if g not in play.failed]
-        retried = sum(seat.attempts > 0 for seat in seats)
+        retried = sum(bool(seat.errors) for seat in seats)
         return PlayedGroups(kept, list(play.failed.values()), play.seconds, retried)
 
     def _start(self, seats: list[Seat], play: _Play) -> None:
@@ -184,7 +183,7 @@ class Collector:
         for seat in seats:
             try:
                 # A second attempt gets a new environment: one that has failed is not trusted again.
-                seat.env = self._idle.pop() if self._idle and not seat.attempts else self.make_env()
+                seat.env = self._idle.pop() if self._idle and not seat.errors else self.make_env()
                 seat.env.begin_reset(seed=seat.task_seed, options=options[seat])
             except SettingsError:  # of an environment that builds its parts late; no retry would help
                 raise
@@ -210,9 +209,16 @@ class Collector:
         except FAILURES as error:
             raise EpisodeError(describe(seat.env, "reset", error)) from error
         group.group_key = str(info.get("group_key", seat.task_seed))
-        group.max_return = info.get("max_reward")
+        largest = info.get("max_reward")
+        group.max_return = None if largest is None else float(largest)
         group.environment = str(info.get("environment", ""))
-        episode = Episode(seat.task_seed, seat.member, str(info.get("task", "")), kind=str(info.get("kind") or ""))
+        episode = Episode(
+            seat.task_seed,
+            seat.member,
+            str(info.get("task", "")),
+            kind=str(info.get("kind") or ""),
+            errors=list(seat.errors),
+        )
         layout = self.layout(self.prompts, episode.task, observation, self.max_observation_tokens)
         return Player(seat.env, episode, observation, admissible, layout)
 
@@ -221,8 +227,8 @@ class Collector:
         if seat.env is not None:
             close_quietly(seat.env)
         seat.env = seat.player = None
-        if error.retry and seat.attempts < self.episode_retries and seat.group not in failed:
-            seat.attempts += 1
+        if error.retry and len(seat.errors) < self.episode_retries and seat.group not in failed:
+            seat.errors.append(str(error))
             logger.warning("playing an episode of task %s again: %s", seat.task_seed, error)
         else:
             failed.setdefault(seat.group, str(error))
@@ -250,12 +256,14 @@ class Collector:
                     uniforms=torch.stack(noise),
                 )
         with timed(play.seconds, "tokenization"):
-            actions = [self._parse(generation) for generation in generations]
+            turns = [self._read(*player, answer) for player, answer in zip(ready, generations, strict=True)]
         with timed(play.seconds, "environment"):
-            others = [self._begin(p, action, play.seed) for (p, _), action in zip(ready, actions, strict=True)]
-            for (p, context), generation, action, other in zip(ready, generations, actions, others, strict=True):
-                if p.failure is None:
-                    self._act(p, context, generation, action, other)
+            for turn in turns:
+                if self.counterfactuals:
+                    turn.ask_otherwise(play.seed)
+                turn.begin()
+            for turn in turns:
+                turn.finish(self._encode, self.max_steps)
         with timed(play.seconds, "tokenization"):
             for p, _ in ready:
                 if p.failure is None:
@@ -280,65 +288,9 @@ class Collector:
                 p.failure = EpisodeError(str(error), retry=False)
             return None
 
-    def _parse(self, generation: Generation) -> ParsedAction:
+    def _read(self, p: Player, context: Context, generation: Generation) -> Turn:
         answer = self.prompts.chat.read_answer(generation.token_ids, self.stop_token_ids)
-        return self.action_format.read(answer.text, answer.opened)
+        return Turn(p, context, generation, answer.text, self.action_format.read(answer.text, answer.opened))
 
-    def _begin(self, p: Player, action: ParsedAction, seed: Sequence[int | str]) -> str | None:
-        """Set a step going, as environments outside this process work side by side; returns the counterfactual."""
-        try:
-            # Before the step: a worker can only do one thing at a time.
-            other = None
-            if self.counterfactuals:
-                drawn = stable_seed(*seed, "counterfactual", p.episode.task_seed, p.episode.member, p.turn)
-                other = counterfactual(p.env, p.admissible, action.text, drawn)
-        except EpisodeError as error:
-            p.failure = error
-            return None
-        try:
-            p.env.begin_step(action.text)
-        except FAILURES as error:
-            p.failure = EpisodeError(describe(p.env, f"step({action.text!r})", error))
-        return other
-
-    def _act(
-        self, p: Player, context: Context, generation: Generation, action: ParsedAction, other: str | None
-    ) -> None:
-        """Take one environment's answer and record the transition, or why there is none."""
-        try:
-            observation, reward, terminated, truncated, info = p.env.step(action.text)
-            done = bool(terminated or truncated)
-            check_observation(observation, done)
-            admissible = check_info(info)
-            nuisance_spans = [(int(start), int(stop)) for start, stop in info.get("nuisance_spans", [])]
-            reward = float(reward)
-            if reward != reward or reward in (float("inf"), float("-inf")):
-                raise ValueError(f"reward {reward!r}; wanted a finite number")
-        except FAILURES as error:
-            p.failure = EpisodeError(describe(p.env, f"step({action.text!r})", error))
-            return
-        encode = self.prompts.chat.encode_within
-        p.episode.transitions.append(
-            Transition(
-                prompt_ids=context.prompt_ids,
-                action_ids=generation.token_ids,
-                sampled_logprobs=generation.logprobs,
-                sampled_entropies=generation.entropies,
-                action_text=action.text,
-                observation_text=observation,
-                anchor=p.observation,
-                reward=reward,
-                well_formed=action.well_formed,
-                admissible=was_admissible(action, p.admissible, info),
-                truncated=not generation.stopped,
-                turn_ids=context.turn_ids,
-                dropped_turns=context.dropped_turns,
-                predictable=bool(info.get("predictable", True)),
-                nuisance_spans=nuisance_spans,
-                counterfactual_ids=None if other is None else encode(other, self.max_observation_tokens),
-            )
-        )
-        p.observation, p.admissible = observation, admissible
-        p.episode.finished = done
-        p.done = done or p.turn == self.max_steps
-        p.episode.won = p.episode.won or bool(info.get("won", False))
+    def _encode(self, text: str) -> list[int]:
+        return self.prompts.chat.encode_within(text, self.max_observation_tokens)

@@ -88,6 +88,7 @@ def collate(
         visible=visible,
         temperature=temperature,
         tokens=sum(row.length for row in rows),
+        predicted=[s.transition for _, s in targets if s.transition is not None],
         unit_ratio=demonstrated or (on_policy and not foreign_logprobs),
     )
 

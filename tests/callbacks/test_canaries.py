@@ -125,7 +125,7 @@ def test_bfloat16_weights_that_do_not_move_are_warned_of(tiny_model_dir: str, tm
 
 def test_a_gradient_of_zero(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
     original = PaWModule.training_step
-    monkeypatch.setattr(PaWModule, "training_step", lambda self, *batch: 0 * original(self, *batch))
+    monkeypatch.setattr(PaWModule, "training_step", lambda self, *batch: 0 * original(self, *batch)["loss"])
     with pytest.raises(CanaryError, match="gradient is exactly 0"):
         runs.fit(tmp_path, tiny_model_dir, **QUICK)
 
