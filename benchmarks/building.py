@@ -155,7 +155,7 @@ class Updater:
         for number, batch in enumerate(batches):
             batch = self.data.transfer_batch_to_device(batch, self.module.device, 0)
             with self.trainer.precision_plugin.forward_context():
-                loss = self.module.training_step(batch, number)
+                loss = self.module.training_step(batch, number)["loss"]
             with stopwatch(self.seconds, "backward"):
                 (loss / per_step).backward()
             if (number + 1) % per_step == 0:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         LoggerSetup,
         PolicyExport,
         RewardBalance,
+        RolloutFiles,
         RolloutSamples,
         SuccessReport,
         TargetControl,
@@ -58,6 +59,7 @@ __all__ = [
     "RecordedEpisodes",
     "RewardBalance",
     "RolloutDataModule",
+    "RolloutFiles",
     "RolloutSamples",
     "SearchEnv",
     "ShopEnv",
@@ -71,7 +73,7 @@ __all__ = [
 
 _HOMES = {
     "callbacks": "Canaries EntropySelection EnvironmentLoop EvaluationReport GracefulStop IterationProgressBar "
-    "LoggerSetup PolicyExport RewardBalance RolloutSamples SuccessReport TargetControl WorldModelHealth",
+    "LoggerSetup PolicyExport RewardBalance RolloutFiles RolloutSamples SuccessReport TargetControl WorldModelHealth",
     "envs": "HouseholdEnv MixtureEnv RecordedEpisodes SearchEnv ShopEnv TextEnv WorkerEnv",
     "models.lora": "LoRA",
     "policy.advantages": "GAE GRPO GiGPO Imitation NoReward RLOO",

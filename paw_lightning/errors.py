@@ -9,6 +9,10 @@ class SettingsError(ValueError):
     """A setting was refused; the message reads "KEY is ...; wanted ..." and the command line prints it as one line."""
 
 
+class SamplerFailedError(RuntimeError):
+    """No action can be had, or none that the policy would write; the message names the sampler's part that fails."""
+
+
 class EnvironmentFailedError(RuntimeError):
     """Nothing could be played; the message names the environment's method, its error, and the line of its code."""
 

@@ -37,6 +37,8 @@ class Transition:
     """The policy's text could be parsed into an action."""
     admissible: bool
     """The environment reacted to the action, or lists it as admissible (or says neither)."""
+    answer_text: str = ""
+    """All that the policy wrote, the action within it."""
     truncated: bool = False
     """The action ran to the length limit without an end-of-turn token."""
     turn_ids: list[int] = field(default_factory=list)
@@ -127,6 +129,8 @@ class Episode:
     """It was cut off because its next decision context would have been too long."""
     kind: str = ""
     """What sort of task it is, as the environment says; empty where it does not."""
+    errors: list[str] = field(default_factory=list)
+    """Why it was started again: what its environment failed with, once for each attempt before this one."""
 
     @property
     def episode_return(self) -> float:
@@ -174,8 +178,14 @@ class Rollout:
     """The advantage teaches the policy nothing; the iteration writes it."""
     left_out: list[RolloutGroup] = field(default_factory=list)
     """Groups that were played and are not trained on: all their returns are equal (dynamic sampling)."""
-    dropped_groups: int = 0
-    """How many groups were lost to a failing environment."""
+    failures: list[str] = field(default_factory=list)
+    """Why each of the groups that were lost to a failing environment was."""
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    """Of the weights that played (`policy`) and scored (`critic`, `reference`)."""
+    replayed: bool = False
+    """It was read from a file: nobody has played it here."""
+    off_policy: bool = False
+    """Other weights than those that are trained wrote the actions, which only a replay can bring about."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall-clock seconds by phase; `total`, the whole rollout, is the iteration's to write, and `update`, which comes
     after it, EnvironmentLoop's."""
@@ -191,6 +201,11 @@ class Rollout:
     @property
     def transitions(self) -> list[Transition]:
         return [t for group in self.groups for t in group.transitions]
+
+    @property
+    def dropped_groups(self) -> int:
+        """How many groups were lost."""
+        return len(self.failures)
 
 
 @dataclass
@@ -260,6 +275,8 @@ class MicroBatch:
     """Its actions teach the policy nothing: the world model trains alone."""
     tokens: int = 0
     """Of its B T tokens those that are no padding."""
+    predicted: list[Transition] = field(default_factory=list)
+    """Whose observation the targets are, one transition for each stretch of `predicted_ids` in their order."""
     unit_ratio: bool = False
     """The ratio is 1 by definition: `on_policy`, and `old_logprobs` are of the trainer's own arithmetic; or an expert
     wrote the actions, whom the policy is not compared with."""

@@ -3,7 +3,7 @@
 The check: updates without any reward, world-model loss only, with true and with shuffled targets. If they raised the
 success rate, the quickstart would show the removal of noise, not learning.
 
-    python tools/base_policy_report.py [--world shop]
+    python tools/base_policy_report.py [--world shop] [--policy DIRECTORY]
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import argparse
 import math
 import tempfile
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import torch
 from base_worlds import HOUSEHOLD, WORLDS, World
-from make_base_policy import ASSETS
 
 from paw_lightning import cli, config_files
-from paw_lightning.models.loading import load_language_model, load_tokenizer
+from paw_lightning.models.loading import ASSETS, load_language_model, load_tokenizer
 from paw_lightning.rollouts.collector import Collector
 from paw_lightning.rollouts.layouts import LAYOUTS
 from paw_lightning.rollouts.runner import stop_token_ids
@@ -37,11 +37,11 @@ def evaluate(
     directory: str, temperature: float, world: World = HOUSEHOLD, episodes: int = EPISODES
 ) -> dict[str, float]:
     """Play unseen tasks, each once while there are more; rates in [0, 1]."""
-    tokenizer, model, settings = load_tokenizer(directory), load_language_model(directory), world.rollout()
+    tokenizer, model, settings = load_tokenizer(directory), load_language_model(directory), world.rollout
     chat = ChatFormat(tokenizer)
     stops = stop_token_ids(chat, model)
     collector = Collector(
-        lambda: world.environment("val"),
+        partial(world.environment, "val"),
         PromptBuilder(Prompt(**settings["prompt"]), chat),
         NativeSampler(model, stops, tokenizer.pad_token_id),
         max_steps=settings["max_steps"],
@@ -67,7 +67,7 @@ def update_without_reward(directory: str, world: World, targets: str, folder: Pa
     made = cli.run(
         [
             "fit",
-            *config_files.expand(["--config", str(world.config)]),
+            *config_files.expand(["--config", world.config]),
             f"--model.path={directory}",
             "--rollout.advantage=paw_lightning.policy.advantages.NoReward",
             "--rollout.inadmissible_action_penalty=0",  # a penalty is a reward too
@@ -84,29 +84,31 @@ def update_without_reward(directory: str, world: World, targets: str, folder: Pa
 
 def write_card(directory: Path, world: World, results: dict[str, dict[float, dict[str, float]]]) -> None:
     """The model card; every number in it was just measured."""
-    base, recipe, rollout = results["as shipped"], world.recipe, world.rollout()
+    base, rollout = results["as made"], world.rollout
     rows = [
         f"| {name} | {rates[1.0]['success_rate']:.1%} | {rates[0.4]['success_rate']:.1%} |"
         for name, rates in results.items()
     ]
     error = math.sqrt(base[1.0]["success_rate"] * (1 - base[1.0]["success_rate"]) / EPISODES)
-    steps = " and then ".join(f"{phase.steps} steps" for phase in recipe.phases)
-    noises = " and then ".join(f"{phase.noise}" for phase in recipe.phases)
+    phases = "; then ".join(
+        f"{phase.iterations} iterations of {phase.episodes} episodes in the {phase.layout} layout, in which the player "
+        f"did anything that the world would react to in a share {phase.skill.noise} of its turns"
+        for phase in world.phases
+    )
     settings = ", ".join(f"{key} {value}" for key, value in rollout["environment"]["init_args"].items())
     parameters = load_language_model(str(directory)).num_parameters()
     command = f"--world {world.name}"
     made = f"""
-        **How it was made.** `python tools/make_base_policy.py {command}`: {steps} of {recipe.batch} transcripts,
-        {world.story}. In a share {noises} of its turns the player did anything that the world would react to. Loss on
-        the actions, and with weight {recipe.observation_weight} on observations shuffled across episodes: it knows how
-        answers sound, not which action brings which answer."""
+        **How it was made.** `python tools/make_base_policy.py {command} --output DIRECTORY`, by imitation from random
+        weights: {phases}; {world.story}. Beside the actions, with weight 0.3, it learnt observations shuffled across
+        episodes: it knows how answers sound, not which action brings which answer."""
     does = f"""
         **What it does.** {EPISODES} episodes of unseen tasks ({settings}; {rollout["max_steps"]} turns), standard error
         {error:.1%}. At temperature 1 {base[1.0]["well_formed_rate"]:.1%} of its actions are well-formed and
         {base[1.0]["admissible_rate"]:.1%} are such that the world reacts to them."""
     check = f"""
         The last rows are the check that its weakness is real: {UPDATES} iterations of
-        `configs/{world.name}/{world.config.name}` without any reward, only the world-model loss, on the true next
+        `{world.config}` without any reward, only the world-model loss, on the true next
         observations and on observations shuffled across the update. `python tools/base_policy_report.py {command}`
         measures all of this and writes this file."""
     text = f"""---
@@ -151,7 +153,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     results = {}
     with tempfile.TemporaryDirectory() as folder:
-        policies = {"as shipped": str(policy)}
+        policies = {"as made": str(policy)}
         for targets in ("observation", "shuffled"):
             policies[f"after {UPDATES} updates without reward, {NAMES[targets]} targets"] = update_without_reward(
                 str(policy), world, targets, Path(folder)

@@ -2,113 +2,258 @@
 
 from __future__ import annotations
 
+import random
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 from typing import Any
 
-import household_transcripts
-import search_transcripts
-import shop_transcripts
-from household_transcripts import Transcript
+from players import HouseholdPlayer, Player, SearchPlayer, ShopPlayer, Skill, play
+from tiny_models import SMALL, Shape, Words, qwen_words
 
+from paw_lightning import config_files
 from paw_lightning.envs.base import TextEnv
+from paw_lightning.envs.household.env import HouseholdEnv
+from paw_lightning.envs.household.game import TASKS
+from paw_lightning.envs.search.env import SearchEnv
+from paw_lightning.envs.shop.env import ShopEnv
+from paw_lightning.text.prompts import Prompt
+
+STORY = "> {action}"
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of training with an optimizer of its own."""
+    """One run of imitation, with an optimizer and a layout of its own."""
 
-    noise: float
-    """Share of the player's actions that are drawn from all that the world would react to."""
-    steps: int
+    skill: Skill
+    iterations: int
     learning_rate: float
     """Peak; it falls to a twentieth of it."""
-    growing: float = 0.0
-    """Share of the transcripts that are written as in the episode layout."""
+    layout: str = "episode"
+    episodes: int = 128
+    """Of an iteration, which makes four optimizer steps."""
     turns: int | None = None
-    """Only the first turns of each transcript, where what is hard to learn stands in them; None: all."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides what the base policy becomes."""
-
-    phases: tuple[Phase, ...] = (Phase(0.5, 1800, 4e-3), Phase(0.5, 400, 2e-3, growing=0.75))
-    """There is noise from the first step on: put in at the end alone, the first few updates of any kind would remove
-    it. More of it later (a second phase of 450 steps at 0.65) gave a base that learns more slowly."""
-    observation_weight: float = 0.3
-    """Weight of the loss on shuffled observations, next to 1 for the loss on actions."""
-    vocabulary: int = 640
-    width: int = 96
-    feedforward: int = 256
-    layers: int = 3
-    heads: int = 4
-    batch: int = 32
-    warmup: int = 50
+    """Only the first turns of each episode, where what is hard to learn stands in them; None: the world's."""
 
 
 @dataclass(frozen=True)
 class World:
-    """A world, its configuration, and the texts and transcripts that a base policy learns from."""
+    """A world, its configuration, and the tasks and player that a base policy learns from."""
 
     name: str
-    config: Path
+    config: str
     """What the base policy is for."""
-    rollout: Callable[[], dict[str, Any]]
-    """The configuration's section of that name: environment, prompt and limits."""
-    environment: Callable[[str], TextEnv]
-    """Split -> the configuration's environment."""
-    episodes: Callable[[str, float], Iterator[Transcript]]
-    """Seed and noise -> endless transcripts, none of a task that training will see."""
+    kind: type[TextEnv]
+    """Class of the configuration's environment."""
+    start: Callable[[int], tuple[TextEnv, int]]
+    """Number -> an environment and one of its tasks, none that training will see."""
+    player: Callable[..., Player]
     texts: Callable[[int], Iterator[str]]
     """Seed -> texts for a tokenizer."""
-    recipe: Recipe
+    phases: tuple[Phase, ...]
+    turns: int
+    """Of an episode that it learns from."""
     story: str
     """For the model card: who played, and what."""
+    vocabulary: int = 640
+    shape: Shape = SMALL
+    words: Callable[[], Words] = qwen_words
+    action_prefix: str = " "
+    """What an action begins with, behind the mark that ends a prompt."""
+    after_action: str = "\n"
+    """What stands behind an action in a prompt's history."""
+
+    @property
+    def rollout(self) -> dict[str, Any]:
+        """The configuration's section: environment, prompt and limits."""
+        return section(self.config)
+
+    def environment(self, split: str) -> TextEnv:
+        """The configuration's."""
+        return environment(self.config, self.kind, split)
+
+    @property
+    def step_prompt(self) -> dict[str, Any]:
+        """Prompts for the step layout: the configuration's own, or such as show the episode from its beginning."""
+        prompt = self.rollout["prompt"]
+        if "template" in prompt:
+            return prompt
+        turn = prompt["turn_template"]
+        story = {"template": "{history}" + turn, "history_turn": turn + STORY + self.after_action}
+        return prompt | story | {"turn_template": Prompt().turn_template, "history_length": self.turns}
 
 
-HOUSEHOLD_INSIGHT = 0.3
-"""Share of the episodes whose player knows where everything is, so that taking and putting down are frequent."""
+def environment(config: str, kind: type, split: str = "train", **changes: Any) -> Any:
+    """A configuration's environment, with changes."""
+    return kind(split, **{**section(config)["environment"]["init_args"], **changes})
+
+
+@cache
+def section(config: str) -> dict[str, Any]:
+    """A configuration's `rollout`."""
+    return config_files.merged(config)["rollout"]
+
+
+FIRST_HOUSE = 10_000_000
+"""Number of the first house played: far from any that training reaches."""
+FIRST_SHOP = FIRST_FACTS = 10_000
+"""Of the first shop visited and the first fact base asked about: nothing in them is of the one that training visits."""
+VISITS = 64
+"""To one shop; then comes the next, so that no product is worth remembering."""
+HOUSES: dict[str, Any] = {"receptacles": 6, "objects": 6}
+"""Houses a little larger than the quickstart's, so that nothing there is new to a policy made from them."""
+FACTS: dict[str, Any] = {"lands": 40, "hops": (1, 2)}
+"""Of one fact base; the next one follows when its questions are used up, so that no fact is worth remembering."""
+
+
+def start_house(number: int) -> tuple[TextEnv, int]:
+    """Every house another one."""
+    return environment("household/base", HouseholdEnv, **HOUSES), FIRST_HOUSE + number
+
+
+def start_shop(number: int) -> tuple[TextEnv, int]:
+    """Every goal another one."""
+    shop, goal = divmod(number, VISITS)
+    return environment("shop/base", ShopEnv, catalogue_seed=FIRST_SHOP + shop), goal
+
+
+def start_question(number: int) -> tuple[TextEnv, int]:
+    """Every question another one, of one hop and of two."""
+    facts, question = divmod(number, questions())
+    return environment("search/base", SearchEnv, **FACTS, fact_seed=FIRST_FACTS + facts), question
+
+
+@cache
+def questions() -> int:
+    """That can be asked about one fact base."""
+    return int(environment("search/base", SearchEnv, **FACTS, fact_seed=FIRST_FACTS).num_tasks)
+
+
+def start_game(number: int) -> tuple[TextEnv, int]:
+    """ALFWorld's training games, again and again."""
+    return environment("alfworld/small", HouseholdEnv), number
+
+
+def household_texts(seed: int) -> Iterator[str]:
+    """Observations, commands and tasks of larger houses with every task type."""
+    env = environment("household/base", HouseholdEnv, tasks=TASKS, receptacles=12, objects=16)
+    for house in range(2 * FIRST_HOUSE, 2 * FIRST_HOUSE + 600):
+        for task, observation, action, answer in _played(env, house, HouseholdPlayer, f"{seed} {house}", 20):
+            yield f"{observation}\nTask: {task}\n> {action}\n{answer}"
+
+
+def shop_texts(seed: int) -> Iterator[str]:
+    """Pages, actions and tasks of other shops."""
+    for shop in range(2 * FIRST_SHOP, 2 * FIRST_SHOP + 8):
+        env = environment("shop/base", ShopEnv, catalogue_seed=shop)
+        for goal in range(VISITS):
+            for task, observation, action, answer in _played(env, goal, ShopPlayer, f"{seed} {shop} {goal}", 8):
+                yield f"{observation}\nTask: {task}\n> {action} \n{answer}"
+
+
+def search_texts(seed: int) -> Iterator[str]:
+    """Questions, documents and commands of other fact bases."""
+    for number in range(2 * FIRST_FACTS, 2 * FIRST_FACTS + 3):
+        env = environment("search/base", SearchEnv, **FACTS, topk=3, fact_seed=number)
+        for question in range(env.num_tasks):
+            dice = f"{seed} {number} {question}"
+            for task, observation, action, answer in _played(env, question, SearchPlayer, dice, 4):
+                yield f"{observation}\nQuestion: {task}\n> {action}\n{answer}"
+
+
+def alfworld_texts(seed: int, games: int = 1000) -> Iterator[str]:
+    """Tasks, commands and answers of training games, played at random and by their walkthroughs."""
+    env, rng = environment("alfworld/small", HouseholdEnv), random.Random(f"{seed} texts")
+    for game in range(games):
+        observation, info = env.reset(seed=game)
+        yield f"{observation}\nTask: {info['task']}"
+        for command in [*rng.sample(info["admissible_commands"], 5), *(env.walkthrough or [])]:
+            yield command
+            yield f"\n> {command}\n{env.step(command)[0]}"
+
+
+def alfworld_words() -> Words:
+    """A place with its number is one token, as is nearly every word; objects keep their number apart.
+
+    Short prompts are most of the speed; and the task's object and the one in view begin with the same token.
+    """
+    kinds = {kind for text in alfworld_texts(0) for kind in re.findall(r"go to ([a-z]+) \d", text)}
+    pieces = rf"(?:\n>)? ?(?:go to|(?:{'|'.join(sorted(kinds))}) [0-9]+|[A-Za-z]+)| [0-9]+|, (?:and )?a(?= )"
+    return Words.of_pieces(pieces)
+
+
+def _played(env: TextEnv, task: int, player: Any, dice: str, turns: int) -> Iterator[tuple[str, ...]]:
+    return play(env, task, player, random.Random(dice), Skill(0.5, 0.5), turns)
+
+
 HOUSEHOLD = World(
     name="household",
-    config=household_transcripts.WORLD,
-    rollout=household_transcripts.world,
-    environment=household_transcripts.make_environment,
-    episodes=lambda seed, noise: household_transcripts.play_houses(seed, noise=noise, insight=HOUSEHOLD_INSIGHT),
-    texts=household_transcripts.household_texts,
-    recipe=Recipe(),
-    story="each of a house never seen in the same phase before or again. The expert has to search; in a share "
-    f"{HOUSEHOLD_INSIGHT} of the episodes one plays who knows where everything is",
+    config="household/base",
+    kind=HouseholdEnv,
+    start=start_house,
+    player=HouseholdPlayer,
+    texts=household_texts,
+    # Noise from the first step on: put in at the end alone, the first few updates of any kind would remove it.
+    phases=(
+        Phase(Skill(0.5, 0.3), 450, 4e-3),
+        Phase(Skill(0.5, 0.3), 60, 2e-3, layout="step", episodes=32),
+        Phase(Skill(0.5, 0.3), 60, 2e-3),
+    ),
+    turns=12,
+    story="each of a house never seen in the same phase before or again. The expert has to search; in a share 0.3 of "
+    "the episodes one plays who knows where everything is",
 )
 SHOP = World(
     name="shop",
-    config=shop_transcripts.WORLD,
-    rollout=shop_transcripts.world,
-    environment=shop_transcripts.make_environment,
-    episodes=lambda seed, noise: shop_transcripts.play_shops(seed, noise=noise),
-    texts=shop_transcripts.shop_texts,
-    recipe=Recipe(
-        # To click what stands on a page is the hard part, and is learnt in short transcripts first.
-        phases=(Phase(0.3, 1600, 4e-3, growing=0.3, turns=2), Phase(0.4, 300, 2e-3, growing=0.6)),
-        vocabulary=800,
-        batch=24,
+    config="shop/base",
+    kind=ShopEnv,
+    start=start_shop,
+    player=ShopPlayer,
+    texts=shop_texts,
+    # To click what stands on a page is the hard part, and is learnt in short episodes first.
+    phases=(
+        Phase(Skill(0.3), 300, 4e-3, episodes=96, turns=2),
+        Phase(Skill(0.3), 60, 2e-3, layout="step", episodes=32),
+        Phase(Skill(0.4), 75, 2e-3, episodes=96),
     ),
+    turns=8,
     story="each of a goal never seen in the same phase before or again, in shops other than the one of the "
     "configuration. The expert goes by what the pages say",
+    vocabulary=800,
+    after_action=" \n",  # "]" and the line break stay two tokens, as when the policy writes "]" and stops
 )
-SEARCH_INSIGHT = 0.5
-"""Share of the episodes whose player reads which of a document's facts is asked for; in the others it guesses."""
 SEARCH = World(
     name="search",
-    config=search_transcripts.WORLD,
-    rollout=search_transcripts.world,
-    environment=search_transcripts.make_environment,
-    episodes=lambda seed, noise: search_transcripts.play_questions(seed, noise=noise, insight=SEARCH_INSIGHT),
-    texts=search_transcripts.search_texts,
-    recipe=Recipe(phases=(Phase(0.4, 600, 4e-3), Phase(0.4, 200, 2e-3, growing=0.75))),
+    config="search/base",
+    kind=SearchEnv,
+    start=start_question,
+    player=SearchPlayer,
+    texts=search_texts,
+    phases=(
+        Phase(Skill(0.4, 0.5), 150, 4e-3),
+        Phase(Skill(0.4, 0.5), 30, 2e-3, layout="step", episodes=32),
+        Phase(Skill(0.4, 0.5), 30, 2e-3),
+    ),
+    turns=4,
     story="each of a question never asked in the same phase before or again, about facts other than those of the "
-    f"configuration. In a share {SEARCH_INSIGHT} of the episodes the player reads which fact is asked for, in the "
-    "others it guesses among what is new",
+    "configuration. In a share 0.5 of the episodes the player reads which fact is asked for, in the others it guesses "
+    "among what is new",
 )
-WORLDS = {world.name: world for world in (HOUSEHOLD, SHOP, SEARCH)}
+ALFWORLD = World(
+    name="alfworld",
+    config="alfworld/small",
+    kind=HouseholdEnv,
+    start=start_game,
+    player=HouseholdPlayer,
+    texts=alfworld_texts,
+    phases=(Phase(Skill(0.4, 0.5), 140, 4e-3, layout="step", episodes=40),),
+    turns=20,
+    story="of the training games. In a share 0.5 of the episodes the player knows where everything is, in the others "
+    "it has to search",
+    vocabulary=1024,
+    words=alfworld_words,
+    action_prefix="",
+)
+WORLDS = {world.name: world for world in (HOUSEHOLD, SHOP, SEARCH, ALFWORLD)}

@@ -1,67 +1,102 @@
-"""What all tiny policies have in common: a tokenizer of their own, an architecture, and how they are optimized."""
+"""What all tiny policies have in common: a tokenizer of their own, an architecture, and an optimizer."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from base_worlds import Phase, Recipe
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 PAD, END = "<|pad|>", "<|end|>"
+USER, ASSISTANT = "<|user|>", "<|assistant|>"
 MOST_TOKENS = 4096
 """Of a prompt and its action."""
+ADVENTURE = (
+    "{% for message in messages %}{{ message['content'] }}"
+    "{{ '<|end|>\n' if message['role'] == 'assistant' else '>' }}{% endfor %}"
+)
+"""A text adventure's own look: the player's line starts with ">"."""
+DIALOGUE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
 
 
-def train_bpe(
-    texts: Iterable[str],
-    vocabulary: int,
-    words: pre_tokenizers.PreTokenizer,
-    normalizer: Any = None,
-    more_special_tokens: tuple[str, ...] = (),
-    **options: Any,
-) -> PreTrainedTokenizerFast:
-    """Byte-level BPE: nothing is unknown, nearly every word of the texts is one token.
+@dataclass(frozen=True)
+class Shape:
+    """Size of a model."""
 
-    Args:
-        texts: to learn from.
-        vocabulary: number of tokens.
-        words: cuts a text into what may become one token.
-        normalizer: of the text before that, if any.
-        more_special_tokens: besides padding and the end.
-        options: of the Hugging Face tokenizer.
-    """
+    width: int = 96
+    feedforward: int = 256
+    layers: int = 3
+    heads: int = 4
+
+
+SMALL = Shape()
+
+
+@dataclass(frozen=True)
+class Words:
+    """How a tokenizer cuts a text into what may become one token, and how it writes a dialogue."""
+
+    cut: pre_tokenizers.PreTokenizer
+    chat_template: str
+    normalizer: normalizers.Normalizer | None = None
+    special_tokens: tuple[str, ...] = ()
+
+    @classmethod
+    def of_pieces(cls, pieces: str) -> Words:
+        """Every match of a regular expression may become one token."""
+        cut = pre_tokenizers.Split(Regex(pieces), behavior="isolated")
+        letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        return cls(pre_tokenizers.Sequence([cut, letters]), DIALOGUE, special_tokens=(USER, ASSISTANT))
+
+
+def qwen_words() -> Words:
+    """Qwen's own word boundaries: AutoTokenizer gives them to every Qwen2 model, whatever its files say."""
+    backend = Qwen2Tokenizer().backend_tokenizer
+    return Words(backend.pre_tokenizer, ADVENTURE, backend.normalizer)
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int, words: Words) -> PreTrainedTokenizerFast:
+    """Byte-level BPE: nothing is unknown, nearly every word of the texts is one token."""
     tokenizer = Tokenizer(models.BPE())
-    if normalizer is not None:
-        tokenizer.normalizer = normalizer
-    tokenizer.pre_tokenizer = words
+    if words.normalizer is not None:
+        tokenizer.normalizer = words.normalizer
+    tokenizer.pre_tokenizer = words.cut
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=[PAD, END, *more_special_tokens],
+        special_tokens=[PAD, END, *words.special_tokens],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    options: dict[str, Any] = {}
+    if words.special_tokens:
+        options = {"additional_special_tokens": list(words.special_tokens), "clean_up_tokenization_spaces": False}
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, model_max_length=MOST_TOKENS, **options
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        model_max_length=MOST_TOKENS,
+        chat_template=words.chat_template,
+        **options,
     )
 
 
-def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+def build_model(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
     """A Qwen2 with random weights."""
     config = Qwen2Config(
         vocab_size=len(tokenizer),
-        hidden_size=recipe.width,
-        intermediate_size=recipe.feedforward,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.heads,
+        hidden_size=shape.width,
+        intermediate_size=shape.feedforward,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
         max_position_embeddings=MOST_TOKENS,
         tie_word_embeddings=True,
         bos_token_id=None,
@@ -76,35 +111,32 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForC
     return model
 
 
-def optimize(model: Qwen2ForCausalLM, recipe: Recipe, phase: Phase, losses: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """One step for each pair of losses: on actions, and with a smaller weight on observations."""
-    optimizers = make_optimizers(model)
-    started = time.perf_counter()
-    model.train()
-    for step, (action_loss, observation_loss) in enumerate(losses):
-        model.zero_grad()
-        (action_loss + recipe.observation_weight * observation_loss).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = learning_rate(phase, recipe.warmup, step)
-            optimizer.step()
-        if (step + 1) % 50 == 0 or step + 1 == phase.steps:
-            seconds = time.perf_counter() - started
-            shown = f"action loss {action_loss.item():.3f}, observation loss {observation_loss.item():.3f}"
-            print(f"step {step + 1}/{phase.steps}: {shown}, {seconds:.0f} s", flush=True)
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Muon for the layers' matrices, AdamW for the rest: copying names forms in half the steps of AdamW alone.
 
+    Args:
+        params: of a model whose only matrix with `vocabulary` rows is its embedding.
+        lr: of both.
+        vocabulary: number of tokens.
+    """
 
-def make_optimizers(model: Qwen2ForCausalLM) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, AdamW for the rest: copying names forms in half the steps of AdamW alone."""
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-    muon = torch.optim.Muon(matrices, weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw")
-    return [muon, torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0)]
+    def __init__(self, params: Iterable[torch.nn.Parameter], lr: float, vocabulary: int) -> None:
+        every = list(params)
+        matrices = [p for p in every if p.ndim == 2 and p.shape[0] != vocabulary]
+        others = [p for p in every if p.ndim != 2 or p.shape[0] == vocabulary]
+        self.parts: list[torch.optim.Optimizer] = []
+        if matrices:
+            muon = torch.optim.Muon(matrices, lr, weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+            self.parts.append(muon)
+        if others:
+            self.parts.append(torch.optim.AdamW(others, lr, betas=(0.9, 0.98), weight_decay=0.0))
+        super().__init__([group for part in self.parts for group in part.param_groups], {"lr": lr})
+        for part, group in zip(self.parts, self.param_groups, strict=True):
+            part.param_groups = [group]  # a schedule then changes the rate of both
 
-
-def learning_rate(phase: Phase, warmup: int, step: int) -> float:
-    """Linear warm-up times a cosine down to a twentieth of the peak."""
-    warm = min(1.0, (step + 1) / warmup)
-    fall = (1 + math.cos(math.pi * step / phase.steps)) / 2
-    final = phase.learning_rate / 20
-    return warm * (final + (phase.learning_rate - final) * fall)
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step of each."""
+        loss = None if closure is None else closure()
+        for part in self.parts:
+            part.step()
+        return loss

@@ -8,6 +8,7 @@ from paw_lightning.callbacks.graceful_stop import GracefulStop
 from paw_lightning.callbacks.logger_setup import LoggerSetup
 from paw_lightning.callbacks.policy_export import PolicyExport
 from paw_lightning.callbacks.progress import IterationProgressBar
+from paw_lightning.callbacks.rollout_files import RolloutFiles
 from paw_lightning.callbacks.rollout_samples import RolloutSamples
 from paw_lightning.callbacks.run_cost import RunCost
 from paw_lightning.callbacks.run_health import RunHealth
@@ -26,6 +27,7 @@ __all__ = [
     "PolicyExport",
     "RewardBalance",
     "RolloutCallback",
+    "RolloutFiles",
     "RolloutSamples",
     "RunCost",
     "RunHealth",

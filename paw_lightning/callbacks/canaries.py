@@ -67,6 +67,7 @@ class Canaries(RolloutCallback):
     def _check_rollout(self, trainer: L.Trainer, pair: checks.Pair, rollout: Rollout, checked: list[Row]) -> None:
         if self.probe is None:
             self._check_first(trainer, pair, rollout, checked)
+            self.finished = rollout.replayed  # no sampler is to follow
         elif self.stepped:
             exact = self.logprob_tolerance or checks.TOLERANCE[checks.arithmetic(pair.module)]
             checks.check_sampler_follows(pair, self.probe, exact)
@@ -80,14 +81,17 @@ class Canaries(RolloutCallback):
 
     def _check_first(self, trainer: L.Trainer, pair: checks.Pair, rollout: Rollout, checked: list[Row]) -> None:
         checks.check_texts(pair.module.tokenizer, [t for row in checked for t in checks.turns(row)])
-        scored, over_all = pair.score(checked), rollout.metrics.get("rollout/sampler_gap")
+        # Read with what follows: where that changes nothing, these are the log-probs that the sampler should have.
+        scored = pair.score([checks.with_last_observation(row) for row in checked])
         tolerance = self._tolerance(pair, scored)
+        change = checks.check_appended_observation(pair, checked, scored, tolerance)
         compared = "differ "
-        if not rollout.demonstrated:  # a sampler has written the actions
+        if not (rollout.demonstrated or rollout.off_policy):  # a sampler of this policy has written the actions
+            over_all = rollout.metrics.get("rollout/sampler_gap")
             gap = checks.check_sampler_agrees(pair, checked, scored, tolerance, over_all)
             compared = f"of sampler and trainer differ by {gap:.1e} nats, "
-        change = checks.check_appended_observation(pair, checked, scored, tolerance)
-        self.probe = checks.Probe.take(pair, [row.segments[0].ids for row in checked])
+        if not rollout.replayed:
+            self.probe = checks.Probe.take(pair, [row.segments[0].ids for row in checked])
         self.known = {
             "action": {tuple(t.action_ids) for t in rollout.transitions},
             "target": {tuple(ids) for t in rollout.transitions for ids in (t.observation_ids, t.control_ids or [])},

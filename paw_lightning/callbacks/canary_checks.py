@@ -29,8 +29,7 @@ surprises by a nat or so; `rounding` allows more where they surprise more."""
 CHECKED = 4
 """Rows that are scored at most: the longest of the rollout, and others from all over it."""
 FREE_TOKENS, SHARE = 1024, 0.01
-"""Others are added while all hold at most so many tokens, or that share of the rollout's: they are read three times,
-one by one, where the iteration reads each of its rows about four times."""
+"""Others are added while all hold at most so many tokens, or that share of the rollout's: they are read one by one."""
 TELLING = 16
 """Action tokens from which on a row is held to the tolerance by itself, and not only together with the others."""
 PROBE_TOKENS = 8
@@ -167,23 +166,20 @@ def check_sampler_agrees(
         fail(
             f"the sampler's log-probs differ from the trainer's by {worst:.2g} nats on average{where}; wanted at most "
             f"{tolerance:g} (canaries.logprob_tolerance): the sampler uses another temperature than "
-            f"rollout.temperature ({pair.temperature:g}), other weights, another precision or another reading of long "
-            "rows, or the model drops units out while it trains (model.path)"
+            f"rollout.temperature ({pair.temperature:g}), other weights, another precision (of a server: its --dtype) "
+            "or another reading of long rows, or the model drops units out while it trains (model.path)"
         )
     return gap
 
 
-def check_appended_observation(pair: Pair, checked: Sequence[Row], scored: Sequence[Tensor], tolerance: float) -> float:
+def check_appended_observation(pair: Pair, checked: Sequence[Row], whole: Sequence[Tensor], tolerance: float) -> float:
     """What follows an action does not change the action's log-probs; returns the mean difference.
 
-    The last action of each row is read with the observation behind it, its first one without the turns behind it.
+    The first action of each row is read again with nothing behind it. `whole` are the log-probs of the whole rows, read
+    with the observation that follows the last action.
     """
-    alone, followed = list(scored), pair.score([with_last_observation(row) for row in checked])
-    for row, whole in zip(checked, scored, strict=True):
-        if len(turns(row)) > 1:
-            alone += pair.score([first_turn(row)])
-            followed.append(whole[: len(alone[-1])])
-    gap = mean_gap(alone, followed)
+    alone = pair.score([Row(row.segments[:2]) for row in checked])
+    gap = mean_gap(alone, [scored[: len(first)] for scored, first in zip(whole, alone, strict=True)])
     if not gap <= tolerance:
         fail(
             f"an appended observation changes the log-probs of the action before it by {gap:.2g} nats on average; "
@@ -196,11 +192,6 @@ def with_last_observation(row: Row) -> Row:
     """The row, and the environment's answer to its last action."""
     last = turns(row)[-1]
     return Row([*row.segments, Segment(last.bridge_ids), Segment(last.observation_ids)])
-
-
-def first_turn(row: Row) -> Row:
-    """The row up to its first action."""
-    return Row(row.segments[:2])
 
 
 def check_masks(tokenizer: Any, batch: MicroBatch, known: dict[str, set[tuple[int, ...]]]) -> tuple[str, str]:

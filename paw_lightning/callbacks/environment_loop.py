@@ -16,6 +16,7 @@ from paw_lightning import ranks
 from paw_lightning.callbacks.base import RolloutCallback
 from paw_lightning.callbacks.dialogue_probe import check_dialogue
 from paw_lightning.callbacks.parts import world_model_parts
+from paw_lightning.callbacks.replay_checks import check_replay, check_replay_files
 from paw_lightning.callbacks.rollout_curves import evaluation_metrics, rollout_metrics
 from paw_lightning.callbacks.setup_checks import Run, check_control, check_largest_return, check_penalty, check_run
 from paw_lightning.envs.base import TextEnv
@@ -24,7 +25,7 @@ from paw_lightning.iteration import Iteration
 from paw_lightning.policy.advantages import GRPO, Advantage
 from paw_lightning.policy.advantages.base import PlainFunction
 from paw_lightning.rollouts.layouts import LAYOUTS, Layout
-from paw_lightning.rollouts.runner import Runner
+from paw_lightning.rollouts.replay import player
 from paw_lightning.rollouts.settings import SAMPLERS, RolloutSettings, SamplerFactory
 from paw_lightning.rollouts.tasks import Split
 from paw_lightning.text.prompts import Prompt
@@ -128,7 +129,8 @@ class EnvironmentLoop(L.Callback):
         )
         self.trainer, self.module = trainer, pl_module
         self.observers = [callback for callback in callbacks if isinstance(callback, RolloutCallback)]
-        self.runner = Runner(settings, data.tasks, pl_module, self._progress)
+        # An evaluation plays, whatever the training before it has done.
+        self.runner = player(settings, data.tasks, pl_module, self._progress, data.replay if stage == "fit" else None)
         self.iteration = Iteration(
             runner=self.runner,
             policy=pl_module,
@@ -148,10 +150,15 @@ class EnvironmentLoop(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at the training environment, which may refuse its arguments, before validation plays in another."""
+        check_replay(trainer, self.runner)
         ranks.together(lambda: self.runner.num_tasks("train"))
         check_largest_return(self.iteration)
         ranks.together(lambda: check_dialogue(self.runner, self.module))
         check_control(Run(trainer, self.module, self.iteration))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look for the files of a replay, now that a resumed run knows where it goes on."""
+        check_replay_files(trainer, self.runner)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Close every environment."""

@@ -156,7 +156,7 @@ def export_policy(
     apart = bool(module.lora.rank) and adapters == "separate"
     keep_valid_generation_settings(model, module.path)
     if apart:
-        save_adapter(model, module.lora, resolve_model_path(module.path), unchecked)
+        save_adapter(model, resolve_model_path(module.path), unchecked)
     else:
         _whole(module, dtype).save_pretrained(unchecked)
     tokenizer.save_pretrained(unchecked)

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-from paw_lightning.errors import EnvironmentFailedError, SettingsError
+from paw_lightning.errors import EnvironmentFailedError, SamplerFailedError, SettingsError
 
 
 def main() -> None:
@@ -22,7 +22,10 @@ def main() -> None:
     except SettingsError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         status = 2
-    except EnvironmentFailedError as error:  # its line is in the message, a traceback would show the library's alone
+    except (
+        EnvironmentFailedError,
+        SamplerFailedError,
+    ) as error:  # its line is in the message, a traceback would show the library's alone
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         status = 1
     except KeyboardInterrupt:

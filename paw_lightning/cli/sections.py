@@ -12,6 +12,7 @@ SECTIONS = {
     "world_model_health": "paw_lightning.callbacks.WorldModelHealth",
     "run_health": "paw_lightning.callbacks.RunHealth",
     "run_cost": "paw_lightning.callbacks.RunCost",
+    "rollout_files": "paw_lightning.callbacks.RolloutFiles",
     "rollout_samples": "paw_lightning.callbacks.RolloutSamples",
     "policy_export": "paw_lightning.callbacks.PolicyExport",
     "success_report": "paw_lightning.callbacks.SuccessReport",

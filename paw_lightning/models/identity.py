@@ -39,17 +39,27 @@ def model_identity(
 
     `with_weights` adds the weights as loaded: they are the reference of a KL term.
     """
-    config, tokenizer = language_model.config, chat.tokenizer
-    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items())) + str(tokenizer.chat_template)
+    config = language_model.config
     result = {
         **{key: getattr(config, key, None) for key in IDENTITY_KEYS},
         "world_model_head": "separate" if separate_world_model_head else "shared",
-        "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest()[:16],
+        "tokenizer": vocabulary_digest(chat),
         **chat.identity(),
     }
     if critic != "none":
         result["critic"] = critic
     return result | ({REFERENCE: weight_digest(language_model)} if with_weights else {})
+
+
+def vocabulary_digest(chat: ChatFormat) -> str:
+    """A digest of all tokens and of the chat template."""
+    vocabulary = json.dumps(sorted(chat.tokenizer.get_vocab().items())) + str(chat.tokenizer.chat_template)
+    return hashlib.sha256(vocabulary.encode()).hexdigest()[:16]
+
+
+def tokenizer_digest(chat: ChatFormat) -> str:
+    """A digest of all that texts become tokens by: the vocabulary, and what stands between messages."""
+    return hashlib.sha256(repr((vocabulary_digest(chat), chat.identity())).encode()).hexdigest()[:16]
 
 
 def weight_digest(model: nn.Module) -> str:

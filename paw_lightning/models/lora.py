@@ -149,14 +149,11 @@ def merged(language_model: PreTrainedModel, dtype: Literal["float32"] | None = N
     return model
 
 
-def save_adapter(language_model: PreTrainedModel, lora: LoRA, base: str, directory: Path) -> None:
+def save_adapter(language_model: PreTrainedModel, base: str, directory: Path) -> None:
     """Write the adapters alone, for ``PeftModel.from_pretrained(base_model, directory)``."""
     directory.mkdir(parents=True, exist_ok=True)
-    config: Any = lora.config
+    config: Any = copy.copy(language_model.peft_config[NAME])  # type: ignore[index]
     config.base_model_name_or_path, config.inference_mode = base, True
-    if lora.target_modules == "all-linear":
-        adapted = {n.rpartition(".")[2] for n, m in language_model.named_modules() if isinstance(m, LoraLayer)}
-        config.target_modules = adapted
     config.save_pretrained(directory)
     tensors: dict[str, Tensor] = {
         f"base_model.model.{name.replace(f'.{NAME}', '')}": p.detach().cpu().contiguous()

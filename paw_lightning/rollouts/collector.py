@@ -1,4 +1,4 @@
-"""Plays groups of episodes in lock step and records every transition token by token."""
+"""Plays groups of episodes and records every transition token by token: in lock step, or each at its own pace."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from paw_lightning.envs.base import FAILURES, TextEnv
 from paw_lightning.errors import SettingsError
-from paw_lightning.rollouts.counterfactuals import counterfactual
+from paw_lightning.rollouts.apart import Apart, Play
 from paw_lightning.rollouts.demonstrations import Demonstrator
 from paw_lightning.rollouts.episodes import (
     EpisodeError,
@@ -23,15 +25,15 @@ from paw_lightning.rollouts.episodes import (
     close_quietly,
     describe,
     take_seats,
-    was_admissible,
 )
 from paw_lightning.rollouts.layouts import Context, Layout, StepLayout
 from paw_lightning.rollouts.timing import timed
+from paw_lightning.rollouts.turns import Turn
 from paw_lightning.samplers.base import Generation, Sampler
 from paw_lightning.seeding import stable_seed, uniforms
-from paw_lightning.text.actions import ParsedAction, action_format
+from paw_lightning.text.actions import action_format
 from paw_lightning.text.prompts import PromptBuilder, PromptTooLongError
-from paw_lightning.types import Episode, RolloutGroup, Transition
+from paw_lightning.types import Episode, RolloutGroup
 
 logger = logging.getLogger(__name__)
 
@@ -52,19 +54,6 @@ class PlayedGroups:
     """Wall clock in "environment", "tokenization" and "generation"."""
     retried_episodes: int = 0
     """Episodes that were started again because their environment failed."""
-
-
-@dataclass
-class _Play:
-    """What all turns of one call of `play` share."""
-
-    groups: list[RolloutGroup]
-    sampler: Sampler
-    temperature: float
-    seed: Sequence[int | str]
-    failed: dict[int, str]
-    """Group -> why it is lost."""
-    seconds: dict[str, float]
 
 
 class Collector:
@@ -128,16 +117,12 @@ class Collector:
         """
         groups, seats = take_seats(task_seeds, group_size, earlier or {})
         sampler = self.sampler.session() if self.layout.grows else self.sampler
-        play = _Play(groups, sampler, temperature, seed, {}, defaultdict(float))
-        while active := [seat for seat in seats if not seat.done and seat.group not in play.failed]:
-            with timed(play.seconds, "environment"):
-                self._start([seat for seat in active if seat.player is None], play)
-            self._play_turn([s.player for s in active if s.player is not None and s.group not in play.failed], play)
-            for seat in active:
-                if seat.player is not None and seat.player.failure is not None:
-                    self._fail(seat, seat.player.failure, play.failed)
-            if progress:
-                progress(sum(seat.done or seat.group in play.failed for seat in seats), len(seats))
+        play = Play(groups, sampler, temperature, seed, {}, defaultdict(float))
+        tell = partial(_tell, progress, seats, play.failed)
+        if not self.demonstrator and sampler.connections:
+            Apart(self, play, tell).run(seats)
+        else:
+            self._play_in_step(seats, play, tell)
         return self._gather(task_seeds, seats, play)
 
     def keep(self, env: TextEnv) -> None:
@@ -164,7 +149,7 @@ class Collector:
         while self._idle:
             close_quietly(self._idle.pop())
 
-    def _gather(self, task_seeds: Sequence[int], seats: list[Seat], play: _Play) -> PlayedGroups:
+    def _gather(self, task_seeds: Sequence[int], seats: list[Seat], play: Play) -> PlayedGroups:
         """Hand out the groups that are whole, and keep the environments for the next."""
         self._idle += [seat.env for seat in seats if seat.env is not None]
         for g, message in play.failed.items():
@@ -174,62 +159,89 @@ class Collector:
                 assert seat.player is not None
                 play.groups[seat.group].episodes.append(seat.player.episode)
         kept = [group for g, group in enumerate(play.groups) if g not in play.failed]
-        retried = sum(seat.attempts > 0 for seat in seats)
+        retried = sum(bool(seat.errors) for seat in seats)
         return PlayedGroups(kept, list(play.failed.values()), play.seconds, retried)
 
-    def _start(self, seats: list[Seat], play: _Play) -> None:
+    def _start(self, seats: list[Seat], play: Play) -> None:
         """Seat a player at the start of each seat's episode; all resets begin before the first is waited for."""
-        errors: dict[Seat, EpisodeError] = {}
-        options = {seat: {"episode_seed": stable_seed(*play.seed, seat.task_seed, seat.member)} for seat in seats}
-        for seat in seats:
-            try:
-                # A second attempt gets a new environment: one that has failed is not trusted again.
-                seat.env = self._idle.pop() if self._idle and not seat.attempts else self.make_env()
-                seat.env.begin_reset(seed=seat.task_seed, options=options[seat])
-            except SettingsError:  # of an environment that builds its parts late; no retry would help
-                raise
-            except FAILURES as error:
-                errors[seat] = EpisodeError(describe(seat.env, "reset", error))
-        for seat in seats:
-            if seat not in errors:
-                try:
-                    seat.player = self._reset(seat, play.groups[seat.group], options[seat])
-                except EpisodeError as error:
-                    errors[seat] = error
-        for seat in errors:
-            self._fail(seat, errors[seat], play.failed)
+        errors = {seat: error for seat in seats if (error := self.open(seat, play.seed))}
+        starts = {seat: self.reset(seat, play.seed) for seat in seats if seat not in errors}
+        for seat, start in starts.items():
+            if isinstance(start, EpisodeError):
+                errors[seat] = start
+            else:
+                seat.player = self.seat(seat, play.groups[seat.group], *start)
+        for seat, error in errors.items():
+            self.fail(seat, error, play.failed)
 
-    def _reset(self, seat: Seat, group: RolloutGroup, options: dict[str, Any]) -> Player:
+    def open(self, seat: Seat, seed: Sequence[int | str]) -> EpisodeError | None:
+        """Give a seat an environment and begin its reset; what went wrong, if anything."""
+        try:
+            # A second attempt gets a new environment: one that has failed is not trusted again.
+            seat.env = self._idle.pop() if self._idle and not seat.errors else self.make_env()
+            seat.env.begin_reset(seed=seat.task_seed, options=_options(seat, seed))
+        except SettingsError:  # of an environment that builds its parts late; no retry would help
+            raise
+        except FAILURES as error:
+            return EpisodeError(describe(seat.env, "reset", error))
+        return None
+
+    def reset(self, seat: Seat, seed: Sequence[int | str]) -> FirstLook | EpisodeError:
+        """Wait for the reset; touches no tokenizer."""
         assert seat.env is not None
         try:
-            observation, info = seat.env.reset(seed=seat.task_seed, options=options)
+            observation, info = seat.env.reset(seed=seat.task_seed, options=_options(seat, seed))
             check_observation(observation, False)
-            admissible = check_info(info)
+            check_info(info)
         except SettingsError:
             raise
         except FAILURES as error:
-            raise EpisodeError(describe(seat.env, "reset", error)) from error
-        group.group_key = str(info.get("group_key", seat.task_seed))
-        group.max_return = info.get("max_reward")
-        group.environment = str(info.get("environment", ""))
-        episode = Episode(seat.task_seed, seat.member, str(info.get("task", "")), kind=str(info.get("kind") or ""))
-        layout = self.layout(self.prompts, episode.task, observation, self.max_observation_tokens)
-        return Player(seat.env, episode, observation, admissible, layout)
+            return EpisodeError(describe(seat.env, "reset", error))
+        return observation, info
 
-    def _fail(self, seat: Seat, error: EpisodeError, failed: dict[int, str]) -> None:
+    def seat(self, seat: Seat, group: RolloutGroup, observation: str, info: dict[str, Any]) -> Player:
+        assert seat.env is not None
+        group.group_key = str(info.get("group_key", seat.task_seed))
+        largest = info.get("max_reward")
+        group.max_return = None if largest is None else float(largest)
+        group.environment = str(info.get("environment", ""))
+        episode = Episode(
+            seat.task_seed,
+            seat.member,
+            str(info.get("task", "")),
+            kind=str(info.get("kind") or ""),
+            errors=list(seat.errors),
+        )
+        layout = self.layout(self.prompts, episode.task, observation, self.max_observation_tokens)
+        return Player(seat.env, episode, observation, check_info(info), layout)
+
+    def fail(self, seat: Seat, error: EpisodeError, failed: dict[int, str]) -> None:
         """Clear a seat for the next attempt, or give its group up when there is none."""
         if seat.env is not None:
             close_quietly(seat.env)
         seat.env = seat.player = None
-        if error.retry and seat.attempts < self.episode_retries and seat.group not in failed:
-            seat.attempts += 1
+        if error.retry and len(seat.errors) < self.episode_retries and seat.group not in failed:
+            seat.errors.append(str(error))
             logger.warning("playing an episode of task %s again: %s", seat.task_seed, error)
         else:
             failed.setdefault(seat.group, str(error))
 
-    def _play_turn(self, active: list[Player], play: _Play) -> None:
+    # In lock step
+
+    def _play_in_step(self, seats: list[Seat], play: Play, tell: Callable[[], None]) -> None:
+        """All episodes' next turns at a time, for samplers that write them together."""
+        while active := [seat for seat in seats if not seat.done and seat.group not in play.failed]:
+            with timed(play.seconds, "environment"):
+                self._start([seat for seat in active if seat.player is None], play)
+            self._play_turn([s.player for s in active if s.player is not None and s.group not in play.failed], play)
+            for seat in active:
+                if seat.player is not None and seat.player.failure is not None:
+                    self.fail(seat, seat.player.failure, play.failed)
+            tell()
+
+    def _play_turn(self, active: list[Player], play: Play) -> None:
         with timed(play.seconds, "tokenization"):
-            ready = [(p, context) for p in active if (context := self._context(p))]
+            ready = [(p, context) for p in active if (context := self.context(p))]
         if not ready:
             return
         if self.demonstrator:
@@ -238,10 +250,7 @@ class Collector:
             ready = [(p, context) for p, context, answer in shown if answer]
             generations = [answer for _, _, answer in shown if answer]
         else:
-            noise = [
-                uniforms(self.max_action_tokens, *play.seed, p.episode.task_seed, p.episode.member, p.turn)
-                for p, _ in ready
-            ]
+            noise = [self.noise(p, play.seed) for p, _ in ready]
             with timed(play.seconds, "generation"):
                 generations = play.sampler.generate(
                     [context.ids for _, context in ready],
@@ -250,16 +259,17 @@ class Collector:
                     uniforms=torch.stack(noise),
                 )
         with timed(play.seconds, "tokenization"):
-            actions = [self._parse(generation) for generation in generations]
+            turns = [self.read(*player, answer) for player, answer in zip(ready, generations, strict=True)]
         with timed(play.seconds, "environment"):
-            others = [self._begin(p, action, play.seed) for (p, _), action in zip(ready, actions, strict=True)]
-            for (p, context), generation, action, other in zip(ready, generations, actions, others, strict=True):
-                if p.failure is None:
-                    self._act(p, context, generation, action, other)
+            for turn in turns:
+                if self.counterfactuals:
+                    turn.ask_otherwise(play.seed)
+                turn.begin()
+            for turn in turns:
+                turn.step()
         with timed(play.seconds, "tokenization"):
-            for p, _ in ready:
-                if p.failure is None:
-                    p.layout.record(p.episode.transitions[-1], p.admissible or [])
+            for turn in turns:
+                turn.record(self.encode, self.max_steps)
 
     def _shown(self, p: Player, demonstrator: Demonstrator) -> Generation | None:
         """What the environment's expert writes; None where it fails."""
@@ -269,7 +279,7 @@ class Collector:
             p.failure = error
             return None
 
-    def _context(self, p: Player) -> Context | None:
+    def context(self, p: Player) -> Context | None:
         """The player's decision context; None when it has none, which ends its episode or costs its group."""
         try:
             return p.layout.context(p.observation, p.admissible or [])
@@ -280,65 +290,22 @@ class Collector:
                 p.failure = EpisodeError(str(error), retry=False)
             return None
 
-    def _parse(self, generation: Generation) -> ParsedAction:
+    def read(self, p: Player, context: Context, generation: Generation) -> Turn:
         answer = self.prompts.chat.read_answer(generation.token_ids, self.stop_token_ids)
-        return self.action_format.read(answer.text, answer.opened)
+        return Turn(p, context, generation, answer.text, self.action_format.read(answer.text, answer.opened))
 
-    def _begin(self, p: Player, action: ParsedAction, seed: Sequence[int | str]) -> str | None:
-        """Set a step going, as environments outside this process work side by side; returns the counterfactual."""
-        try:
-            # Before the step: a worker can only do one thing at a time.
-            other = None
-            if self.counterfactuals:
-                drawn = stable_seed(*seed, "counterfactual", p.episode.task_seed, p.episode.member, p.turn)
-                other = counterfactual(p.env, p.admissible, action.text, drawn)
-        except EpisodeError as error:
-            p.failure = error
-            return None
-        try:
-            p.env.begin_step(action.text)
-        except FAILURES as error:
-            p.failure = EpisodeError(describe(p.env, f"step({action.text!r})", error))
-        return other
+    def noise(self, p: Player, seed: Sequence[int | str]) -> Tensor:
+        """The random numbers of a player's next action."""
+        return uniforms(self.max_action_tokens, *seed, p.episode.task_seed, p.episode.member, p.turn)
 
-    def _act(
-        self, p: Player, context: Context, generation: Generation, action: ParsedAction, other: str | None
-    ) -> None:
-        """Take one environment's answer and record the transition, or why there is none."""
-        try:
-            observation, reward, terminated, truncated, info = p.env.step(action.text)
-            done = bool(terminated or truncated)
-            check_observation(observation, done)
-            admissible = check_info(info)
-            nuisance_spans = [(int(start), int(stop)) for start, stop in info.get("nuisance_spans", [])]
-            reward = float(reward)
-            if reward != reward or reward in (float("inf"), float("-inf")):
-                raise ValueError(f"reward {reward!r}; wanted a finite number")
-        except FAILURES as error:
-            p.failure = EpisodeError(describe(p.env, f"step({action.text!r})", error))
-            return
-        encode = self.prompts.chat.encode_within
-        p.episode.transitions.append(
-            Transition(
-                prompt_ids=context.prompt_ids,
-                action_ids=generation.token_ids,
-                sampled_logprobs=generation.logprobs,
-                sampled_entropies=generation.entropies,
-                action_text=action.text,
-                observation_text=observation,
-                anchor=p.observation,
-                reward=reward,
-                well_formed=action.well_formed,
-                admissible=was_admissible(action, p.admissible, info),
-                truncated=not generation.stopped,
-                turn_ids=context.turn_ids,
-                dropped_turns=context.dropped_turns,
-                predictable=bool(info.get("predictable", True)),
-                nuisance_spans=nuisance_spans,
-                counterfactual_ids=None if other is None else encode(other, self.max_observation_tokens),
-            )
-        )
-        p.observation, p.admissible = observation, admissible
-        p.episode.finished = done
-        p.done = done or p.turn == self.max_steps
-        p.episode.won = p.episode.won or bool(info.get("won", False))
+    def encode(self, text: str) -> list[int]:
+        return self.prompts.chat.encode_within(text, self.max_observation_tokens)
+
+
+def _options(seat: Seat, seed: Sequence[int | str]) -> dict[str, Any]:
+    return {"episode_seed": stable_seed(*seed, seat.task_seed, seat.member)}
+
+
+def _tell(progress: Progress | None, seats: Sequence[Seat], failed: Mapping[int, str]) -> None:
+    if progress:
+        progress(sum(seat.done or seat.group in failed for seat in seats), len(seats))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
@@ -51,8 +51,8 @@ class Seat:
     group: int
     task_seed: int
     member: int
-    attempts: int = 0
-    """Attempts that failed."""
+    errors: list[str] = field(default_factory=list)
+    """Why each attempt before this one failed."""
     env: TextEnv | None = None
     player: Player | None = None
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Protocol
 
 from paw_lightning import ranks
-from paw_lightning.errors import EnvironmentFailedError
+from paw_lightning.errors import EnvironmentFailedError, SettingsError
+from paw_lightning.models.fingerprint import fingerprint
 from paw_lightning.models.policy_world_model import PolicyWorldModel
 from paw_lightning.rollouts import scoring
 from paw_lightning.rollouts.collector import Collector, FirstLook, PlayedGroups
@@ -21,7 +22,7 @@ from paw_lightning.rollouts.timing import timed
 from paw_lightning.samplers.base import Sampler
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import PromptBuilder
-from paw_lightning.types import Rollout, RolloutGroup
+from paw_lightning.types import Rollout, RolloutGroup, Transition
 
 
 class Progress(Protocol):
@@ -104,6 +105,13 @@ class Runner:
         """Take over the trained weights; every rank has to call it, outside of any forward pass."""
         self.policy.gather()
         ranks.together(self.sampler.update_weights)
+        longest, prompt = self.sampler.context_length, self.settings.prompt
+        if longest is not None and prompt.max_tokens + self.settings.max_action_tokens > longest:
+            raise SettingsError(
+                f"rollout.prompt.max_tokens {prompt.max_tokens} + rollout.max_action_tokens "
+                f"{self.settings.max_action_tokens} are more than the {longest} tokens that the sampler's server reads"
+                "; wanted it started with a larger --max-model-len, or lower ones"
+            )
 
     def release(self) -> None:
         """Give back what only playing needs."""
@@ -125,8 +133,9 @@ class Runner:
             temperature=self.settings.temperature,
             demonstrated=self.settings.demonstrated,
             left_out=useful.left_out,
-            dropped_groups=len(played.failures),
+            failures=played.failures,
             seconds=dict(played.seconds),
+            fingerprints=self.fingerprints(),
         )
         overlong = [t for t in rollout.transitions if t.predictable and t.observation_text and not t.observation_ids]
         rollout.metrics["rollout/overlong_observations"] = float(len(overlong))
@@ -183,20 +192,36 @@ class Runner:
         groups, failures = [g for p in parts for g in p.groups], [f for p in parts for f in p.failures]
         return PlayedGroups(groups, failures, seconds, sum(part.retried_episodes for part in parts))
 
+    def fingerprints(self) -> dict[str, str]:
+        """Of the weights that play and score, as they are now: `policy`, and `critic` and `reference` if any."""
+        model = self.policy.played_model
+        found = {"policy": fingerprint(model.language_model.parameters())}
+        if model.critic is not None:
+            found["critic"] = fingerprint(model.critic.parameters())
+        with self.policy.reference_model() as reference:
+            if reference is not None:  # below adapters it is what they leave alone
+                frozen = (p for p in reference.language_model.parameters() if not p.requires_grad)
+                found["reference"] = fingerprint(frozen)
+        return found
+
     # Scoring
 
     def score(self, rollout: Rollout) -> None:
         """Write what scoring writes (types.py); every rank scores a part of the update and gets the rest."""
-        mine = ranks.rank_slice(len(rollout.groups))
-        with timed(rollout.seconds, "scoring"), self.policy.arithmetic():
-            parts = ranks.together(partial(self._score, rollout.groups[mine]))
-        rollout.groups = [group for part in parts for group in part]
+        self._score_parts(rollout, self._score)
         if rollout.demonstrated:
             return  # no sampler has written anything
         sampled = self.settings.takes_sampled_logprobs(self.sampler)
         rollout.foreign_logprobs = sampled and not self.sampler.trainers_arithmetic
         if not sampled:
             rollout.metrics["rollout/sampler_gap"] = scoring.sampler_gap(rollout.transitions)
+
+    def _score_parts(self, rollout: Rollout, work: Callable[[list[RolloutGroup]], list[RolloutGroup]]) -> None:
+        """Let every rank work on its part of the groups; all of them get all parts."""
+        mine = ranks.rank_slice(len(rollout.groups))
+        with timed(rollout.seconds, "scoring"), self.policy.arithmetic():
+            parts = ranks.together(partial(work, rollout.groups[mine]))
+        rollout.groups = [group for part in parts for group in part]
 
     def _score(self, groups: list[RolloutGroup]) -> list[RolloutGroup]:
         settings, model = self.settings, self.policy.played_model
@@ -210,11 +235,14 @@ class Runner:
             scoring.stand_in_for_a_sampler(transitions)
         if settings.importance_cap is not None:
             scoring.write_importance(transitions, settings.importance_cap)
-        # The reference's log-probs
+        self._score_reference(transitions)
+        return groups
+
+    def _score_reference(self, transitions: list[Transition]) -> None:
         with self.policy.reference_model() as reference:
             if reference is not None:
+                limits = self.settings.temperature, self.settings.scoring_tokens
                 scoring.write_reference_logprobs(reference, transitions, *limits)
-        return groups
 
     # Who plays, built when first needed
 

@@ -34,6 +34,10 @@ class Sampler(ABC):
     trainers_arithmetic: ClassVar[bool] = False
     """Its log-probs are those of the training forward but for rounding: `rollout.old_logprobs` may take them."""
 
+    context_length: int | None = None
+    """Tokens of a prompt and its action that it reads at most; None where only the model's own limit counts, or before
+    `update_weights`."""
+
     @abstractmethod
     def generate(
         self, prompts: list[list[int]], *, temperature: float, max_new_tokens: int, uniforms: Tensor
@@ -46,6 +50,21 @@ class Sampler(ABC):
             max_new_tokens: longest action.
             uniforms: float [B, max_new_tokens] in [0, 1): the random numbers to draw with, if the sampler can use them.
         """
+
+    connections: int = 0
+    """Prompts that :meth:`ask` answers side by side, called from so many threads; 0: it has no `ask`, and writes a
+    turn's actions together."""
+
+    def ask(self, prompt: list[int], *, temperature: float, max_new_tokens: int, uniforms: Tensor) -> Generation:
+        """One action, as `generate` would write it: each episode then goes on as soon as its own answer is there.
+
+        Args:
+            uniforms: float [max_new_tokens].
+        """
+        raise NotImplementedError(f"{type(self).__name__} has connections, and no ask")
+
+    def prepare(self, prompt: list[int]) -> None:  # noqa: B027 - most are always ready
+        """Called in the main thread before each prompt that is asked for."""
 
     def update_weights(self) -> None:  # noqa: B027 - most read the live model
         """The model's weights have changed; called on every rank before each rollout and evaluation."""

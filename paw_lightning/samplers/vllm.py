@@ -1,44 +1,57 @@
-"""Prompts -> actions from a vLLM server in an environment of its own, over HTTP; vLLM is never imported.
+"""Prompts -> actions from vLLM servers in an environment of their own, over HTTP; vLLM is never imported.
 
-Tested against a small server that speaks the same requests; not yet run against a real one. Start it with
-``VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode processed_logprobs --generation-config vllm``.
+docs/scaling.md says how to start one. A server holds a copy of the weights, which is refreshed before every rollout,
+proved by what the new weights say of a prompt, and watched: one that was started again in between is refused.
 """
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.request
+import contextlib
+import os
+import shutil
+import uuid
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from paw_lightning import ranks
-from paw_lightning.errors import SettingsError
-from paw_lightning.models.lora import has_adapters, merged
-from paw_lightning.samplers.base import Generation, Sampler
+from paw_lightning.errors import SamplerFailedError, SettingsError
+from paw_lightning.models.lora import has_adapters, save_adapter
+from paw_lightning.samplers.base import Generation, Sampler, evaluating
 from paw_lightning.samplers.paged import seed_of
+from paw_lightning.samplers.server import RefusedRequestError, Server
 
-
-class MissingServerError(ConnectionError, SettingsError):
-    """No server has ever answered."""
+ADAPTER = "policy"
+"""Name of the adapter that a server is given."""
+PROVING_TOKENS = 64
+"""Of a prompt's beginning, whose log-probs prove the weights."""
+TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.1}
+"""Largest mean difference of the server's log-probs from the trainer's on a prompt, nats, by the trainer's arithmetic:
+a prompt's tokens are less expected than an action's, and rounding shows more."""
 
 
 class VLLMSampler(Sampler):
-    """Asks a server that holds a copy of the weights, refreshed through a folder that both can read.
+    """Asks servers that hold a copy of the weights, refreshed through a folder that all can read.
 
     It gives no entropies (scoring fills them in), and its arithmetic is not the trainer's: `rollout/sampler_gap`
-    shows by how much, `rollout.importance_cap` corrects for it.
+    shows by how much, `rollout.importance_cap` corrects for it. With LoRA the adapter alone is sent, to servers that
+    hold the base model.
 
     Args:
         urls: of the servers; rank r asks number r modulo their count.
-        weights: folder for the weights, the same path on the servers' machines.
-        connections: requests under way at a time.
+        weights: folder for the weights, the same path on the servers' machines; each run makes a folder of its own
+            in it and takes it away at the end.
+        connections: requests under way at a time; each episode goes on as soon as its own answer is there.
         timeout: seconds one request may take.
+        tolerance: largest mean difference of a server's log-probs from the trainer's on a prompt after the weights were
+            sent, nats; null goes by the arithmetic, 1e-3 in float32, 0.01 in float16, 0.1 in bfloat16 (choice).
     """
 
     def __init__(
@@ -50,76 +63,208 @@ class VLLMSampler(Sampler):
         weights: str = "runs/vllm_weights",
         connections: int = 64,
         timeout: float = 600.0,
+        tolerance: float | None = None,
     ) -> None:
+        if not urls:
+            raise SettingsError("rollout.sampler.urls is empty; wanted the address of at least one vLLM server")
+        if tolerance is not None and not tolerance > 0:
+            raise SettingsError(f"rollout.sampler.tolerance is {tolerance}; wanted above 0, or null")
         self.model, self.stop_token_ids = model, list(stop_token_ids)
-        self.urls, self.weights = list(urls), Path(weights).absolute()
-        self.connections, self.timeout = connections, timeout
-        self.name: str | None = None
-        self.reached = False
-        """Whether a server has ever answered; one that never did is not there."""
+        self.servers = [Server(url, timeout) for url in urls]
+        self.connections, self.tolerance = connections, tolerance
+        self.weights = Path(weights).absolute()
+        self.run = uuid.uuid4().hex[:12]
+        """Names this run among others that may ask the same servers, or share the folder."""
+        self.syncs = 0
+        """How often the weights were sent."""
+        self.proved = False
+        """The server has shown the weights of the last sync."""
+        self.served = ""
+        """The server's name of its model."""
+
+    # Weights
 
     def update_weights(self) -> None:
         """Write the weights once, let every server read them, and forget what they computed with the old ones."""
+        if not self.syncs:
+            self.run = ranks.gathered(self.run)[0]
+        self.syncs, self.proved = self.syncs + 1, False
+        if not self.served:
+            model = self._server.get("/v1/models")["data"][0]
+            self.served, self.context_length = model["id"], model.get("max_model_len")
         if ranks.world()[0] != 0:
             return
-        model = merged(self.model) if has_adapters(self.model) else self.model
-        model.save_pretrained(self.weights)
-        for url in self.urls:
-            reload = {"method": "reload_weights", "kwargs": {"weights_path": str(self.weights)}}
-            self._call(url, "/collective_rpc", reload)
-            self._call(url, "/reset_prefix_cache", {})
+        own = self.weights / self.run
+        if self.syncs == 1:
+            weakref.finalize(self, _clear, own)
+        folder = own / str(self.syncs)
+        if has_adapters(self.model):
+            save_adapter(self.model, self.served, folder)
+        else:
+            self.model.save_pretrained(folder)
+        _let_read(own, folder)
+        for server in self.servers:
+            send = self._send_adapter if has_adapters(self.model) else self._send_weights
+            send(server, folder)
+        shutil.rmtree(own / str(self.syncs - 1), ignore_errors=True)
+
+    def _send_weights(self, server: Server, folder: Path) -> None:
+        """No request is under way while the server reads, lest old keys and values be kept."""
+        server.post("/pause?mode=wait", {})
+        try:
+            try:
+                load = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
+                server.post_once("/collective_rpc", load)
+            except RefusedRequestError as error:
+                if error.code == 404:
+                    raise
+                raise SamplerFailedError(
+                    f"the vLLM server at {server.url} could not read the weights in {folder}: {error}; wanted the same "
+                    "path there, readable, and the server started with the model that is trained "
+                    "(rollout.sampler.weights). It may hold no weights now: start it again if its next answers fail"
+                ) from error
+            dropped = server.post("/reset_prefix_cache", {})
+            if isinstance(dropped, dict) and not dropped.get("success", True):
+                dropped = server.post("/reset_prefix_cache?reset_running_requests=true", {})
+            if isinstance(dropped, dict) and not dropped.get("success", True):
+                raise SamplerFailedError(
+                    f"the vLLM server at {server.url} keeps what it has computed with the old weights, as requests are "
+                    "under way; wanted one that no other run asks (rollout.sampler.urls)"
+                )
+            server.post("/update_weight_version", {"new_version": self._version})
+        finally:
+            server.post("/resume", {})
+
+    def _send_adapter(self, server: Server, folder: Path) -> None:
+        try:
+            server.post("/v1/load_lora_adapter", {"lora_name": ADAPTER, "lora_path": str(folder), "load_inplace": True})
+        except RefusedRequestError as error:
+            raise SamplerFailedError(
+                f"the vLLM server at {server.url} did not take the adapter in {folder}: {error}; wanted the same path "
+                "there, readable, and a server that was started with --enable-lora --max-lora-rank of at least "
+                "model.lora.rank, and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 in its environment (rollout.sampler.weights)"
+            ) from error
+
+    @property
+    def _version(self) -> str:
+        """Names this run's latest weights; also keeps the prefix caches of other weights apart."""
+        return f"{self.run}-{self.syncs}"
+
+    # Playing
 
     def generate(
         self, prompts: list[list[int]], *, temperature: float, max_new_tokens: int, uniforms: Tensor
     ) -> list[Generation]:
         """One action per prompt, each asked for by itself: in one request equal prompts would share a seed."""
-        url = self.urls[ranks.world()[0] % len(self.urls)]
-        self.name = self.name or self._call(url, "/v1/models")["data"][0]["id"]
-
-        def ask(prompt: list[int], row: Tensor) -> Generation:
-            request = {
-                "model": self.name,
-                "prompt": prompt,
-                "max_tokens": max_new_tokens,
-                "temperature": temperature,
-                "top_p": 1.0,
-                "top_k": -1,
-                "min_p": 0.0,
-                "repetition_penalty": 1.0,
-                "stop_token_ids": self.stop_token_ids,
-                "seed": seed_of(row),
-                "logprobs": 0,
-                "return_token_ids": True,
-            }
-            return self._generation(self._call(url, "/v1/completions", request)["choices"][0], url)
-
+        for prompt in prompts[:1]:
+            self.prepare(prompt)
+        ask = partial(self.ask, temperature=temperature, max_new_tokens=max_new_tokens)
         with ThreadPoolExecutor(self.connections) as pool:
-            return list(pool.map(ask, prompts, uniforms))
+            return list(pool.map(lambda prompt, row: ask(prompt, uniforms=row), prompts, uniforms))
 
-    def _generation(self, choice: dict[str, Any], url: str) -> Generation:
-        tokens, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+    def prepare(self, prompt: list[int]) -> None:
+        """Prove the weights by the first prompt after each sync: the trainer's precision is the main thread's."""
+        assert self.served, "update_weights comes first"
+        if not self.proved:
+            self._check_version(self._server)
+            self._prove(self._server, prompt[:PROVING_TOKENS])
+
+    def ask(self, prompt: list[int], *, temperature: float, max_new_tokens: int, uniforms: Tensor) -> Generation:
+        """One action for a prompt."""
+        request = self._request(prompt) | {
+            "max_tokens": max_new_tokens,
+            "temperature": temperature,
+            "stop_token_ids": self.stop_token_ids,
+            "seed": seed_of(uniforms),
+            "logprobs": 0,
+            "return_token_ids": True,
+        }
+        choice = self._server.post("/v1/completions", request)["choices"][0]
+        return self._generation(choice, self._server, max_new_tokens)
+
+    def release(self) -> None:
+        """A rollout is over: the server that was asked still has the weights that it began with."""
+        if self.proved:
+            self._check_version(self._server)
+
+    @property
+    def _server(self) -> Server:
+        return self.servers[ranks.world()[0] % len(self.servers)]
+
+    def _request(self, prompt: list[int]) -> dict[str, Any]:
+        """Every setting is named: what a request leaves out, a server takes from the model's generation_config."""
+        neutral = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+        name = ADAPTER if has_adapters(self.model) else self.served
+        return {"model": name, "prompt": prompt, "cache_salt": self._version, **neutral}
+
+    def _generation(self, choice: dict[str, Any], server: Server, most: int) -> Generation:
+        tokens, logprobs, reason = choice["token_ids"], choice["logprobs"]["token_logprobs"], choice["finish_reason"]
         stopped = bool(tokens) and tokens[-1] in self.stop_token_ids
-        if len(tokens) != len(logprobs) or stopped != (choice["finish_reason"] == "stop"):
-            raise RuntimeError(
-                f"{url} gave {len(tokens)} tokens, {len(logprobs)} log-probs and finish_reason "
-                f"{choice['finish_reason']!r}; wanted a log-prob for each token, and the stop token as the last of a "
-                "finished action (rollout.sampler)"
+        whole = reason == "stop" if stopped else reason == "length" and len(tokens) == most
+        if not whole or len(tokens) != len(logprobs):
+            raise SamplerFailedError(
+                f"the vLLM server at {server.url} gave {len(tokens)} of at most {most} tokens, {len(logprobs)} "
+                f"log-probs and finish_reason {reason!r}; wanted a log-prob for each token, and a whole action: the "
+                "stop token as its last, or as many tokens as were asked for (rollout.sampler)"
             )
         return Generation(tokens, logprobs, [], stopped)
 
-    def _call(self, url: str, path: str, payload: dict[str, Any] | None = None) -> Any:
-        """GET without a payload, else POST; the answer's JSON, or None where it has none."""
-        data = None if payload is None else json.dumps(payload).encode()
-        request = urllib.request.Request(url + path, data, {"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                body = answer.read()
-        except urllib.error.HTTPError as error:
-            raise RuntimeError(
-                f"{url}{path} answered {error.code}: {error.read()[:500]!r} (rollout.sampler)"
-            ) from error
-        except OSError as error:
-            kind = ConnectionError if self.reached else MissingServerError
-            raise kind(f"no vLLM server at {url}{path}: {error}; start one, or set rollout.sampler: native") from error
-        self.reached = True
-        return json.loads(body) if body else None
+    # Proof
+
+    def _check_version(self, server: Server) -> None:
+        """A server that was started again has the weights it started with; with LoRA it no longer knows the adapter."""
+        if has_adapters(self.model):
+            return
+        version = server.get("/weight_info")["weight_version"]
+        if version != self._version:
+            raise SamplerFailedError(
+                f"the vLLM server at {server.url} has the weights {version!r} and was sent {self._version!r}: it was "
+                "started again, or another run sends it weights too; wanted a server of this run's own, and to go on "
+                "from the last checkpoint (rollout.sampler.urls)"
+            )
+
+    def _prove(self, server: Server, prompt: list[int]) -> None:
+        """What the server says of a prompt is what the trainer's weights say."""
+        if len(prompt) < 2:
+            return
+        request = self._request(prompt) | {"max_tokens": 1, "temperature": 1.0, "prompt_logprobs": 0}
+        said = server.post("/v1/completions", request)["choices"][0]["prompt_logprobs"][1:]
+        theirs = torch.tensor([said[i][str(token)]["logprob"] for i, token in enumerate(prompt[1:])])
+        own, arithmetic = self._own(prompt)
+        gap = (own - theirs).abs().mean().item()
+        tolerance = self.tolerance or TOLERANCE[arithmetic]
+        if not gap <= tolerance:
+            raise SamplerFailedError(
+                f"after its weights were sent, the vLLM server at {server.url} differs from the trainer by {gap:.2g} "
+                f"nats a token on a prompt; wanted at most {tolerance:g} (rollout.sampler.tolerance): it serves "
+                "another --dtype than the trainer computes in (trainer.precision), another model, or has not taken the "
+                "weights"
+            )
+        self.proved = True
+
+    @torch.no_grad()
+    def _own(self, prompt: list[int]) -> tuple[Tensor, torch.dtype]:
+        """The trainer's log-probs of a prompt's tokens after the first, and what they were computed in."""
+        ids = torch.tensor([prompt], device=self.model.device)
+        with evaluating(self.model):
+            logits = self.model(input_ids=ids, use_cache=False).logits[0, :-1]
+        logprobs = logits.float().log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+        device = self.model.device.type
+        autocast = torch.is_autocast_enabled(device)
+        return logprobs.cpu(), torch.get_autocast_dtype(device) if autocast else logits.dtype
+
+
+def _clear(folder: Path) -> None:
+    """Take a run's folder away, and the one around it if no other run uses it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()
+
+
+def _let_read(*folders: Path) -> None:
+    """Servers may run under another user: files are written readable for their writer alone."""
+    for folder in folders:
+        os.chmod(folder, 0o755)
+        for file in folder.iterdir():
+            if file.is_file():
+                os.chmod(file, 0o644)

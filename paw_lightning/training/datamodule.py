@@ -54,6 +54,8 @@ class RolloutDataModule(L.LightningDataModule):
         evaluation_batch: episodes played side by side in validation and test; all samples of a task at the least.
         world_model_horizon: observations ahead that a selected transition teaches, the actions in between being given.
         world_model_discount: d in (0, 1]; step j weighs d^(j-1) over the sum of these; 1 at a horizon of 1.
+        replay: folder of a recorded run (`rollout_files`), whose rollouts `fit` trains on in place of playing its own;
+            null plays.
         seed: of everything random in the run; the command line takes it from `seed_everything`.
     """
 
@@ -71,6 +73,7 @@ class RolloutDataModule(L.LightningDataModule):
         evaluation_batch: int = 128,
         world_model_horizon: int = 1,
         world_model_discount: float = 1.0,
+        replay: str | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -84,6 +87,7 @@ class RolloutDataModule(L.LightningDataModule):
             minibatches, normalization, world_model_interval, world_model_horizon, world_model_discount, seed
         )
         """How what was played is cut into mini-batches."""
+        self.replay = replay
         self.evaluation_batch = evaluation_batch
         self.samples = {"val": 1, "test": test_samples}
         """Episodes of each task in an evaluation."""
@@ -114,6 +118,7 @@ class RolloutDataModule(L.LightningDataModule):
             "data.normalization": cutter.normalization,
             "data.world_model_horizon": cutter.world_model_horizon,
             "data.world_model_discount": cutter.world_model_discount,
+            "data.replay": self.replay,
         }
 
     def train_dataloader(self) -> RolloutStream:

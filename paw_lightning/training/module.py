@@ -246,15 +246,15 @@ class PaWModule(L.LightningModule):
         assert batch.old_values is not None and batch.value_targets is not None, "scoring and the advantage write them"
         return (batch.policy_weights * self.value_loss(values, batch.old_values, batch.value_targets)).sum()
 
-    def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
-        """Policy loss plus world-model loss (eq. 3), plus PPO's value loss."""
+    def training_step(self, batch: MicroBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Policy loss plus world-model loss (eq. 3), plus PPO's value loss; and what was read of the targets [M]."""
         losses = self.losses(batch)
         log_step(self.means, batch, losses, self.policy_loss, self.world_model_loss, self._parts)
         self._step_terms = batch.terms
         self._step_has_tokens |= bool(len(losses.out.action_logprobs) or len(losses.out.target_logprobs))
         total = losses.policy + losses.world_model + self.value_loss.coefficient * losses.value
         # Lightning divides by the number of micro-batches and of ranks; the weights have already done so.
-        return total * self._parts
+        return {"loss": total * self._parts, "target_logprobs": losses.out.target_logprobs.detach()}
 
     @property
     def _parts(self) -> int:

@@ -59,7 +59,7 @@ class UpdateCutter:
             for micro_rows in split_evenly(rows, accumulate * size, lambda row: row.length)[rank::size]:
                 batch = collate(
                     micro_rows,
-                    on_policy=step == 0,
+                    on_policy=step == 0 and not rollout.off_policy,
                     temperature=rollout.temperature,
                     foreign_logprobs=rollout.foreign_logprobs,
                     demonstrated=rollout.demonstrated,

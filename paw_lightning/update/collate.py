@@ -90,6 +90,7 @@ def collate(
         temperature=temperature,
         idle=idle,
         tokens=sum(row.length for row in rows),
+        predicted=[s.transition for _, s in targets if s.transition is not None],
         unit_ratio=demonstrated or (on_policy and not foreign_logprobs),
     )
 

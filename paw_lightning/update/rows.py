@@ -20,7 +20,7 @@ class Segment:
     ids: list[int]
     role: Role = "context"
     transition: Transition | None = None
-    """Whose action it is, or whose true observation (observation_rows); None elsewhere."""
+    """Whose action it is, or whose observation is predicted; None of context."""
     weight: float = 0.0
     """What each token's loss is multiplied by. Of targets build_rows writes it; of actions UpdateCutter, as it
     depends on the mini-batch."""
@@ -174,7 +174,7 @@ def _row(transitions: Sequence[Transition], weights: dict[int, float], acting: i
         # The turn boundary, and the observation: a target, context, or context beside a branch
         row.segments.append(Segment(t.bridge_ids))
         if i in weights:
-            target = Segment(t.predicted_ids, "target", weight=weights[i])
+            target = Segment(t.predicted_ids, "target", t, weights[i])
             if last or t.control_ids is None:
                 row.segments.append(target)
                 continue

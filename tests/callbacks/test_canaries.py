@@ -125,7 +125,7 @@ def test_bfloat16_weights_that_do_not_move_are_warned_of(tiny_model_dir: str, tm
 
 def test_a_gradient_of_zero(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
     original = PaWModule.training_step
-    monkeypatch.setattr(PaWModule, "training_step", lambda self, *batch: 0 * original(self, *batch))
+    monkeypatch.setattr(PaWModule, "training_step", lambda self, *batch: 0 * original(self, *batch)["loss"])
     with pytest.raises(CanaryError, match="gradient is exactly 0"):
         runs.fit(tmp_path, tiny_model_dir, **QUICK)
 
@@ -168,7 +168,8 @@ def test_an_observation_that_changes_the_action(module: PaWModule) -> None:
     """Stand-in for attention in both directions: log-probs that depend on what comes after."""
     pair = checks.Pair(module, None, 1.0)
     [row] = checks.choose([make_transition(prompt_ids=[10, 11], action_ids=[12, 13], observation_ids=[14, 15])])
-    assert checks.check_appended_observation(pair, [row], pair.score([row]), 1e-3) < 1e-5
+    followed = checks.with_last_observation(row)
+    assert checks.check_appended_observation(pair, [row], pair.score([followed]), 1e-3) < 1e-5
     forward = module.model.forward
 
     def looks_ahead(input_ids, *masks):
@@ -178,14 +179,13 @@ def test_an_observation_that_changes_the_action(module: PaWModule) -> None:
     module.model.forward = looks_ahead
     # Three tokens are appended: 0.03 nats.
     with pytest.raises(CanaryError, match=r"appended observation changes .* by 0\.03 nats"):
-        checks.check_appended_observation(pair, [row], pair.score([row]), 1e-3)
+        checks.check_appended_observation(pair, [row], pair.score([followed]), 1e-3)
 
 
 def test_later_turns_that_change_the_first_action(module: PaWModule) -> None:
-    """Two turns: of 2 + 2 tokens before the last observation, 2 of the first action read alone.
+    """Every token of a row adds 0.01 nats to its actions: the first one lacks those that come behind it.
 
-    Every token after an action adds 0.01 nats to it. The last observation of 4 (with its bridge) adds 0.04 to all four
-    tokens; without the second turn of 1 + 3 + 2 + 2 tokens the first action's two lack 0.08: (4 x 0.04 + 2 x 0.08) / 6.
+    That is the bridge and the observation of 4 tokens, the second turn of 2 + 2, and what follows it, 4 again: 0.12.
     """
     second = make_transition(prompt_ids=[], turn_ids=[20, 21])
     pair = checks.Pair(module, None, 1.0)
@@ -197,8 +197,8 @@ def test_later_turns_that_change_the_first_action(module: PaWModule) -> None:
         return replace(out, action_logprobs=out.action_logprobs + 0.01 * input_ids.shape[1])
 
     module.model.forward = looks_ahead
-    with pytest.raises(CanaryError, match=r"by 0\.053 nats"):
-        checks.check_appended_observation(pair, [row], pair.score([row]), 1e-3)
+    with pytest.raises(CanaryError, match=r"by 0\.12 nats"):
+        checks.check_appended_observation(pair, [row], pair.score([checks.with_last_observation(row)]), 1e-3)
 
 
 class Other:

@@ -198,7 +198,7 @@ def test_wandb_gets_episodes_histograms_settings_and_iterations(
     steps = {record["trainer/global_step"] for record in history if "rollout/return" in record}
     assert steps == {1, 2}
     assert {r["trainer/global_step"] for r in history if "val/success_rate" in r} == {0, 1, 2}
-    assert {r["trainer/global_step"] for r in history if "wm/coefficient_by_group" in r} == {1, 2}
+    assert {r["trainer/global_step"] for r in history if "wm/coefficient_by_group/_type" in r} == {1, 2}
     assert (store / "files" / "config.yaml").exists()
     folder = tmp_path / "paw" / version
     assert_whole_file(folder, 2)
@@ -229,7 +229,7 @@ def wandb_history(store: Path) -> list[dict]:
             record, content = wandb_internal_pb2.Record.FromString(content), b""
             if record.WhichOneof("record_type") == "history":
                 items = record.history.item
-                rows.append({item.key or item.nested_key[0]: json.loads(item.value_json) for item in items})
+                rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
     return rows
 
 

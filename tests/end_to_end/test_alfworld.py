@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,15 +12,11 @@ from tokenizers import Regex, pre_tokenizers
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from paw_lightning.envs.household.env import HouseholdEnv
-from paw_lightning.models.loading import load_language_model, load_tokenizer
+from paw_lightning.models.loading import load_tokenizer
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import Prompt, PromptBuilder, Turn
 from tests.conftest import ROOT, byte_tokenizer
 from tests.helpers import runs
-
-sys.path.insert(0, str(ROOT / "tools"))  # tools are scripts: each finds its neighbours in its own folder
-
-from make_alfworld_base import Tree, mean_losses
 
 NAMES = ("paper", "small", "smollm2")
 CONFIGS = [ROOT / "configs" / "alfworld" / f"{name}.yaml" for name in NAMES]
@@ -115,27 +110,6 @@ def test_the_small_prompt_shows_every_place_and_command(games: None) -> None:
     text = builder._render(info["task"], "now", turns, len(turns), observation, [])
     assert text.startswith(observation) and text.endswith(f"now\nTask: {info['task']}")
     assert all(turn.action in text for turn in turns)
-
-
-def test_a_tree_gives_each_sequence_the_loss_it_has_alone(small_qwen: str) -> None:
-    """What sequences share is stored once, and none sees another's end."""
-    model = load_language_model(small_qwen).eval()
-    sequences = [([3, 4, 5], [6, 7]), ([3, 4, 5], [6, 8]), ([3, 4, 9, 5], [6, 7])]
-    tree = Tree()
-    for context, target in sequences:
-        tree.add(context, target, action=0.5)
-    tree.add([3, 4], [11, 12], observation=1.0)
-    action, observation = mean_losses(model, [tree])
-    assert len(tree.ids) == 3 + 1 + 1 + 1 + 4 + 2
-    assert action.item() == pytest.approx(sum(_nll(model, *pair) for pair in sequences) / 3, rel=1e-5)
-    assert observation.item() == pytest.approx(_nll(model, [3, 4], [11, 12]), rel=1e-5)
-
-
-def _nll(model: torch.nn.Module, context: list[int], target: list[int]) -> float:
-    """Mean cross-entropy of the target tokens, nats."""
-    logprobs = model(torch.tensor([context + target])).logits[0].log_softmax(-1)
-    places = range(len(context) - 1, len(context) + len(target) - 1)
-    return -sum(logprobs[place, token].item() for place, token in zip(places, target, strict=True)) / len(target)
 
 
 def test_a_tokenizer_keeps_its_word_boundaries(small_qwen: str, tmp_path: Path) -> None:

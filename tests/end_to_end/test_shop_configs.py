@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 from pathlib import Path
 
@@ -105,56 +106,51 @@ def test_the_paper_s_prompt() -> None:
 @pytest.fixture(scope="module")
 def shop_tokenizer() -> PreTrainedTokenizerFast:
     from base_worlds import SHOP
-    from make_base_policy import train_tokenizer
+    from tiny_models import train_tokenizer
 
-    return train_tokenizer((text for text, _ in zip(SHOP.texts(0), range(600), strict=False)), SHOP.recipe.vocabulary)
+    texts = (text for text, _ in zip(SHOP.texts(0), range(600), strict=False))
+    return train_tokenizer(texts, SHOP.vocabulary, SHOP.words())
 
 
-def test_its_training_rows_are_the_prompts_of_a_run(shop_tokenizer: PreTrainedTokenizerFast) -> None:
-    """Up to every action, a packed transcript is, token by token, the prompt that configs/shop/base.yaml builds."""
+def played(number: int, dice: str = "0") -> list[tuple[str, ...]]:
+    """Task, observation, action and answer of each turn of one of the base policy's episodes."""
     from base_worlds import SHOP
-    from make_base_policy import IGNORED, Packer
+    from players import Skill, play
 
-    chat, prompt = ChatFormat(shop_tokenizer), Prompt(**SHOP.rollout()["prompt"])
-    assert prompt.history_length >= SHOP.rollout()["max_steps"]
-    builder, packer = PromptBuilder(prompt, chat), Packer(chat, prompt)
-    played = SHOP.episodes("0", 0.4)
-    transcript = max((next(played) for _ in range(5)), key=lambda one: len(one.turns))
-    row = packer.transcript(transcript)
-    ends = [i for i, label in enumerate(row.labels) if label == shop_tokenizer.eos_token_id]
-    assert len(ends) == len(transcript.turns) > 3, "every action is a target"
-    for number, stop in enumerate(ends):
-        turns = [Turn(observation, action) for observation, action, _ in transcript.turns[:number]]
-        observation, action, _ = transcript.turns[number]
-        ids = builder.build(transcript.task, observation, turns, transcript.turns[0][0], [])
-        assert row.ids[: len(ids)] == ids
-        assert row.labels[len(ids) - 1 : stop + 1] == [*chat.encode_text(" " + action), shop_tokenizer.eos_token_id]
-        assert len(ids) == 1 or row.labels[len(ids) - 2] == IGNORED
+    env, goal = SHOP.start(number)
+    return list(play(env, goal, SHOP.player, random.Random(f"{dice} {number}"), Skill(0.4), SHOP.turns))
 
 
 def test_turns_fit_the_limits_of_the_config(shop_tokenizer: PreTrainedTokenizerFast) -> None:
     from base_worlds import SHOP
 
-    rollout, chat = SHOP.rollout(), ChatFormat(shop_tokenizer)
-    played = SHOP.episodes("1", 0.4)
-    lengths = []
-    for _ in range(40):
-        transcript = next(played)
-        lengths += [(len(chat.encode_text(o)), len(chat.encode_text(" " + a))) for o, a, _ in transcript.turns]
-    observations, actions = zip(*lengths, strict=True)
+    rollout, chat = SHOP.rollout, ChatFormat(shop_tokenizer)
+    turns = [turn for number in range(40) for turn in played(number)]
+    observations = [len(chat.encode_text(observation)) for _, observation, _, _ in turns]
+    actions = [len(chat.encode_text(" " + action)) for _, _, action, _ in turns]
     assert max(observations) <= rollout["max_observation_tokens"]
     assert max(actions) < rollout["max_action_tokens"]
     assert sum(observations) / len(observations) < 80
 
 
-def test_transcripts_are_of_other_shops_and_reproducible() -> None:
+def test_its_prompts_show_an_episode_from_its_beginning() -> None:
+    """In the step layout too: what a policy reads there is what the growing transcript shows, but for the end token."""
     from base_worlds import SHOP
 
-    first, again = (SHOP.episodes("0", 0.4) for _ in range(2))
-    transcripts = [next(first) for _ in range(70)]
-    assert transcripts == [next(again) for _ in range(70)]
-    assert len({transcript.task for transcript in transcripts}) > 60
-    own = ShopEnv("train", **SHOP.rollout()["environment"]["init_args"]).store
+    prompt = Prompt(**SHOP.step_prompt)
+    assert prompt.history_length >= SHOP.rollout["max_steps"]
+    builder = PromptBuilder(prompt, ChatFormat(byte_tokenizer()))
+    text = builder.render("a hat", "page 2", [Turn("page 1", "click[2]")], 1, "page 1", [])
+    assert text == "page 1\nTask: a hat\n> click[2] \npage 2\nTask: a hat\n"
+
+
+def test_episodes_are_of_other_shops_and_reproducible() -> None:
+    from base_worlds import SHOP
+
+    episodes = [played(number) for number in range(70)]
+    assert episodes == [played(number) for number in range(70)] != [played(number, "1") for number in range(70)]
+    assert len({turns[0][0] for turns in episodes}) > 60
+    own = ShopEnv("train", **SHOP.rollout["environment"]["init_args"]).store
     titles = {product.title for product in own.products}
-    seen = {line for t in transcripts for observation, _, _ in t.turns for line in observation.split("\n")}
+    seen = {line for turns in episodes for _, observation, _, _ in turns for line in observation.split("\n")}
     assert len(seen & titles) < 0.1 * len(titles)

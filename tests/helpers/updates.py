@@ -85,7 +85,7 @@ def step_gradients(
                 action_mask=pad(batch.action_mask, (0, padding)),
                 target_mask=pad(batch.target_mask, (0, padding)),
             )
-        loss = module.training_step(batch, 0) / micro_batches
+        loss = module.training_step(batch, 0)["loss"] / micro_batches
         loss.backward()
         total += loss.item()
     return total, {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}

@@ -161,6 +161,9 @@ def test_an_episode_played_again_is_recorded_as_if_nothing_had_failed(layout: st
     sampler, undisturbed = Copying(), Copying()
     again, plain = play(layout, sampler, env=Fragile, retries=1), play(layout, undisturbed)
     assert Fragile.made == 3, "two members, and a new environment for the one that failed"
+    [why] = again.episodes[0].errors
+    assert why.startswith("Fragile.step('x') failed with ConnectionError: the world fell over")
+    again.episodes[0].errors = []
     assert again == plain
     ids = [[[s.ids for s in row.segments] for row in rows_of(group)] for group in (again, plain)]
     assert ids[0] == ids[1]

@@ -224,7 +224,7 @@ def test_first_minibatch_has_ratio_one(module: PaWModule) -> None:
     module.__class__.trainer = property(lambda self: self._trainer)  # type: ignore[assignment]
     batch = collate(rows, on_policy=True)
     # advantages x tokens: 3*1 - 2*0.5 + 4*0.25 + 2*2 - 3*1 + 2*0.5 = 5, over 16 tokens
-    assert module.training_step(batch, 0).item() == pytest.approx(-5 / 16, abs=1e-6)
+    assert module.training_step(batch, 0)["loss"].item() == pytest.approx(-5 / 16, abs=1e-6)
 
 
 def test_a_foreign_samplers_ratio_is_the_same_in_every_step(module: PaWModule) -> None:

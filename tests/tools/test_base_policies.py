@@ -1,0 +1,123 @@
+"""The tools that make base policies: their players, the tasks that these play, and one policy made end to end."""
+
+from __future__ import annotations
+
+import random
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from paw_lightning.envs.search.facts import fact_base
+from paw_lightning.models.loading import load_language_model, load_tokenizer
+from tests.conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "tools"))  # tools are scripts: each finds its neighbours in its own folder
+
+import make_base_policy
+from base_worlds import HOUSEHOLD, SEARCH, WORLDS, World
+from played_world import PlayedWorld
+from players import Skill, names, play
+from tiny_models import MuonWithAdamW
+
+GENERATED = [name for name in WORLDS if name != "alfworld"]
+
+
+def episode(world: World, number: int, skill: Skill, dice: int = 0) -> list[tuple[str, ...]]:
+    """(task, observation, action, answer) of each turn."""
+    env, task = world.start(number)
+    return list(play(env, task, world.player, random.Random(f"{dice} {number}"), skill, world.turns))
+
+
+def wins(noise: float, insight: float, count: int = 300) -> float:
+    """Share of questions whose last command is the right answer."""
+    env = SEARCH.environment("train")
+    won = 0
+    for question in range(count):
+        *_, last = play(env, question, SEARCH.player, random.Random(question), Skill(noise, insight), 4)
+        won += last[2] == env.expert_plan()[-1]
+    return won / count
+
+
+def test_skill_decides() -> None:
+    assert wins(noise=0.0, insight=1.0) == 1.0
+    # without insight any new name of the document: one of 3 in a third of the questions, one of 2 in two thirds:
+    # 1/3 * 1/3 + 2/3 * 1/2 = 0.44, standard deviation sqrt(0.44 * 0.56 / 300) = 0.029
+    assert abs(wins(noise=0.0, insight=0.0) - 0.44) < 5 * 0.029
+    assert wins(noise=1.0, insight=1.0) < 0.2
+
+
+def test_a_house_is_searched_or_known() -> None:
+    """Without noise every house is solved; who knows the places needs no turn to search: go, (open,) take, go, put."""
+    searched, known = ([episode(HOUSEHOLD, number, Skill(0.0, insight)) for number in range(20)] for insight in (0, 1))
+    assert sum(map(len, known)) < 0.75 * sum(map(len, searched))
+    assert all(turns[-1][2].startswith("move ") for turns in known)
+
+
+def test_questions_are_of_other_facts_than_those_of_training() -> None:
+    skill = Skill(0.5, 0.5)
+    played = [episode(SEARCH, number, skill) for number in range(480)]
+    assert played[:20] == [episode(SEARCH, number, skill) for number in range(20)]
+    assert len({turns[0][0] for turns in played}) == 480, "within one fact base no two questions are alike"
+    lands = SEARCH.rollout["environment"]["init_args"]["lands"]
+    trained_on = {text.partition("\n")[2] for text in fact_base(lands, 0).documents}
+    found = {answer for turns in played for *_, answer in turns if answer}
+    assert len(found) > 100 and not found & trained_on
+
+
+def test_names() -> None:
+    text = "Who is the mayor of Zola Miru? The mayor of Zola Miru is Teko Balu. No."
+    assert names(text) == ["Zola Miru", "Zola Miru", "Teko Balu"]
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_a_played_world_demonstrates_what_its_player_plays(name: str) -> None:
+    """Followed to the letter, it gives the player's own episode, each action behind the space that begins it."""
+    world, skill = WORLDS[name], Skill(0.4, 0.5)
+    for number in range(5):
+        env = PlayedWorld(world=name, noise=0.4, insight=0.5, dice=3)
+        observation, _ = env.reset(seed=number)
+        turns, over = [], False
+        while not over and len(turns) < world.turns:
+            shown = env.demonstrate()
+            assert shown == env.demonstrate(), "it may be asked twice"
+            answer, _, terminated, truncated, _ = env.step(shown.removeprefix(" "))
+            turns.append((observation, shown, answer))
+            observation, over = answer, terminated or truncated
+        wanted = [(seen, " " + done, answer) for _, seen, done, answer in episode(world, number, skill, dice=3)]
+        assert turns == wanted
+
+
+def test_both_parts_of_the_optimizer_step_at_the_scheduled_rate() -> None:
+    """A matrix goes to Muon; the embedding of 7 tokens and a vector to AdamW, whose first step moves by the rate."""
+    weights = [torch.nn.Parameter(torch.ones(shape)) for shape in ((4, 3), (7, 3), (3,))]
+    optimizer = MuonWithAdamW(weights, lr=0.5, vocabulary=7)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.01
+    for weight in weights:
+        weight.grad = torch.full_like(weight, 2.0)
+    optimizer.step()
+    matrix, embedding, vector = weights
+    assert torch.allclose(embedding, torch.tensor(0.99)) and torch.allclose(vector, torch.tensor(0.99))
+    # Muon makes the update's singular values about 1 and scales it by 0.2 sqrt(4): of a constant matrix each element is
+    # 1 / sqrt(4 * 3) of it, so 0.01 * 0.4 / sqrt(12) = 0.00115, with the factor 0.7 to 1.2 of its approximation.
+    assert 0.0007 < (1 - matrix).mean() < 0.0015
+
+
+def test_a_policy_is_made_end_to_end(tmp_path: Path) -> None:
+    """Three short runs of imitation, the second in the step layout: another policy after each, the same one again."""
+    short = tuple(replace(phase, iterations=2, episodes=8) for phase in SEARCH.phases)
+    world = replace(SEARCH, phases=short)
+    assert [phase.layout for phase in short] == ["episode", "step", "episode"]
+    made = [load_language_model(str(_make(world, tmp_path / name))) for name in ("one", "again")]
+    one, again = (dict(model.named_parameters()) for model in made)
+    assert all(torch.equal(weight, again[name]) for name, weight in one.items())
+    tokenizer = load_tokenizer(str(tmp_path / "one"))
+    assert len(tokenizer) == made[0].config.vocab_size <= SEARCH.vocabulary
+
+
+def _make(world: World, folder: Path) -> Path:
+    make_base_policy.make(world, folder, seed=0)
+    return folder

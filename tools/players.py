@@ -1,0 +1,114 @@
+"""Noisy players: experts of the worlds that a base policy is made for, who do anything now and then."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from paw_lightning.envs.base import TextEnv
+from paw_lightning.envs.household.env import HouseholdEnv
+from paw_lightning.envs.household.expert import ExplorerExpert
+from paw_lightning.envs.search.env import NAME, SearchEnv
+from paw_lightning.envs.shop.env import SEARCH
+from paw_lightning.envs.shop.expert import ShopExpert
+
+
+@dataclass(frozen=True)
+class Skill:
+    """How well a player plays."""
+
+    noise: float
+    """Share of its actions that are drawn from all that the world would react to."""
+    insight: float = 0.0
+    """Share of its episodes in which it knows what others have to find out."""
+
+
+class Player(Protocol):
+    """Plays one episode; has seen the first observation when it is made."""
+
+    def act(self, observation: str, info: dict[str, Any]) -> str:
+        """What it does now; it is shown every observation of the episode once."""
+
+
+class HouseholdPlayer:
+    """With insight it knows where everything is; otherwise it has to search."""
+
+    def __init__(self, env: HouseholdEnv, observation: str, info: dict[str, Any], rng: random.Random, skill: Skill):
+        self.env, self.rng, self.skill = env, rng, skill
+        self.explorer = ExplorerExpert(rng, info["task"])
+        self.knowing = rng.random() < skill.insight
+
+    def act(self, observation: str, info: dict[str, Any]) -> str:
+        """An expert's command, or any that the house would react to."""
+        admissible = info["admissible_commands"]
+        action = self.explorer.act(observation, admissible)
+        if self.knowing:
+            action = self.env.expert_plan()[0]
+        if self.rng.random() < self.skill.noise:
+            action = self.rng.choice([command for command in admissible if command != "help"])
+        return action
+
+
+class ShopPlayer:
+    """Goes by what the pages say, or does anything that the shop would react to (a search: for some of the words)."""
+
+    def __init__(self, env: TextEnv, observation: str, info: dict[str, Any], rng: random.Random, skill: Skill):
+        self.rng, self.skill = rng, skill
+        self.expert = ShopExpert(info["task"])
+
+    def act(self, observation: str, info: dict[str, Any]) -> str:
+        """The expert's click or search, or any."""
+        action = self.expert.act(observation)
+        if self.rng.random() < self.skill.noise:
+            action = self.rng.choice(info["admissible_commands"])
+            if action == SEARCH:
+                words = self.expert.wish.query.split()
+                action = f"search[{' '.join(self.rng.sample(words, self.rng.randint(1, len(words))))}]"
+        return action
+
+
+class SearchPlayer:
+    """Searches step by step, then answers: with insight the right name, otherwise any that was new at the end."""
+
+    def __init__(self, env: SearchEnv, observation: str, info: dict[str, Any], rng: random.Random, skill: Skill):
+        self.rng, self.skill = rng, skill
+        *self.searches, self.answer = env.expert_plan()
+        self.reads = rng.random() < skill.insight
+        self.sight = ""
+        """All that was shown."""
+
+    def act(self, observation: str, info: dict[str, Any]) -> str:
+        """The next search or an answer; or one of the two with any name in sight."""
+        new = [name for name in names(observation) if self.sight and name not in self.sight]
+        self.sight = f"{self.sight} {observation}"
+        if self.rng.random() < self.skill.noise:
+            action = f"{self.rng.choice(('search', 'answer'))} {self.rng.choice(names(self.sight))}"
+        elif self.searches:
+            action = self.searches[0]
+        else:
+            action = self.answer if self.reads else f"answer {self.rng.choice(new or names(self.sight))}"
+        if self.searches and action == self.searches[0]:
+            self.searches.pop(0)
+        return action
+
+
+def names(text: str) -> list[str]:
+    """The invented names in a text."""
+    return NAME.findall(text)
+
+
+def play(
+    env: TextEnv, task: int, player: Any, rng: random.Random, skill: Skill, turns: int
+) -> Iterator[tuple[str, ...]]:
+    """One episode of at most so many turns: (task, observation, action, answer) of each."""
+    observation, info = env.reset(seed=task)
+    goal, playing = info["task"], player(env, observation, info, rng, skill)
+    for _ in range(turns):
+        action = playing.act(observation, info)
+        answer, _, terminated, truncated, following = env.step(action)
+        yield goal, observation, action, answer
+        if terminated or truncated:
+            return
+        observation, info = answer, {**info, **following}
