@@ -119,7 +119,18 @@ def test_how_many_seeds_a_result_takes() -> None:
 # ---- curves
 
 
-def test_points_are_counted_in_iterations() -> None:
+def test_points_lie_at_their_iterations() -> None:
+    """0 is before training; a run that was resumed after iteration 1 wrote 2 again."""
+    scalars = {
+        "val/success_rate": [(0, 0.1), (2, 0.5), (2, 0.6), (4, 0.9)],
+        "val/dropped_tasks": [(2, 0.0), (2, 0.0), (4, 0.0)],
+        "rollout/return": [(1, 0.2), (2, 0.3), (2, 0.4), (3, 0.5)],
+    }
+    assert metric_points(scalars, "val/success_rate") == {0: 0.1, 2: 0.6, 4: 0.9}
+    assert metric_points(scalars, "rollout/return") == {1: 0.2, 2: 0.4, 3: 0.5}
+
+
+def test_points_of_earlier_versions_are_counted_in_iterations() -> None:
     """Two optimizer steps per iteration, validation after every second one, "before" at step 0."""
     scalars = {
         "epoch": [(1, 0.0), (3, 1.0), (3, 1.0), (5, 2.0), (7, 3.0), (7, 3.0)],
