@@ -189,6 +189,7 @@ def test_wandb_gets_episodes_histograms_settings_and_iterations(
         version, settings = cli.trainer.logger.version, dict(cli.trainer.logger.experiment.config)
     finally:
         wandb.finish()
+        wandb.teardown()  # its service has written everything only when it is gone
     assert settings["entropy_selection.alpha"] == 0.75 and settings["model.optimizer.init_args.lr"] == 0.01
     [store] = (tmp_path / "wandb").glob("offline-run-*")
     tables = [json.loads(path.read_text()) for path in (store / "files" / "media" / "table").rglob("*.json")]
