@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "paw_lightning"
 FLOORS = [
     {"types", "seeding", "ranks", "errors"},
-    {"config_files", "event_files", "text", "world_model", "policy"},
+    {"config_files", "event_files", "whole_files", "text", "world_model", "policy"},
     {"envs", "models"},
     {"update", "samplers"},
     {"rollouts", "api"},

@@ -27,6 +27,7 @@ from paw_lightning.rollouts.runner import Runner
 from paw_lightning.rollouts.settings import SAMPLERS, RolloutSettings, SamplerFactory
 from paw_lightning.rollouts.tasks import Split
 from paw_lightning.text.prompts import Prompt
+from paw_lightning.training.checkpoint_files import protect
 from paw_lightning.training.datamodule import RolloutDataModule
 from paw_lightning.training.module import PaWModule
 from paw_lightning.types import Episode, Evaluation, MicroBatch, Rollout, RolloutGroup
@@ -125,6 +126,7 @@ class EnvironmentLoop(L.Callback):
             counterfactuals=control.needs_counterfactuals,
             demonstrated=self.advantage.demonstrated,
         )
+        protect(trainer.strategy)
         self.trainer, self.module = trainer, pl_module
         self.observers = [callback for callback in callbacks if isinstance(callback, RolloutCallback)]
         self.runner = Runner(settings, data.tasks, pl_module, self._progress)
@@ -170,6 +172,11 @@ class EnvironmentLoop(L.Callback):
         self._rollout = rollout
         for observer in self.observers:
             observer.on_rollout_end(self.trainer, self.module, rollout)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Have the curves of the iterations so far on the disk: loggers keep them for minutes, and a kill takes them."""
+        for logger in trainer.loggers:
+            logger.save()
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: MicroBatch, batch_idx: int
