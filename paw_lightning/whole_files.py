@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,13 +15,15 @@ from typing import IO
 from paw_lightning.errors import NotWrittenError
 
 PART = ".part"
-"""Ends the name of what is being written; a killed run leaves such files, nothing reads them, the next one clears them."""
+"""Ends the name of what is being written; a killed run leaves such files, which nothing reads."""
 ASIDE = ".replaced"
 """Ends the name of a whole folder that is making room for its successor, where two cannot change places at once."""
 _HERE, _EXCHANGE = -100, 2
 """AT_FDCWD and RENAME_EXCHANGE of Linux' renameat2."""
-REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO, errno.ESTALE}
-"""What a disk answers that is full, over its quota, not writable, or gone."""
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+"""What only a disk answers that is full, over its quota, or not to be written to."""
+REFUSED = FULL | {errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
+"""What writing may be answered besides: not allowed, broken, gone."""
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object], needed: int | None = None) -> None:
@@ -45,11 +48,11 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object], needed: int | 
 
 @contextmanager
 def writing(path: Path, part: Path, needed: int | None = None) -> Iterator[None]:
-    """Around the writing of `part`, which becomes `path`: a disk's refusal clears it away and becomes an error of ours."""
+    """Around the writing of `part`, to become `path`: a failure clears it away, a disk's refusal is put in words."""
     try:
         yield
     except BaseException as error:
-        refusal = next((e for e in chain(error) if isinstance(e, OSError) and e.errno in REFUSED), None)
+        refusal = refused(error)
         if refusal is not None:
             message = not_written(path, refusal, needed)  # while the part still fills the disk
         _remove(part)
@@ -102,13 +105,23 @@ def recovered(place: Path) -> bool:
 def not_written(path: Path, refusal: OSError, needed: int | None = None) -> str:
     """One line: what could not be written, why, and how much room there is.
 
-    Example: ``runs/x/checkpoints/last.ckpt could not be written: No space left on device (35.1 MB needed, 2.0 MB free)``
+    Example: ``runs/last.ckpt could not be written: No space left on device (35.1 MB needed, 2.0 MB free)``
     """
     folder = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
     room = [] if needed is None else [f"{_megabytes(needed)} needed"]
     with suppress(OSError):
         room.append(f"{_megabytes(shutil.disk_usage(folder).free)} free")
     return f"{path} could not be written: {refusal.strerror} ({', '.join(room)})"
+
+
+def refused(error: BaseException) -> OSError | None:
+    """What the disk answered, where that led to an error; safetensors has it in its text only."""
+    for one in chain(error):
+        said = re.search(r"os error (\d+)", str(one)) if not isinstance(one, OSError) else None
+        found = OSError(int(said[1]), os.strerror(int(said[1]))) if said else one
+        if isinstance(found, OSError) and found.errno in REFUSED:
+            return found
+    return None
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -18,7 +18,7 @@ from paw_lightning.callbacks.parts import world_model_parts
 from paw_lightning.callbacks.rollout_curves import evaluation_metrics, rollout_metrics
 from paw_lightning.callbacks.setup_checks import Run, check_control, check_largest_return, check_penalty, check_run
 from paw_lightning.envs.base import TextEnv
-from paw_lightning.errors import SettingsError
+from paw_lightning.errors import EvaluationCut, SettingsError
 from paw_lightning.iteration import Iteration
 from paw_lightning.policy.advantages import GRPO, Advantage
 from paw_lightning.policy.advantages.base import PlainFunction
@@ -127,7 +127,7 @@ class EnvironmentLoop(L.Callback):
             demonstrated=self.advantage.demonstrated,
         )
         protect(trainer.strategy)
-        self.trainer, self.module = trainer, pl_module
+        self.trainer, self.module, self.data = trainer, pl_module, data
         self.observers = [callback for callback in callbacks if isinstance(callback, RolloutCallback)]
         self.runner = Runner(settings, data.tasks, pl_module, self._progress)
         self.iteration = Iteration(
@@ -165,6 +165,8 @@ class EnvironmentLoop(L.Callback):
         return self.iteration.run(iteration)
 
     def _progress(self, finished: int, total: int, stage: str) -> None:
+        if stage == "val" and self.data.cut_asked:
+            raise EvaluationCut
         for observer in self.observers:
             observer.on_rollout_progress(finished, total, stage)
 
@@ -174,7 +176,7 @@ class EnvironmentLoop(L.Callback):
             observer.on_rollout_end(self.trainer, self.module, rollout)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Have the curves of the iterations so far on the disk: loggers keep them for minutes, and a kill takes them."""
+        """Have the curves so far on the disk: loggers keep them for minutes, and a kill would take them."""
         for logger in trainer.loggers:
             logger.save()
 
@@ -221,8 +223,11 @@ class EnvironmentLoop(L.Callback):
         self.runner.refresh()
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log how the episodes went."""
-        self._log_evaluation("val", pl_module)
+        """Log how the episodes went; an evaluation that a signal broke off counts no more than a sanity check."""
+        if self.data.cut:
+            self._evaluations, trainer.sanity_checking = {}, True
+        else:
+            self._log_evaluation("val", pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Free the gathered weights and what the sampler needs."""
