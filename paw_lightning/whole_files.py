@@ -96,7 +96,7 @@ def clear_parts(folder: Path) -> None:
 
 def recovered(place: Path) -> bool:
     """Whether a file or folder is there, where need be put back from where :func:`replace_folder` had moved it."""
-    aside = place.with_name(place.name + ASIDE)
+    aside = Path(f"{place}{ASIDE}")
     if not place.exists() and aside.exists():
         aside.rename(place)
     return place.exists()

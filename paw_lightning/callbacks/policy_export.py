@@ -172,7 +172,8 @@ def export_policy(
     """Write the language model and its tokenizer, and read them back; a separate world-model head is no part of it.
 
     Returns what the comparison says, in lines. Until it has passed, the files lie in a directory beside, `.unchecked`,
-    which then takes the place of an earlier export as a whole; `sequences` are token ids to compare on, fixed texts where there are none.
+    which then takes the place of an earlier export as a whole; `sequences` are token ids to compare on, fixed texts
+    where there are none.
 
     Raises:
         SettingsError: what was written is another policy than what was trained.

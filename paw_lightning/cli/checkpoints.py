@@ -18,7 +18,8 @@ def check_checkpoint(path: str | None) -> None:
     if path is None or path in ("best", "last", "hpc") or path.startswith("registry") or "://" in path:
         return
     file = Path(path).expanduser()
-    recovered(file)
+    if path:
+        recovered(file)
     if not path or not (_is_saved_folder(file) if file.is_dir() else _is_saved_file(file)):
         found = "is no checkpoint" if file.exists() else "does not exist"
         raise SettingsError(f"ckpt_path is {path!r}, which {found}; wanted RUN/checkpoints/last.ckpt, or best.ckpt")

@@ -15,10 +15,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from paw_lightning.errors import NotWrittenError
 from paw_lightning.training.checkpoint_files import clear_leftovers
 from paw_lightning.training.run_folder import last_checkpoint, resume_command, run_folder
+from paw_lightning.training.saved_settings import differences
 from paw_lightning.whole_files import FULL, chain, not_written, write_whole
 
 STARTS = "starts.jsonl"
-"""A line for each time that the run was started: when, from which checkpoint, after how many iterations, what changed."""
+"""A line for each start of the run: when, from which checkpoint, after how many iterations, what changed."""
 
 
 class RepeatableConfig(SaveConfigCallback):
@@ -35,6 +36,8 @@ class RepeatableConfig(SaveConfigCallback):
             if options is not None and options.get("version") is not None:
                 options.version = None
         config.ckpt_path = None
+        self.changes: list[str] = []
+        """What the run has otherwise than the one that it goes on from, a line for each key."""
         super().__init__(parser, config, **kwargs)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -47,6 +50,11 @@ class RepeatableConfig(SaveConfigCallback):
             text = self.parser.dump(self.config, skip_none=False)
             write_whole(folder / self.config_filename, lambda file: file.write(text.encode()))
 
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Look what has changed."""
+        before = checkpoint.get("settings", {}).get("configuration")
+        self.changes = differences(before, pl_module.configuration) if before else []  # type: ignore[arg-type]
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note from where this start goes on."""
         folder = run_folder(trainer)  # asks all ranks
@@ -56,7 +64,7 @@ class RepeatableConfig(SaveConfigCallback):
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
             "iterations": trainer.current_epoch,
-            "changed": getattr(pl_module, "changes", []),
+            "changed": self.changes,
         }
         with (folder / STARTS).open("a") as file:
             file.write(json.dumps(start, ensure_ascii=False) + "\n")

@@ -64,7 +64,7 @@ class WholeCheckpoints(TorchCheckpointIO):
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint as plain data, on the CPU unless told otherwise."""
         with plain_data(path):
-            return super().load_checkpoint(path, map_location or "cpu", True)
+            return super().load_checkpoint(path, map_location or (lambda storage, place: storage), True)
 
     def remove_checkpoint(self, path: Any) -> None:
         """Remove a checkpoint, but never the newest under another of its names.

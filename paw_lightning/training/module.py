@@ -105,7 +105,6 @@ class PaWModule(L.LightningModule):
         """All settings of the run by key, for its checkpoints; only the command line knows them, and writes them."""
         self._saved: tuple[RunSettings, dict[str, Any]] | None = None
         """Settings and optimizers' states of the checkpoint that is resumed, until they are looked at."""
-        self.changes: list[str] = []  # what the resumed run has otherwise, a line for each key
         self.means = RunningMeans()
         self._step_terms: Terms = "joint"
         self._step_has_tokens = False
@@ -346,4 +345,4 @@ class PaWModule(L.LightningModule):
         if self._saved is not None and self.optimization.settings:
             (saved, checkpoint), self._saved = self._saved, None
             self.optimization.resume(saved.known, checkpoint)
-            self.changes = self._run_settings.say_changes(saved)
+            self._run_settings.say_changes(saved)

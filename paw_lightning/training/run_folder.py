@@ -38,8 +38,8 @@ def claim_folders(loggers: Iterable[Any]) -> list[Path]:
     """Give every logger that numbers its runs the next number whose folder could be made, and return these folders.
 
     Such loggers (TensorBoard, CSV) take the number behind the largest that they see: two that are started at the same
-    time see the same one. A folder is made by one process only. Loggers of one place share a number. Only the first rank
-    may call it; loggers whose version is given, or comes from a server, keep it.
+    time see the same one. A folder is made by one process only. Loggers of one place share a number. Only the first
+    rank may call it; loggers whose version is given, or comes from a server, keep it.
     """
     made: dict[Path, int] = {}
     for logger in loggers:

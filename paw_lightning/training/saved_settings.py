@@ -37,14 +37,13 @@ class RunSettings:
     configuration: dict[str, Any] | None
     """All of them; None in a run that was not started from the command line."""
 
-    def say_changes(self, saved: RunSettings) -> list[str]:
-        """Warn once of all that this run has otherwise than the one that saved the checkpoint; returns the lines."""
+    def say_changes(self, saved: RunSettings) -> None:
+        """Warn once of all that this run has otherwise than the one that saved the checkpoint, line by line."""
         before, now = saved.configuration, self.configuration
         if before is None or now is None:
             before, now = saved.known, self.known
         if lines := differences(before, now):
             rank_zero_warn("\n  ".join(["the resumed run has other settings than the one that was stopped:", *lines]))
-        return lines
 
 
 def flat(settings: Any, key: str = "") -> dict[str, Any]:

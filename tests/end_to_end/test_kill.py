@@ -1,0 +1,93 @@
+"""Twenty kills of the quickstart with SIGKILL, wherever it is: nothing half is read as whole, and nothing finished is lost."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from tests.helpers.killing import Runs, at_random, checkpoint_of, curves_of, in_writing
+
+QUICKSTART = [
+    "--config=household/paw",
+    "--trainer.max_epochs=5",
+    "--trainer.check_val_every_n_epoch=2",
+    "--trainer.accumulate_grad_batches=2",
+    "--trainer.num_sanity_val_steps=0",
+    "--data.groups=4",
+    "--data.group_size=4",
+    "--data.validation_tasks=8",
+]
+ITERATION = 3.0
+"""Seconds, about, of one iteration with what surrounds it."""
+WRITING = ["checkpoints/last.ckpt.part", "checkpoints/best.ckpt.part", "rollouts/*.part", "policy.unchecked"]
+
+
+def moments(layout: str) -> list:
+    """Ten kills: five at random moments of two iterations, five in the midst of writing, in a random order."""
+    chance = random.Random(layout)
+    kills = [at_random(chance, 2 * ITERATION) for _ in range(5)]
+    kills += [in_writing("checkpoints/last.ckpt.part", chance, longest) for longest in (0.0, 0.02)]
+    kills += [in_writing("checkpoints/*.part", chance, 0.01), in_writing("rollouts/*[!z]", chance, 0.0)]
+    chance.shuffle(kills)
+    return [*kills, in_writing("policy.unchecked", chance, 0.3)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("layout", ["step", "episode"])
+def test_ten_kills(layout: str, tmp_path: Path) -> None:
+    options = [*QUICKSTART, f"--rollout.layout={layout}"]
+    unbroken, killed = Runs(tmp_path / "unbroken", *options), Runs(tmp_path / "killed", *options)
+    unbroken.finish()
+    kills, finished, left = 0, 0, []
+    for moment in moments(layout):
+        kills += killed.kill(moment)
+        finished = assert_whole(killed, finished)
+        left += [path.name for pattern in WRITING for path in killed.run.glob(pattern)]
+    print(f"{layout}: {kills} kills, in the midst of {sorted(left)}")
+    killed.finish()
+    assert kills == 10
+    assert_equal(unbroken, killed)
+
+
+def assert_whole(runs: Runs, finished: int) -> int:
+    """What a killed run left can be read and is no older than before; returns its iterations."""
+    checkpoint = checkpoint_of(runs)
+    count = 0 if checkpoint is None else checkpoint["epoch"] + 1
+    assert count >= finished, "an iteration was lost"
+    curve = curves_of(runs.run).get("rollout/return", {})
+    assert 2 * len(curve) <= 2 * count, "a curve tells of an iteration that was not saved"
+    if checkpoint is not None:
+        assert yaml.safe_load((runs.run / "config.yaml").read_text())["ckpt_path"] is None
+    if (runs.run / "policy").exists():
+        AutoModelForCausalLM.from_pretrained(runs.run / "policy")
+    return count
+
+
+def assert_equal(unbroken: Runs, killed: Runs) -> None:
+    """Weights, optimizer and curves, bit for bit; and nothing half is left."""
+    one, other = (
+        load_file(unbroken.run / "policy/model.safetensors"),
+        load_file(killed.run / "policy/model.safetensors"),
+    )
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    old, new = checkpoint_of(unbroken), checkpoint_of(killed)
+    assert old["global_step"] == new["global_step"] == 10
+    for name, tensor in old["state_dict"].items():
+        assert torch.equal(tensor, new["state_dict"][name]), name
+    moments = [state["optimizer_states"][0]["state"] for state in (old, new)]
+    for key, state in moments[0].items():
+        assert all(torch.equal(value, moments[1][key][name]) for name, value in state.items() if name != "step"), key
+    expected, found = curves_of(unbroken.run), curves_of(killed.run)
+    for tag, points in expected.items():
+        for step, value in points.items():
+            assert found.get(tag, {}).get(step, value) == value, (tag, step)
+    missing = {step for tag, points in expected.items() for step in points if step not in found.get(tag, {})}
+    print(f"steps whose point is missing from a curve: {sorted(missing)}")
+    assert not [path for path in killed.run.rglob("*") if path.name.endswith((".part", ".unchecked"))]
