@@ -25,7 +25,7 @@ def check_configuration(config: Any) -> None:
         )
     if config.get("weights_only") is False:
         raise SettingsError(
-            "weights_only is false, which would run any code that a checkpoint brings along; wanted true, or no such key"
+            "weights_only is false, which would run what code a checkpoint brings along; wanted true, or no such key"
         )
     check_environment(config.rollout.environment)
     check_optimizer(config.model.optimizer)

@@ -1,4 +1,4 @@
-"""Twenty kills of the quickstart with SIGKILL, wherever it is: nothing half is read as whole, and nothing finished is lost."""
+"""Twenty kills of the quickstart, wherever it is: nothing half is read as whole, and nothing finished is lost."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from paw_lightning.event_files import read_scalars
 from tests.helpers.killing import Runs, at_random, checkpoint_of, curves_of, in_writing
 
+ITERATIONS = 16
 QUICKSTART = [
     "--config=household/paw",
-    "--trainer.max_epochs=5",
+    f"--trainer.max_epochs={ITERATIONS}",
     "--trainer.check_val_every_n_epoch=2",
     "--trainer.accumulate_grad_batches=2",
     "--trainer.num_sanity_val_steps=0",
@@ -23,17 +25,15 @@ QUICKSTART = [
     "--data.group_size=4",
     "--data.validation_tasks=8",
 ]
-ITERATION = 3.0
-"""Seconds, about, of one iteration with what surrounds it."""
 WRITING = ["checkpoints/last.ckpt.part", "checkpoints/best.ckpt.part", "rollouts/*.part", "policy.unchecked"]
 
 
-def moments(layout: str) -> list:
+def moments(layout: str, seconds: float) -> list:
     """Ten kills: five at random moments of two iterations, five in the midst of writing, in a random order."""
     chance = random.Random(layout)
-    kills = [at_random(chance, 2 * ITERATION) for _ in range(5)]
+    kills = [at_random(chance, 2 * seconds) for _ in range(5)]
     kills += [in_writing("checkpoints/last.ckpt.part", chance, longest) for longest in (0.0, 0.02)]
-    kills += [in_writing("checkpoints/*.part", chance, 0.01), in_writing("rollouts/*[!z]", chance, 0.0)]
+    kills += [in_writing("checkpoints/*.part", chance, 0.01), in_writing("*/*.part", chance, 0.0)]
     chance.shuffle(kills)
     return [*kills, in_writing("policy.unchecked", chance, 0.3)]
 
@@ -45,8 +45,10 @@ def test_ten_kills(layout: str, tmp_path: Path) -> None:
     options = [*QUICKSTART, f"--rollout.layout={layout}"]
     unbroken, killed = Runs(tmp_path / "unbroken", *options), Runs(tmp_path / "killed", *options)
     unbroken.finish()
+    costs = read_scalars(unbroken.run)
+    seconds = costs["time/rollout_s"][-1][1] + costs["time/update_s"][-1][1]
     kills, finished, left = 0, 0, []
-    for moment in moments(layout):
+    for moment in moments(layout, seconds):
         kills += killed.kill(moment)
         finished = assert_whole(killed, finished)
         left += [path.name for pattern in WRITING for path in killed.run.glob(pattern)]
@@ -72,13 +74,10 @@ def assert_whole(runs: Runs, finished: int) -> int:
 
 def assert_equal(unbroken: Runs, killed: Runs) -> None:
     """Weights, optimizer and curves, bit for bit; and nothing half is left."""
-    one, other = (
-        load_file(unbroken.run / "policy/model.safetensors"),
-        load_file(killed.run / "policy/model.safetensors"),
-    )
+    one, other = (load_file(runs.run / "policy" / "model.safetensors") for runs in (unbroken, killed))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     old, new = checkpoint_of(unbroken), checkpoint_of(killed)
-    assert old["global_step"] == new["global_step"] == 10
+    assert old["global_step"] == new["global_step"] == 2 * ITERATIONS
     for name, tensor in old["state_dict"].items():
         assert torch.equal(tensor, new["state_dict"][name]), name
     moments = [state["optimizer_states"][0]["state"] for state in (old, new)]

@@ -59,7 +59,7 @@ class Runs:
 
     def finish(self) -> None:
         """Let it run to its end."""
-        assert self.start().wait(PATIENCE) == 0, self.log.read_text()[-3000:]
+        assert self.start().wait(4 * PATIENCE) == 0, self.log.read_text()[-3000:]
 
     def kill(self, moment: Callable[[Runs], bool]) -> bool:
         """Start it, and kill it as soon as `moment` has come; False where it ended before."""
@@ -99,6 +99,7 @@ def in_writing(pattern: str, chance: random.Random, longest: float) -> Callable[
     there = list[set[Path]]()  # what an earlier kill has left does not count
 
     def moment(runs: Runs) -> bool:
+        time.sleep(0.001)
         found = set() if runs.run is None else set(runs.run.glob(pattern))
         there[:] = there or [found]
         if not since and found - there[0]:
