@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from paw_lightning.event_files import read_scalars
+from paw_lightning.text.prompts import Prompt
 from tests.helpers.killing import Runs, at_random, checkpoint_of, curves_of, in_writing
 
-ITERATIONS = 16
+ITERATIONS = 12
 QUICKSTART = [
     "--config=household/paw",
     f"--trainer.max_epochs={ITERATIONS}",
@@ -25,13 +26,17 @@ QUICKSTART = [
     "--data.group_size=4",
     "--data.validation_tasks=8",
 ]
+LAYOUTS = {  # the step layout reads no template of later turns: its default is as good as none
+    "episode": ["--rollout.layout=episode"],
+    "step": ["--rollout.layout=step", f"--rollout.prompt.turn_template={Prompt().turn_template}"],
+}
 WRITING = ["checkpoints/last.ckpt.part", "checkpoints/best.ckpt.part", "rollouts/*.part", "policy.unchecked"]
 
 
 def moments(layout: str, seconds: float) -> list:
-    """Ten kills: five at random moments of two iterations, five in the midst of writing, in a random order."""
+    """Ten kills: five at random moments of the first two iterations, five in the midst of writing, in a random order."""
     chance = random.Random(layout)
-    kills = [at_random(chance, 2 * seconds) for _ in range(5)]
+    kills = [at_random(chance, 1.5 * seconds) for _ in range(5)]
     kills += [in_writing("checkpoints/last.ckpt.part", chance, longest) for longest in (0.0, 0.02)]
     kills += [in_writing("checkpoints/*.part", chance, 0.01), in_writing("*/*.part", chance, 0.0)]
     chance.shuffle(kills)
@@ -40,9 +45,9 @@ def moments(layout: str, seconds: float) -> list:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("layout", ["step", "episode"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_ten_kills(layout: str, tmp_path: Path) -> None:
-    options = [*QUICKSTART, f"--rollout.layout={layout}"]
+    options = [*QUICKSTART, *LAYOUTS[layout]]
     unbroken, killed = Runs(tmp_path / "unbroken", *options), Runs(tmp_path / "killed", *options)
     unbroken.finish()
     costs = read_scalars(unbroken.run)
@@ -64,7 +69,7 @@ def assert_whole(runs: Runs, finished: int) -> int:
     count = 0 if checkpoint is None else checkpoint["epoch"] + 1
     assert count >= finished, "an iteration was lost"
     curve = curves_of(runs.run).get("rollout/return", {})
-    assert 2 * len(curve) <= 2 * count, "a curve tells of an iteration that was not saved"
+    assert max(curve, default=-1) < 2 * count, "a curve tells of an iteration that was not saved"
     if checkpoint is not None:
         assert yaml.safe_load((runs.run / "config.yaml").read_text())["ckpt_path"] is None
     if (runs.run / "policy").exists():
