@@ -145,6 +145,9 @@ class PaWCLI(LightningCLI):
             check_checkpoint(config.get("ckpt_path"))
             check_configuration(config)
 
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would read the whole checkpoint for hyperparameters here; ours holds none."""
+
     def before_instantiate_classes(self) -> None:
         """Let a resumed run write into the folder of the checkpoint's run, so that its curves continue."""
         if self.subcommand != "fit":

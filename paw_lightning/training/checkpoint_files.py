@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -152,8 +153,8 @@ def _culprit(path: Any, error: Exception) -> str:
     """What the checkpoint holds that is no plain data."""
     try:
         found = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    except Exception:  # one part of several, or no file of torch's own kind: the reader's words have to do
-        found = []
+    except Exception:  # one part of several: the reader's words have to do
+        found = re.findall(r"GLOBAL ([\w.]+)", str(error))
     return ", ".join(found) or str(error).partition("\n")[0]
 
 

@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from paw_lightning.event_files import read_scalars
 from paw_lightning.text.prompts import Prompt
-from tests.helpers.killing import Runs, at_random, checkpoint_of, curves_of, in_writing
+from tests.helpers.killing import AtRandom, InWriting, Runs, checkpoint_of, curves_of
 
-ITERATIONS = 12
+ITERATIONS = 10
 QUICKSTART = [
     "--config=household/paw",
     f"--trainer.max_epochs={ITERATIONS}",
@@ -30,17 +30,22 @@ LAYOUTS = {  # the step layout reads no template of later turns: its default is 
     "episode": ["--rollout.layout=episode"],
     "step": ["--rollout.layout=step", f"--rollout.prompt.turn_template={Prompt().turn_template}"],
 }
-WRITING = ["checkpoints/last.ckpt.part", "checkpoints/best.ckpt.part", "rollouts/*.part", "policy.unchecked"]
+HALF = ["*.part", "*.unchecked"]
+"""Names of what a kill in the midst of writing leaves."""
 
 
-def moments(layout: str, seconds: float) -> list:
-    """Ten kills: five at random moments of the first two iterations, five in the midst of writing, in a random order."""
+def moments(layout: str, seconds: float) -> list[AtRandom | InWriting]:
+    """Ten kills: five at random moments, five in the midst of writing, the last of these of the policy."""
     chance = random.Random(layout)
-    kills = [at_random(chance, 1.5 * seconds) for _ in range(5)]
-    kills += [in_writing("checkpoints/last.ckpt.part", chance, longest) for longest in (0.0, 0.02)]
-    kills += [in_writing("checkpoints/*.part", chance, 0.01), in_writing("*/*.part", chance, 0.0)]
+    kills: list[AtRandom | InWriting] = [AtRandom(chance.uniform(0, 1.5 * seconds)) for _ in range(5)]
+    kills += [
+        InWriting("open", "last.ckpt.part", delay=chance.uniform(0, 0.005)),
+        InWriting("os.rename", "last.ckpt.part", count=2),
+        InWriting("open", "best.ckpt.part", delay=chance.uniform(0, 0.005)),
+        InWriting("open", "config.yaml.part"),
+    ]
     chance.shuffle(kills)
-    return [*kills, in_writing("policy.unchecked", chance, 0.3)]
+    return [*kills, InWriting("open", "policy.unchecked", delay=chance.uniform(0, 0.1))]
 
 
 @pytest.mark.slow
@@ -56,7 +61,7 @@ def test_ten_kills(layout: str, tmp_path: Path) -> None:
     for moment in moments(layout, seconds):
         kills += killed.kill(moment)
         finished = assert_whole(killed, finished)
-        left += [path.name for pattern in WRITING for path in killed.run.glob(pattern)]
+        left += [path.name for pattern in HALF for path in killed.run.rglob(pattern)]
     print(f"{layout}: {kills} kills, in the midst of {sorted(left)}")
     killed.finish()
     assert kills == 10
@@ -94,4 +99,4 @@ def assert_equal(unbroken: Runs, killed: Runs) -> None:
             assert found.get(tag, {}).get(step, value) == value, (tag, step)
     missing = {step for tag, points in expected.items() for step in points if step not in found.get(tag, {})}
     print(f"steps whose point is missing from a curve: {sorted(missing)}")
-    assert not [path for path in killed.run.rglob("*") if path.name.endswith((".part", ".unchecked"))]
+    assert not [path for pattern in HALF for path in killed.run.rglob(pattern)]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ import torch
 from paw_lightning.event_files import read_scalars
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+KILLER = Path(__file__).parent / "killer"
 PATIENCE = 240.0
 """Seconds that a run may take to come to the moment at which it is killed."""
 
@@ -41,7 +44,7 @@ class Runs:
         path = None if self.run is None else self.run / "checkpoints" / "last.ckpt"
         return path if path is not None and path.exists() else None
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self, environment: Mapping[str, str] = MappingProxyType({})) -> subprocess.Popen[bytes]:
         """Begin, or go on with the documented command."""
         words = ["fit", *self.options]
         if self.last is not None:
@@ -53,7 +56,7 @@ class Runs:
                 [sys.executable, "-m", "paw_lightning", *words],
                 stdout=log,
                 stderr=log,
-                env=os.environ | ENVIRONMENT,
+                env={**os.environ, **ENVIRONMENT, **environment},
                 start_new_session=True,
             )
 
@@ -61,53 +64,54 @@ class Runs:
         """Let it run to its end."""
         assert self.start().wait(4 * PATIENCE) == 0, self.log.read_text()[-3000:]
 
-    def kill(self, moment: Callable[[Runs], bool]) -> bool:
-        """Start it, and kill it as soon as `moment` has come; False where it ended before."""
-        process = self.start()
-        deadline = time.monotonic() + PATIENCE
+    def kill(self, moment: AtRandom | InWriting) -> bool:
+        """Start it, and have it killed when its moment comes; False where it ended before."""
+        process = self.start({} if isinstance(moment, AtRandom) else moment.environment())
         try:
-            while process.poll() is None and not moment(self):
-                assert time.monotonic() < deadline, self.log.read_text()[-3000:]
-            return process.poll() is None
+            if isinstance(moment, AtRandom):
+                self._wait_for_training(process)
+                time.sleep(moment.seconds)
+            else:
+                process.wait(4 * PATIENCE)
+            return process.poll() in (None, -signal.SIGKILL)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             code = process.wait()
             assert code in (0, -signal.SIGKILL), self.log.read_text()[-3000:]
 
+    def _wait_for_training(self, process: subprocess.Popen[bytes]) -> None:
+        before, deadline = self._starts(), time.monotonic() + PATIENCE
+        while process.poll() is None and self._starts() == before:
+            assert time.monotonic() < deadline, self.log.read_text()[-3000:]
+            time.sleep(0.02)
 
-def at_random(chance: random.Random, longest: float) -> Callable[[Runs], bool]:
-    """A moment within so many seconds of the beginning of training."""
-    wait, begun = chance.uniform(0, longest), list[float]()
-    starts = list[int]()
-
-    def moment(runs: Runs) -> bool:
-        record = None if runs.run is None else runs.run / "starts.jsonl"
-        lines = record.read_text().count("\n") if record is not None and record.exists() else 0
-        starts[:] = starts or [lines]
-        if not begun and lines > starts[0]:
-            begun.append(time.monotonic())
-        time.sleep(0.001)
-        return bool(begun) and time.monotonic() - begun[0] > wait
-
-    return moment
+    def _starts(self) -> int:
+        return sum(path.read_text().count("\n") for path in self.home.glob("*/*/starts.jsonl"))
 
 
-def in_writing(pattern: str, chance: random.Random, longest: float) -> Callable[[Runs], bool]:
-    """A moment within so many seconds after something appears in the run's folder that is just being written."""
-    wait, since = chance.uniform(0, longest), list[float]()
-    there = list[set[Path]]()  # what an earlier kill has left does not count
+@dataclass(frozen=True)
+class AtRandom:
+    """So many seconds after training has begun."""
 
-    def moment(runs: Runs) -> bool:
-        time.sleep(0.001)
-        found = set() if runs.run is None else set(runs.run.glob(pattern))
-        there[:] = there or [found]
-        if not since and found - there[0]:
-            since.append(time.monotonic())
-        there[0] &= found
-        return bool(since) and time.monotonic() - since[0] >= wait
+    seconds: float
 
-    return moment
+
+@dataclass(frozen=True)
+class InWriting:
+    """When something is written for the `count`-th time, so many seconds after it began."""
+
+    event: str
+    """As `sys.addaudithook` sees it: "open", or "os.rename" just before what was written takes its place."""
+    path: str
+    """A part of its path."""
+    count: int = 1
+    delay: float = 0.0
+
+    def environment(self) -> dict[str, str]:
+        """What makes tests/helpers/killer do it."""
+        paths = [str(KILLER), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return {"PAW_KILL": json.dumps(asdict(self)), "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def checkpoint_of(runs: Runs) -> dict[str, Any] | None:
