@@ -16,7 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from paw_lightning import ranks
-from paw_lightning.callbacks.stop_watch import ORDER, Listener, StopWatch, call_main_thread, end_process
+from paw_lightning.callbacks.stop_watch import ORDER, POLL, Listener, StopWatch, call_main_thread, end_process
 from paw_lightning.errors import EvaluationCut, SettingsError
 from paw_lightning.training.run_folder import last_checkpoint, resume_command, run_folder
 
@@ -76,14 +76,15 @@ class GracefulStop(L.Callback):
         self._take(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """As above; with several ranks, listen for those of the others."""
+        """As above."""
         self._take(trainer)
         self._folder = run_folder(trainer)  # asks all ranks, as no handler may
-        if ranks.world()[1] > 1 and self._listener is None:
-            self._listener = Listener(self._hear)
 
     def _take(self, trainer: L.Trainer) -> None:
+        """Handle them here; with several ranks, listen for those of the others as well."""
         self.trainer = trainer
+        if ranks.world()[1] > 1 and self._listener is None:
+            self._listener = Listener(self._hear)
         if threading.current_thread() is threading.main_thread():
             for number in self.SIGNALS:
                 signal.signal(number, self._handle)
@@ -94,7 +95,7 @@ class GracefulStop(L.Callback):
         if self.received is None:
             call_main_thread(number)
         if order.endswith("drop"):
-            StopWatch(number, None, "")
+            StopWatch(number, None, self._dropped(number, "another rank was told to stop"))
 
     # What a signal does
 
@@ -113,13 +114,14 @@ class GracefulStop(L.Callback):
         left = self._seconds_left()
         fits = self.seconds is None or left is None or left <= self.seconds
         verdict = "finish" if fits and self.phase != "before" else "drop"
-        if ranks.world()[1] > 1 and self.phase != "before":
+        if ranks.world()[1] > 1:
             verdict = ranks.post(ORDER, f"{int(self._number)} {verdict}").split()[1]
         if verdict == "drop":
             limit = f"graceful_stop.seconds is {self.seconds:g}" if self.seconds is not None else ""
             self._drop("" if left is None else f"it needs about {left:.0f} s more, {limit}")
         if self.seconds is not None:
-            self._watch = StopWatch(self._number, self.seconds, self._dropped("its main thread did not answer"))
+            last_words = self._dropped(self._number, "its main thread did not answer")
+            self._watch = StopWatch(self._number, self.seconds, last_words)
         if self.phase in ("training", "evaluating"):
             wait = "" if left is None else f", about {left:.0f} s more"
             limit = "" if self.seconds is None else f" (graceful_stop.seconds: {self.seconds:g})"
@@ -153,20 +155,21 @@ class GracefulStop(L.Callback):
     def _drop(self, why: str) -> None:
         """Leave the iteration as it is."""
         self._why = why
-        if ranks.world()[1] > 1 and self.phase != "before":
-            # A rank that left in good order would wait for the others, or make them fail.
+        if ranks.world()[1] > 1:
+            # A rank that left in good order would wait for the others, or make them fail: let them hear of it first.
+            time.sleep(2 * POLL)
             if self.trainer.is_global_zero:
                 for logger in self.trainer.loggers:
                     with suppress(Exception):
                         logger.save()
-            end_process(self._number, self._dropped(why))
+            end_process(self._number, self._dropped(self._number, why))
         if self._watch is None:
-            self._watch = StopWatch(self._number, None, self._dropped(why))
+            self._watch = StopWatch(self._number, None, self._dropped(self._number, why))
         raise Stopped(self._number)
 
-    def _dropped(self, why: str) -> str:
+    def _dropped(self, number: signal.Signals, why: str) -> str:
         """What was done and how to go on, in one line."""
-        trainer, name = self.trainer, self._number.name
+        trainer, name = self.trainer, number.name
         if trainer.state.fn != TrainerFn.FITTING:
             return f"{name}: the evaluation is broken off"
         if self.phase == "before":
@@ -268,7 +271,7 @@ class GracefulStop(L.Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Say what was dropped, and give the signals back."""
         if isinstance(exception, Stopped):
-            rank_zero_info(self._finished() if self.phase == "between" else self._dropped(self._why))
+            rank_zero_info(self._finished() if self.phase == "between" else self._dropped(self._number, self._why))
         self._restore()
 
     def _restore(self) -> None:

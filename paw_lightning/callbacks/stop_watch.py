@@ -55,7 +55,11 @@ class Listener(threading.Thread):
     def run(self) -> None:
         """Look, every now and then."""
         while not self.cancelled.wait(POLL):
-            if order := ranks.posted(ORDER):
+            try:
+                order = ranks.posted(ORDER)
+            except RuntimeError:  # whoever keeps the words is gone, and soon this process will be
+                return
+            if order is not None:
                 self.heard(order)
                 return
 
