@@ -18,7 +18,7 @@ from paw_lightning.text.encoding import TextEncoder
 from paw_lightning.text.template import freeze_date
 
 ASSETS = Path(__file__).parent.parent / "assets"
-NO_CODE = {"trust_remote_code": False}
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 """Left out, Transformers would ask at the terminal whether to run the Python files of a model directory."""
 WANTED = "a Hugging Face model directory, a hub name, or the name of a policy shipped with the package"
 
