@@ -64,7 +64,11 @@ class GracefulStop(L.Callback):
     # Taking the signals over
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Look who has the signals now; Lightning takes SIGTERM over before anything runs."""
+        """Look who has the signals now, as Lightning takes SIGTERM over before anything runs; begin anew."""
+        self.received, self.phase, self._watch = None, "before", None
+        data: Any = getattr(trainer, "datamodule", None)
+        if data is not None:
+            data.cut = data.cut_asked = False
         self.previous = {number: signal.getsignal(number) for number in self.SIGNALS}
 
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -251,6 +251,19 @@ def test_a_signal_to_one_rank_stops_all(strategy: str, one: Path, tiny_model_dir
 
 
 @pytest.mark.slow
+def test_all_ranks_break_a_validation_off_together(one: Path, tiny_model_dir: str, tmp_path: Path) -> None:
+    """The second rank alone is told to stop in the validation behind the first iteration, which is saved."""
+    probe = {"trainer__callbacks+": "tests.helpers.rank_probe.SignalInValidation"}
+    stopped = runs.fit_ranks(tmp_path / "a", tiny_model_dir, DDP, **(SETTINGS | probe))
+    curves = runs.read_curves(stopped)
+    assert set(curves["rollout/return"]) == {1} and "val/success_rate" not in curves
+    assert "the validation of iteration 1 is broken off" in (tmp_path / "a" / "output0.txt").read_text()
+    checkpoint = stopped / "checkpoints" / "last.ckpt"
+    resumed = runs.fit_ranks(tmp_path / "b", tiny_model_dir, DDP, ckpt_path=checkpoint, **SETTINGS)
+    assert_same_run(one, resumed)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", [DDP, FSDP2])
 def test_all_ranks_drop_an_iteration_together(strategy: str, one: Path, tiny_model_dir: str, tmp_path: Path) -> None:
     """The second rank alone is told to stop, in the second iteration, which does not fit into no time at all: 143 is

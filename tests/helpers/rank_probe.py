@@ -66,6 +66,14 @@ class ShiftedMask(L.Callback):
         data.transfer_batch_to_device = shift
 
 
+class SignalInValidation(RankProbe):
+    """The second rank alone gets SIGTERM, when the first validation begins."""
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if ranks.world()[0] == 1 and trainer.current_epoch == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 class SignalOnRankOne(RankProbe):
     """The second rank alone gets SIGTERM, in an iteration."""
 

@@ -39,11 +39,9 @@ def test_python_files_of_a_directory_are_never_run(model: Path, tmp_path: Path, 
     """An unknown kind of model and of tokenizer that name a file of the directory; nobody is asked about it."""
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     (model / "evil.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'hit')!r})\n")
+    classes = dict.fromkeys(("AutoConfig", "AutoModelForCausalLM"), "evil.X")
     maps = {
-        "config.json": {
-            "model_type": "evil",
-            "auto_map": {n: "evil.X" for n in ("AutoConfig", "AutoModelForCausalLM")},
-        },
+        "config.json": {"model_type": "evil", "auto_map": classes},
         "tokenizer_config.json": {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.X", None]}},
     }
     for name, more in maps.items():
