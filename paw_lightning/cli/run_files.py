@@ -51,9 +51,10 @@ class RepeatableConfig(SaveConfigCallback):
             write_whole(folder / self.config_filename, lambda file: file.write(text.encode()))
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Look what has changed."""
-        before = checkpoint.get("settings", {}).get("configuration")
-        self.changes = differences(before, pl_module.configuration) if before else []  # type: ignore[arg-type]
+        """Look what has changed; an evaluation changes nothing."""
+        before: Any = checkpoint.get("settings", {}).get("configuration")
+        now: Any = pl_module.configuration
+        self.changes = differences(before, now) if before and now else []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note from where this start goes on."""

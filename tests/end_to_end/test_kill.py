@@ -42,7 +42,7 @@ def moments(layout: str, seconds: float) -> list[AtRandom | InWriting]:
         InWriting("open", "last.ckpt.part", delay=chance.uniform(0, 0.005)),
         InWriting("os.rename", "last.ckpt.part", count=2),
         InWriting("open", "best.ckpt.part", delay=chance.uniform(0, 0.005)),
-        InWriting("open", "config.yaml.part"),
+        InWriting("os.rename", "config.yaml.part"),
     ]
     chance.shuffle(kills)
     return [*kills, InWriting("open", "policy.unchecked", delay=chance.uniform(0, 0.1))]
