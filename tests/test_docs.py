@@ -24,7 +24,7 @@ NAMED_FILE = re.compile(r"`((?:paw_lightning|configs|tests|tools|docs|examples|b
 ABOVE, BELOW = "cli|commands|compare|callbacks|training|rollouts", "samplers|update|models|text|policy|world_model|envs"
 PARTS = re.compile(rf"`((?:{ABOVE}|{BELOW})/[\w/.]*)`")
 COMMANDS = {"fit", "validate", "test", "compare", "estimate", "export", "plot", "configs", "play", "check"}
-OWN = {"paw.yaml", "mine.yaml", "..."}
+OWN = {"paw.yaml", "mine.yaml", "RUN/config.yaml", "..."}
 """Names that a page gives to a reader's own files."""
 
 

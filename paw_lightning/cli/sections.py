@@ -14,6 +14,7 @@ SECTIONS = {
     "run_cost": "paw_lightning.callbacks.RunCost",
     "rollout_files": "paw_lightning.callbacks.RolloutFiles",
     "rollout_samples": "paw_lightning.callbacks.RolloutSamples",
+    "graceful_stop": "paw_lightning.callbacks.GracefulStop",
     "policy_export": "paw_lightning.callbacks.PolicyExport",
     "success_report": "paw_lightning.callbacks.SuccessReport",
     "evaluation_report": "paw_lightning.callbacks.EvaluationReport",
