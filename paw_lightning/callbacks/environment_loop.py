@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Literal
 
 import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from paw_lightning import ranks
@@ -109,7 +110,7 @@ class EnvironmentLoop(L.Callback):
         self._rollout: Rollout | None = None
         self._evaluations: dict[float, Evaluation] = {}
         """What has been played of the evaluation under way, by temperature."""
-        self._update_start = self._update_end = 0.0
+        self._update_start = 0.0
 
     # Set-up
 
@@ -196,15 +197,20 @@ class EnvironmentLoop(L.Callback):
 
     def on_train_batch_end(self, *_: object) -> None:
         """Take the time here: validation runs before the epoch's end."""
-        self._update_end = time.perf_counter()
+        if self._rollout is not None:
+            self._rollout.seconds["update"] = time.perf_counter() - self._update_start
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the iteration's rollout: only a hook may log, a stream of batches may not."""
+        self._log_iteration(trainer, pl_module)
         if self._rollout is None:
             return  # resumed from a checkpoint that was saved between the last step and here
-        metrics = rollout_metrics(self._rollout) | {"time/update_s": self._update_end - self._update_start}
-        pl_module.log_dict(metrics, on_step=False, on_epoch=True, sync_dist=True)
+        pl_module.log_dict(rollout_metrics(self._rollout), on_step=False, on_epoch=True, sync_dist=True)
         self._rollout = None
+
+    def _log_iteration(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the x axis of all that is logged with it: Lightning takes `step` for it, whatever the logger."""
+        pl_module.log("step", float(trainer.current_epoch + 1), sync_dist=True)
 
     # Evaluation
 
@@ -231,6 +237,8 @@ class EnvironmentLoop(L.Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log how the episodes went; an evaluation that a signal broke off counts no more than a sanity check."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._log_iteration(trainer, pl_module)
         if self.data.cut:
             self._evaluations, trainer.sanity_checking = {}, True
         else:

@@ -67,7 +67,8 @@ class SuccessReport(L.Callback):
         self.before = before
         if trainer.logger is not None and not math.isnan(before.rate):
             metrics = {METRIC: before.rate, f"{METRIC}_stderr": before.standard_error / 100}
-            trainer.logger.log_metrics(metrics, step=trainer.global_step)
+            for logger in trainer.loggers:
+                logger.log_metrics(metrics, step=trainer.current_epoch)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the latest value."""

@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
+from paw_lightning.cli.resuming import forget_run
 from paw_lightning.errors import NotWrittenError
 from paw_lightning.training.checkpoint_files import clear_leftovers
 from paw_lightning.training.run_folder import last_checkpoint, resume_command, run_folder
@@ -30,11 +31,7 @@ class RepeatableConfig(SaveConfigCallback):
 
     def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
         config = config.clone()
-        loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
-        for logger in loggers:
-            options = getattr(logger, "init_args", None)
-            if options is not None and options.get("version") is not None:
-                options.version = None
+        forget_run(config)
         config.ckpt_path = None
         self.changes: list[str] = []
         """What the run has otherwise than the one that it goes on from, a line for each key."""

@@ -25,6 +25,7 @@ from paw_lightning.cli.checks import check_configuration
 from paw_lightning.cli.choices import choices
 from paw_lightning.cli.messages import explain
 from paw_lightning.cli.quiet import quiet
+from paw_lightning.cli.resuming import continue_run, keep_files
 from paw_lightning.cli.run_files import RepeatableConfig, said_of_the_disk
 from paw_lightning.cli.sections import SECTIONS, TRAINING
 from paw_lightning.errors import NotWrittenError, SettingsError
@@ -150,20 +151,13 @@ class PaWCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Let a resumed run write into the folder of the checkpoint's run, so that its curves continue."""
-        if self.subcommand != "fit":
-            return
-        config = self.config[self.subcommand]
-        options = getattr(config.trainer.logger, "init_args", None)
-        if options is None or not config.get("ckpt_path") or options.get("version") is not None:
-            return
-        folder = Path(config.ckpt_path).resolve().parent.parent
-        home = Path(options.get("save_dir") or ".", options.get("name") or "").resolve()
-        if folder.parent == home:
-            options.version = folder.name
+        if self.subcommand == "fit":
+            continue_run(self.config[self.subcommand])
 
     def before_fit(self) -> None:
         """Tell the module all settings: its checkpoints hold them, and a resumed run says which it has otherwise."""
         parser, config = self._parser(self.subcommand), self.config[self.subcommand]
+        keep_files(config, self.trainer.loggers)
         self.model.configuration = flat(json.loads(parser.dump(config, format="json", skip_none=False)))
 
     def instantiate_classes(self) -> None:
@@ -231,6 +225,9 @@ def run(args: list[str] | None = None) -> PaWCLI:
         RolloutDataModule,
         args=args,
         save_config_callback=RepeatableConfig,
-        trainer_defaults={**TRAINER_DEFAULTS, "callbacks": [callbacks.IterationProgressBar()]},
+        trainer_defaults={
+            **TRAINER_DEFAULTS,
+            "callbacks": [callbacks.LoggerSetup(), callbacks.IterationProgressBar()],
+        },
         save_config_kwargs={"overwrite": True},
     )

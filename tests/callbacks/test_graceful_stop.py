@@ -36,7 +36,7 @@ def send(monkeypatch, number: int, iteration: int) -> None:
 def test_validation_is_left_out_and_the_resumed_run_is_the_unbroken_one(
     every: int, tiny_model_dir: str, tmp_path: Path, monkeypatch
 ) -> None:
-    """Stopped in iteration 2 of 4; steps 2 per iteration, so that its validation would be at step 3."""
+    """Stopped in iteration 2 of 4, whose validation would be the second."""
     settings = {"trainer__max_epochs": 4, "trainer__check_val_every_n_epoch": every}
     unbroken = runs.fit(tmp_path / "unbroken", tiny_model_dir, **settings)
     with monkeypatch.context() as patch:
@@ -45,13 +45,13 @@ def test_validation_is_left_out_and_the_resumed_run_is_the_unbroken_one(
             stopped = runs.fit(tmp_path / "stopped", tiny_model_dir, **settings)
     assert stopped.trainer.current_epoch == 2 and stopped.trainer.limit_val_batches == 1.0
     points, whole = (runs.curves(cli).get("val/success_rate", {}) for cli in (stopped, unbroken))
-    assert sorted(whole) == [step for step in (1, 3, 5, 7) if every == 1 or step in (3, 7)]
-    assert sorted(points) == [step for step in whole if step < 3]
+    assert sorted(whole) == [number for number in (1, 2, 3, 4) if number % every == 0]
+    assert sorted(points) == [number for number in whole if number < 2]
     checkpoint = runs.log_dir(stopped) / "checkpoints" / "last.ckpt"
     resumed = runs.fit(tmp_path / "resumed", tiny_model_dir, **settings, ckpt_path=checkpoint)
     assert_same_end(unbroken, resumed)
     assert_same_curves(unbroken, resumed)
-    assert sorted(runs.curves(resumed)["val/success_rate"]) == [step for step in whole if step > 3]
+    assert sorted(runs.curves(resumed)["val/success_rate"]) == [number for number in whole if number > 2]
 
 
 def test_the_checkpoint_is_that_of_an_unbroken_run(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:

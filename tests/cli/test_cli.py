@@ -434,8 +434,8 @@ def test_failing_environment_is_counted_and_the_run_goes_on(tiny_model_dir: str,
     """Tasks 0 and 1 are played first, then 2 and 3: one group is lost, its three episodes each played twice."""
     with caplog.at_level(logging.WARNING):
         cli = runs.fit(tmp_path, tiny_model_dir, rollout__environment__fail_on=1, trainer__limit_val_batches=0)
-    assert runs.curves(cli)["rollout/dropped_groups"] == {1: 1.0, 3: 0.0}
-    assert runs.curves(cli)["rollout/retried_episodes"] == {1: 3.0, 3: 0.0}
+    assert runs.curves(cli)["rollout/dropped_groups"] == {1: 1.0, 2: 0.0}
+    assert runs.curves(cli)["rollout/retried_episodes"] == {1: 3.0, 2: 0.0}
     assert "ConnectionError" in caplog.text
 
 
