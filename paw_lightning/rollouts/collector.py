@@ -1,4 +1,4 @@
-"""Plays groups of episodes in lock step and records every transition token by token."""
+"""Plays groups of episodes and records every transition token by token: in lock step, or each at its own pace."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from paw_lightning.envs.base import FAILURES, TextEnv
 from paw_lightning.errors import SettingsError
+from paw_lightning.rollouts.apart import Apart, Play
 from paw_lightning.rollouts.demonstrations import Demonstrator
 from paw_lightning.rollouts.episodes import (
     EpisodeError,
@@ -51,19 +54,6 @@ class PlayedGroups:
     """Wall clock in "environment", "tokenization" and "generation"."""
     retried_episodes: int = 0
     """Episodes that were started again because their environment failed."""
-
-
-@dataclass
-class _Play:
-    """What all turns of one call of `play` share."""
-
-    groups: list[RolloutGroup]
-    sampler: Sampler
-    temperature: float
-    seed: Sequence[int | str]
-    failed: dict[int, str]
-    """Group -> why it is lost."""
-    seconds: dict[str, float]
 
 
 class Collector:
@@ -127,16 +117,12 @@ class Collector:
         """
         groups, seats = take_seats(task_seeds, group_size, earlier or {})
         sampler = self.sampler.session() if self.layout.grows else self.sampler
-        play = _Play(groups, sampler, temperature, seed, {}, defaultdict(float))
-        while active := [seat for seat in seats if not seat.done and seat.group not in play.failed]:
-            with timed(play.seconds, "environment"):
-                self._start([seat for seat in active if seat.player is None], play)
-            self._play_turn([s.player for s in active if s.player is not None and s.group not in play.failed], play)
-            for seat in active:
-                if seat.player is not None and seat.player.failure is not None:
-                    self._fail(seat, seat.player.failure, play.failed)
-            if progress:
-                progress(sum(seat.done or seat.group in play.failed for seat in seats), len(seats))
+        play = Play(groups, sampler, temperature, seed, {}, defaultdict(float))
+        tell = partial(_tell, progress, seats, play.failed)
+        if not self.demonstrator and sampler.connections:
+            Apart(self, play, tell).run(seats)
+        else:
+            self._play_in_step(seats, play, tell)
         return self._gather(task_seeds, seats, play)
 
     def keep(self, env: TextEnv) -> None:
@@ -163,7 +149,7 @@ class Collector:
         while self._idle:
             close_quietly(self._idle.pop())
 
-    def _gather(self, task_seeds: Sequence[int], seats: list[Seat], play: _Play) -> PlayedGroups:
+    def _gather(self, task_seeds: Sequence[int], seats: list[Seat], play: Play) -> PlayedGroups:
         """Hand out the groups that are whole, and keep the environments for the next."""
         self._idle += [seat.env for seat in seats if seat.env is not None]
         for g, message in play.failed.items():
@@ -176,38 +162,45 @@ class Collector:
         retried = sum(bool(seat.errors) for seat in seats)
         return PlayedGroups(kept, list(play.failed.values()), play.seconds, retried)
 
-    def _start(self, seats: list[Seat], play: _Play) -> None:
+    def _start(self, seats: list[Seat], play: Play) -> None:
         """Seat a player at the start of each seat's episode; all resets begin before the first is waited for."""
-        errors: dict[Seat, EpisodeError] = {}
-        options = {seat: {"episode_seed": stable_seed(*play.seed, seat.task_seed, seat.member)} for seat in seats}
-        for seat in seats:
-            try:
-                # A second attempt gets a new environment: one that has failed is not trusted again.
-                seat.env = self._idle.pop() if self._idle and not seat.errors else self.make_env()
-                seat.env.begin_reset(seed=seat.task_seed, options=options[seat])
-            except SettingsError:  # of an environment that builds its parts late; no retry would help
-                raise
-            except FAILURES as error:
-                errors[seat] = EpisodeError(describe(seat.env, "reset", error))
-        for seat in seats:
-            if seat not in errors:
-                try:
-                    seat.player = self._reset(seat, play.groups[seat.group], options[seat])
-                except EpisodeError as error:
-                    errors[seat] = error
-        for seat in errors:
-            self._fail(seat, errors[seat], play.failed)
+        errors = {seat: error for seat in seats if (error := self.open(seat, play.seed))}
+        starts = {seat: self.reset(seat, play.seed) for seat in seats if seat not in errors}
+        for seat, start in starts.items():
+            if isinstance(start, EpisodeError):
+                errors[seat] = start
+            else:
+                seat.player = self.seat(seat, play.groups[seat.group], *start)
+        for seat, error in errors.items():
+            self.fail(seat, error, play.failed)
 
-    def _reset(self, seat: Seat, group: RolloutGroup, options: dict[str, Any]) -> Player:
+    def open(self, seat: Seat, seed: Sequence[int | str]) -> EpisodeError | None:
+        """Give a seat an environment and begin its reset; what went wrong, if anything."""
+        try:
+            # A second attempt gets a new environment: one that has failed is not trusted again.
+            seat.env = self._idle.pop() if self._idle and not seat.errors else self.make_env()
+            seat.env.begin_reset(seed=seat.task_seed, options=_options(seat, seed))
+        except SettingsError:  # of an environment that builds its parts late; no retry would help
+            raise
+        except FAILURES as error:
+            return EpisodeError(describe(seat.env, "reset", error))
+        return None
+
+    def reset(self, seat: Seat, seed: Sequence[int | str]) -> FirstLook | EpisodeError:
+        """Wait for the reset; touches no tokenizer."""
         assert seat.env is not None
         try:
-            observation, info = seat.env.reset(seed=seat.task_seed, options=options)
+            observation, info = seat.env.reset(seed=seat.task_seed, options=_options(seat, seed))
             check_observation(observation, False)
-            admissible = check_info(info)
+            check_info(info)
         except SettingsError:
             raise
         except FAILURES as error:
-            raise EpisodeError(describe(seat.env, "reset", error)) from error
+            return EpisodeError(describe(seat.env, "reset", error))
+        return observation, info
+
+    def seat(self, seat: Seat, group: RolloutGroup, observation: str, info: dict[str, Any]) -> Player:
+        assert seat.env is not None
         group.group_key = str(info.get("group_key", seat.task_seed))
         largest = info.get("max_reward")
         group.max_return = None if largest is None else float(largest)
@@ -220,9 +213,9 @@ class Collector:
             errors=list(seat.errors),
         )
         layout = self.layout(self.prompts, episode.task, observation, self.max_observation_tokens)
-        return Player(seat.env, episode, observation, admissible, layout)
+        return Player(seat.env, episode, observation, check_info(info), layout)
 
-    def _fail(self, seat: Seat, error: EpisodeError, failed: dict[int, str]) -> None:
+    def fail(self, seat: Seat, error: EpisodeError, failed: dict[int, str]) -> None:
         """Clear a seat for the next attempt, or give its group up when there is none."""
         if seat.env is not None:
             close_quietly(seat.env)
@@ -233,9 +226,22 @@ class Collector:
         else:
             failed.setdefault(seat.group, str(error))
 
-    def _play_turn(self, active: list[Player], play: _Play) -> None:
+    # In lock step
+
+    def _play_in_step(self, seats: list[Seat], play: Play, tell: Callable[[], None]) -> None:
+        """All episodes' next turns at a time, for samplers that write them together."""
+        while active := [seat for seat in seats if not seat.done and seat.group not in play.failed]:
+            with timed(play.seconds, "environment"):
+                self._start([seat for seat in active if seat.player is None], play)
+            self._play_turn([s.player for s in active if s.player is not None and s.group not in play.failed], play)
+            for seat in active:
+                if seat.player is not None and seat.player.failure is not None:
+                    self.fail(seat, seat.player.failure, play.failed)
+            tell()
+
+    def _play_turn(self, active: list[Player], play: Play) -> None:
         with timed(play.seconds, "tokenization"):
-            ready = [(p, context) for p in active if (context := self._context(p))]
+            ready = [(p, context) for p in active if (context := self.context(p))]
         if not ready:
             return
         if self.demonstrator:
@@ -244,10 +250,7 @@ class Collector:
             ready = [(p, context) for p, context, answer in shown if answer]
             generations = [answer for _, _, answer in shown if answer]
         else:
-            noise = [
-                uniforms(self.max_action_tokens, *play.seed, p.episode.task_seed, p.episode.member, p.turn)
-                for p, _ in ready
-            ]
+            noise = [self.noise(p, play.seed) for p, _ in ready]
             with timed(play.seconds, "generation"):
                 generations = play.sampler.generate(
                     [context.ids for _, context in ready],
@@ -256,18 +259,17 @@ class Collector:
                     uniforms=torch.stack(noise),
                 )
         with timed(play.seconds, "tokenization"):
-            turns = [self._read(*player, answer) for player, answer in zip(ready, generations, strict=True)]
+            turns = [self.read(*player, answer) for player, answer in zip(ready, generations, strict=True)]
         with timed(play.seconds, "environment"):
             for turn in turns:
                 if self.counterfactuals:
                     turn.ask_otherwise(play.seed)
                 turn.begin()
             for turn in turns:
-                turn.finish(self._encode, self.max_steps)
+                turn.step()
         with timed(play.seconds, "tokenization"):
-            for p, _ in ready:
-                if p.failure is None:
-                    p.layout.record(p.episode.transitions[-1], p.admissible or [])
+            for turn in turns:
+                turn.record(self.encode, self.max_steps)
 
     def _shown(self, p: Player, demonstrator: Demonstrator) -> Generation | None:
         """What the environment's expert writes; None where it fails."""
@@ -277,7 +279,7 @@ class Collector:
             p.failure = error
             return None
 
-    def _context(self, p: Player) -> Context | None:
+    def context(self, p: Player) -> Context | None:
         """The player's decision context; None when it has none, which ends its episode or costs its group."""
         try:
             return p.layout.context(p.observation, p.admissible or [])
@@ -288,9 +290,22 @@ class Collector:
                 p.failure = EpisodeError(str(error), retry=False)
             return None
 
-    def _read(self, p: Player, context: Context, generation: Generation) -> Turn:
+    def read(self, p: Player, context: Context, generation: Generation) -> Turn:
         answer = self.prompts.chat.read_answer(generation.token_ids, self.stop_token_ids)
         return Turn(p, context, generation, answer.text, self.action_format.read(answer.text, answer.opened))
 
-    def _encode(self, text: str) -> list[int]:
+    def noise(self, p: Player, seed: Sequence[int | str]) -> Tensor:
+        """The random numbers of a player's next action."""
+        return uniforms(self.max_action_tokens, *seed, p.episode.task_seed, p.episode.member, p.turn)
+
+    def encode(self, text: str) -> list[int]:
         return self.prompts.chat.encode_within(text, self.max_observation_tokens)
+
+
+def _options(seat: Seat, seed: Sequence[int | str]) -> dict[str, Any]:
+    return {"episode_seed": stable_seed(*seed, seat.task_seed, seat.member)}
+
+
+def _tell(progress: Progress | None, seats: Sequence[Seat], failed: Mapping[int, str]) -> None:
+    if progress:
+        progress(sum(seat.done or seat.group in failed for seat in seats), len(seats))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from paw_lightning.envs.base import FAILURES
 from paw_lightning.rollouts.counterfactuals import counterfactual
@@ -22,6 +23,18 @@ from paw_lightning.text.actions import ParsedAction
 from paw_lightning.types import Transition
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """An environment's answer to a step."""
+
+    observation: str
+    reward: float
+    done: bool
+    info: dict[str, Any]
+    admissible: list[str] | None
+    nuisance_spans: list[tuple[int, int]]
+
+
 @dataclass
 class Turn:
     """What a player has read, written and decided."""
@@ -35,6 +48,15 @@ class Turn:
     """What the environment gets of it."""
     other: str | None = None
     """The environment's answer to another action; None where nobody asked for it, or none exists."""
+    came: Outcome | None = None
+    """What the environment answered; None before it has, and where it failed."""
+
+    def play(self, seed: Sequence[int | str] | None) -> None:
+        """All that the environment has to do with it; `seed` asks for the answer to another action as well."""
+        if seed is not None:
+            self.ask_otherwise(seed)
+        self.begin()
+        self.step()
 
     def ask_otherwise(self, seed: Sequence[int | str]) -> None:
         """Ask for the answer to another action, before the step: a worker can only do one thing at a time."""
@@ -55,8 +77,8 @@ class Turn:
         except FAILURES as error:
             p.failure = EpisodeError(describe(p.env, f"step({self.action.text!r})", error))
 
-    def finish(self, encode: Callable[[str], list[int]], max_steps: int) -> None:
-        """Take the environment's answer and record the transition, or why there is none."""
+    def step(self) -> None:
+        """Wait for the environment's answer, and look whether it can be used; touches no tokenizer."""
         p, action = self.player, self.action
         if p.failure is not None:
             return
@@ -72,6 +94,13 @@ class Turn:
         except FAILURES as error:
             p.failure = EpisodeError(describe(p.env, f"step({action.text!r})", error))
             return
+        self.came = Outcome(observation, reward, done, info, admissible, nuisance_spans)
+
+    def record(self, encode: Callable[[str], list[int]], max_steps: int) -> None:
+        """Record the transition, unless the environment failed."""
+        p, action, came = self.player, self.action, self.came
+        if came is None:
+            return
         p.episode.transitions.append(
             Transition(
                 prompt_ids=self.context.prompt_ids,
@@ -79,21 +108,22 @@ class Turn:
                 sampled_logprobs=self.generation.logprobs,
                 sampled_entropies=self.generation.entropies,
                 action_text=action.text,
-                observation_text=observation,
+                observation_text=came.observation,
                 anchor=p.observation,
-                reward=reward,
+                reward=came.reward,
                 well_formed=action.well_formed,
-                admissible=was_admissible(action, p.admissible, info),
+                admissible=was_admissible(action, p.admissible, came.info),
                 answer_text=self.answer_text,
                 truncated=not self.generation.stopped,
                 turn_ids=self.context.turn_ids,
                 dropped_turns=self.context.dropped_turns,
-                predictable=bool(info.get("predictable", True)),
-                nuisance_spans=nuisance_spans,
+                predictable=bool(came.info.get("predictable", True)),
+                nuisance_spans=came.nuisance_spans,
                 counterfactual_ids=None if self.other is None else encode(self.other),
             )
         )
-        p.observation, p.admissible = observation, admissible
-        p.episode.finished = done
-        p.done = done or p.turn == max_steps
-        p.episode.won = p.episode.won or bool(info.get("won", False))
+        p.observation, p.admissible = came.observation, came.admissible
+        p.episode.finished = came.done
+        p.done = came.done or p.turn == max_steps
+        p.episode.won = p.episode.won or bool(came.info.get("won", False))
+        p.layout.record(p.episode.transitions[-1], p.admissible or [])

@@ -51,6 +51,21 @@ class Sampler(ABC):
             uniforms: float [B, max_new_tokens] in [0, 1): the random numbers to draw with, if the sampler can use them.
         """
 
+    connections: int = 0
+    """Prompts that :meth:`ask` answers side by side, called from so many threads; 0: it has no `ask`, and writes a
+    turn's actions together."""
+
+    def ask(self, prompt: list[int], *, temperature: float, max_new_tokens: int, uniforms: Tensor) -> Generation:
+        """One action, as `generate` would write it: each episode then goes on as soon as its own answer is there.
+
+        Args:
+            uniforms: float [max_new_tokens].
+        """
+        raise NotImplementedError(f"{type(self).__name__} has connections, and no ask")
+
+    def prepare(self, prompt: list[int]) -> None:  # noqa: B027 - most are always ready
+        """Called in the main thread before each prompt that is asked for."""
+
     def update_weights(self) -> None:  # noqa: B027 - most read the live model
         """The model's weights have changed; called on every rank before each rollout and evaluation."""
 

@@ -13,6 +13,7 @@ import uuid
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class VLLMSampler(Sampler):
         urls: of the servers; rank r asks number r modulo their count.
         weights: folder for the weights, the same path on the servers' machines; each run makes a folder of its own
             in it and takes it away at the end.
-        connections: requests under way at a time.
+        connections: requests under way at a time; each episode goes on as soon as its own answer is there.
         timeout: seconds one request may take.
         tolerance: largest mean difference of a server's log-probs from the trainer's on a prompt after the weights were
             sent, nats; null goes by the arithmetic, 1e-3 in float32, 0.01 in float16, 0.1 in bfloat16 (choice).
@@ -155,26 +156,31 @@ class VLLMSampler(Sampler):
         self, prompts: list[list[int]], *, temperature: float, max_new_tokens: int, uniforms: Tensor
     ) -> list[Generation]:
         """One action per prompt, each asked for by itself: in one request equal prompts would share a seed."""
-        assert self.served, "update_weights comes first"
-        server = self._server
-        if not self.proved and prompts:
-            self._check_version(server)
-            self._prove(server, prompts[0][:PROVING_TOKENS])
-
-        def ask(prompt: list[int], row: Tensor) -> Generation:
-            request = self._request(prompt) | {
-                "max_tokens": max_new_tokens,
-                "temperature": temperature,
-                "stop_token_ids": self.stop_token_ids,
-                "seed": seed_of(row),
-                "logprobs": 0,
-                "return_token_ids": True,
-            }
-            choice = server.post("/v1/completions", request)["choices"][0]
-            return self._generation(choice, server, max_new_tokens)
-
+        for prompt in prompts[:1]:
+            self.prepare(prompt)
+        ask = partial(self.ask, temperature=temperature, max_new_tokens=max_new_tokens)
         with ThreadPoolExecutor(self.connections) as pool:
-            return list(pool.map(ask, prompts, uniforms))
+            return list(pool.map(lambda prompt, row: ask(prompt, uniforms=row), prompts, uniforms))
+
+    def prepare(self, prompt: list[int]) -> None:
+        """Prove the weights by the first prompt after each sync: the trainer's precision is the main thread's."""
+        assert self.served, "update_weights comes first"
+        if not self.proved:
+            self._check_version(self._server)
+            self._prove(self._server, prompt[:PROVING_TOKENS])
+
+    def ask(self, prompt: list[int], *, temperature: float, max_new_tokens: int, uniforms: Tensor) -> Generation:
+        """One action for a prompt."""
+        request = self._request(prompt) | {
+            "max_tokens": max_new_tokens,
+            "temperature": temperature,
+            "stop_token_ids": self.stop_token_ids,
+            "seed": seed_of(uniforms),
+            "logprobs": 0,
+            "return_token_ids": True,
+        }
+        choice = self._server.post("/v1/completions", request)["choices"][0]
+        return self._generation(choice, self._server, max_new_tokens)
 
     def release(self) -> None:
         """A rollout is over: the server that was asked still has the weights that it began with."""
