@@ -44,8 +44,8 @@ def command(args: list[str]) -> int:
 
 
 NO_FILES = (
-    "the run is {0}, which holds no episodes; wanted files in {0}/rollouts: rollout_files.every says how often a run "
-    "writes them"
+    "the run is {0}, which holds no episodes; wanted files in {0}/rollouts, which a run writes with "
+    "rollout_files.enabled true"
 )
 
 

@@ -48,7 +48,7 @@ def page(names: list[str], curves: list[str], parts: Iterable[tuple[int, str]], 
     about = packed({"runs": names, "live": live})
     data = [_data("about", about)]
     data += [_data("curves", text) for text in curves]
-    data += [_data(f"part run{run}", text) for run, text in parts]
+    data += [_data("part", text, run) for run, text in parts]
     values = {
         "TITLE": html.escape(" and ".join(map(printable, names))),
         "POLICY": policy(style, script, live),
@@ -71,7 +71,8 @@ def policy(style: str, script: str, live: bool) -> str:
 @cache
 def joined_script() -> str:
     """All scripts as one: modules whose imports and exports are gone, since one text needs neither."""
-    return "\n".join(MODULE_LINE.sub("", _file(name)) for name in SCRIPTS)
+    files = "\n".join(MODULE_LINE.sub("", _file(name)) for name in SCRIPTS)
+    return f'"use strict";\n(() => {{\n{files}\n}})();'
 
 
 def printable(text: str) -> str:
@@ -84,8 +85,8 @@ def _file(name: str) -> str:
     return (BROWSER / name).read_text(encoding="utf-8")
 
 
-def _data(kind: str, text: str) -> str:
-    return f'<script type="text/plain" class="{kind}">{text}</script>'
+def _data(kind: str, text: str, run: int = 0) -> str:
+    return f'<script type="text/plain" data-kind="{kind}" data-run="{run}">{text}</script>'
 
 
 def _hash(text: str) -> str:

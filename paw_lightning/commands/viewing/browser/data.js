@@ -1,5 +1,5 @@
 // The run's data: packed in the page or asked for, a table of episodes at once, an episode only when it is opened.
-import { visible } from "./elements.js";
+import { find, visible } from "./elements.js";
 
 // base64 of gzip of JSON -> data
 export async function unpack(text) {
@@ -12,13 +12,13 @@ export const store = { runs: [], live: false, parts: new Map(), episodes: [], by
 
 // Everything that is packed into the page.
 export async function readPage() {
-  const about = await unpack(document.querySelector("script.about").textContent);
+  const about = await unpack(find("[data-kind=about]").textContent);
   store.runs = about.runs;
   store.live = about.live;
-  const curves = [...document.querySelectorAll("script.curves")];
+  const curves = [...document.querySelectorAll("[data-kind=curves]")];
   store.curves = await Promise.all(curves.map((script) => unpack(script.textContent)));
-  const parts = [...document.querySelectorAll("script.part")];
-  await Promise.all(parts.map((script) => addPart(Number(/run(\d)/.exec(script.className)[1]), script.textContent)));
+  const parts = [...document.querySelectorAll("[data-kind=part]")];
+  await Promise.all(parts.map((script) => addPart(Number(script.dataset.run), script.textContent)));
   gather();
 }
 
@@ -38,7 +38,7 @@ function partLabel(part) {
   return temperature ? `${part.split} at ${temperature[1]}` : part.split;
 }
 
-const DEFAULTS = { group_key: "", environment: "", task: "", kind: "", ended: "", return: null, coefficient: null, advantage: null };
+const DEFAULTS = { group_key: "", environment: "", task: "", kind: "", ended: "", return: 0, coefficient: 0, advantage: 0 };
 
 function rowsOf(part) {
   const { columns } = part;
@@ -48,6 +48,7 @@ function rowsOf(part) {
     for (const name of ["inadmissible", "malformed", "cut_off", "retries", "errors", "chunk"]) row[name] = 0;
     for (const name of names) row[name] = columns[name][i];
     row.part = part;
+    if (part.split !== "train") row.coefficient = row.advantage = null;
     row.run = part.run;
     row.split = part.label;
     row.iteration = part.iteration ?? 0;
@@ -57,11 +58,11 @@ function rowsOf(part) {
   });
 }
 
-// The episodes of all parts: by iteration, validation behind training, as they were played.
+// The episodes of all parts: the newest iteration first, validation behind training, then as they were played.
 export function gather() {
   const rank = (part) => (part.split === "train" ? 0 : part.split === "val" ? 1 : 2);
   const parts = [...store.parts.values()];
-  parts.sort((a, b) => a.run - b.run || (a.iteration ?? 0) - (b.iteration ?? 0) || rank(a) - rank(b) || (a.name < b.name ? -1 : 1));
+  parts.sort((a, b) => (b.iteration ?? 0) - (a.iteration ?? 0) || rank(a) - rank(b) || (a.name < b.name ? -1 : a.name > b.name ? 1 : a.run - b.run));
   store.episodes = parts.flatMap((part) => part.rows);
   store.byKey = new Map(store.episodes.map((row) => [row.key, row]));
 }

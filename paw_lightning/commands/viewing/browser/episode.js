@@ -1,5 +1,5 @@
 // The view of one episode, alone or beside another.
-import { button, el, find, number, oneLine, signed } from "./elements.js";
+import { button, el, find, number, oneLine, plural, signed } from "./elements.js";
 import { openEpisode, store } from "./data.js";
 import { go, state } from "./state.js";
 import { sameTask, shownRows } from "./match.js";
@@ -46,12 +46,14 @@ function topBar(row) {
   return el(
     "nav", { class: "bar", "aria-label": "Episodes" },
     button("← Episodes", back, { "aria-keyshortcuts": "Escape" }),
-    button("Previous", () => stepEpisode(-1), { disabled: at <= 0, "aria-keyshortcuts": "k" }),
-    button("Next", () => stepEpisode(1), { disabled: at < 0 || at === rows.length - 1, "aria-keyshortcuts": "j" }),
+    button(worded("Previous", "‹"), () => stepEpisode(-1), { disabled: at <= 0, "aria-keyshortcuts": "k", "aria-label": "Previous" }),
+    button(worded("Next", "›"), () => stepEpisode(1), { disabled: at < 0 || at === rows.length - 1, "aria-keyshortcuts": "j", "aria-label": "Next" }),
     el("span", { class: "quiet" }, place),
     copy,
   );
 }
+
+const worded = (long, short) => [el("span", { class: "long" }, long), el("span", { class: "short" }, short)];
 
 export const back = () => go({ e: "", with: "", turn: "" });
 
@@ -68,15 +70,15 @@ function factList(episode) {
     ["Outcome", outcome(row)],
     ["Return", number(row.return) + (episode.max_return == null ? "" : ` of ${number(episode.max_return)}`)],
     ["Turns", row.turns],
-    ["Ended", oneLine(row.ended, 80)],
+    ["Ended", ["won", "lost"].includes(row.ended) ? "" : oneLine(row.ended, 80)],
     ["Run", store.runs.length > 1 ? "AB"[row.run] : ""],
     ["Played", `${part.split}, iteration ${row.iteration}, at temperature ${number(part.temperature)}`],
     ["Task", `${row.task_seed}, member ${row.member}`],
     ["Kind", oneLine(row.kind, 80)],
     ["Environment", oneLine(row.environment, 80)],
     ["Group", row.group_key && oneLine(row.group_key) !== String(row.task_seed) ? `${row.group}: ${oneLine(row.group_key, 80)}` : row.group],
-    ["λ", part.split === "train" && row.coefficient != null ? number(row.coefficient) : ""],
-    ["Advantage", part.split === "train" && row.advantage != null ? signed(row.advantage) : ""],
+    ["λ", row.coefficient == null ? "" : number(row.coefficient)],
+    ["Advantage", row.advantage == null ? "" : signed(row.advantage)],
     ["Retries", row.retries || ""],
     ["Environment errors", row.errors || ""],
   ];
@@ -134,10 +136,11 @@ function taskList(row) {
 }
 
 function otherItem(row, other, text) {
-  const said = `${text}, return ${number(other.return)}, ${other.turns} turns`;
-  const opened = button([outcome(other), ` ${said}`].flat().map((part) => (typeof part === "string" ? part : part.textContent)).join(""), () => go({ e: other.key, with: "", turn: "" }), { class: "plain", title: nameOf(other) });
+  const worth = other.return === Number(other.won) ? "" : `, return ${number(other.return)}`;
+  const said = `${text}, ${plural(other.turns, "turn")}${worth}`;
+  const opened = button(said, () => go({ e: other.key, with: "", turn: "" }), { class: "plain", title: nameOf(other) });
   const here = other === row;
-  return el("li", { "aria-current": here ? "true" : null }, here ? el("span", {}, outcome(other), ` ${said}`) : opened, here ? null : besideButton(other));
+  return el("li", { "aria-current": here ? "true" : null }, outcome(other), el("span", { class: "grow" }, here ? said : opened), here ? null : besideButton(other));
 }
 
 function besideButton(other) {

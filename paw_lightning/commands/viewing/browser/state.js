@@ -7,7 +7,7 @@ const DEFAULT = {
 export const FILTERS = ["q", "run", "split", "iteration", "kind", "ended", "outcome", "beside", "group", "rmin", "rmax", "tmin", "tmax"];
 
 export const state = { ...DEFAULT };
-let render = () => {};
+let redraw = () => {};
 
 export function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1));
@@ -22,16 +22,16 @@ function address(changed) {
 }
 
 // Change what is shown; with `replace` Back does not stop here (typing, stepping from one episode to the next).
-export function go(changed, { replace = false, quiet = false } = {}) {
+export function go(changed, { replace = false } = {}) {
   const to = address(changed);
   if (to !== (location.hash || "#")) history[replace ? "replaceState" : "pushState"](null, "", to);
   readAddress();
-  if (!quiet) render();
+  redraw();
 }
 
 export function onChange(whenChanged) {
-  render = whenChanged;
-  for (const event of ["popstate", "hashchange"]) addEventListener(event, () => (readAddress(), render()));
+  redraw = whenChanged;
+  for (const event of ["popstate", "hashchange"]) addEventListener(event, () => (readAddress(), redraw()));
 }
 
 export const filtered = () => FILTERS.some((name) => state[name] !== "");

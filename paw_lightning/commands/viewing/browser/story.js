@@ -31,7 +31,7 @@ function ending(episode, group) {
   const most = episode.max_return == null ? "" : ` of ${number(episode.max_return)}`;
   const won = group.filter((other) => other.won).length;
   const others = group.length > 1 ? ` ${won} of the ${group.length} episodes of its group won.` : "";
-  const advantage = row.advantage == null || row.part.split !== "train" ? "" : ` Advantage ${signed(row.advantage)}.`;
+  const advantage = row.advantage == null ? "" : ` Advantage ${signed(row.advantage)}.`;
   return { text: `${row.won ? "Won" : "Lost"} after ${plural(row.turns, "turn")}, return ${number(row.return)}${most}${ended}.${others}${advantage}` };
 }
 

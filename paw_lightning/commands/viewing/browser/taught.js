@@ -29,10 +29,10 @@ async function tableOf(part) {
     el("tr", {}, el("td", {}, el("code", {}, visible(texts[id] ?? `#${id}`).replace(/ /g, "␣").replace(/\n/g, "⏎"))), ...[targets, teaching, percent(teaching / targets), number(weight), number(Math.exp(logprob / targets))].map((value) => el("td", { class: "right" }, value))),
   );
   const heads = ["Token", "Targets", "With a loss", "Share", "Sum of w(p)", "Typical p"];
-  const show = el("button", { type: "button", onclick: () => go({ split: part.label, iteration: String(part.iteration), run: "AB"[part.run], sort: "-won" }) }, "its episodes");
+  const show = el("button", { type: "button", onclick: () => go({ split: part.label, iteration: String(part.iteration), run: "AB"[part.run], sort: "-won" }) }, "Show its episodes");
   return el(
     "div", { class: "scrolls" },
-    el("p", {}, `Iteration ${part.iteration}${run}, ${oneLine(part.world_model_loss ?? "world-model loss", 60)}: the tokens with the largest sum of w(p). `, show),
+    el("p", {}, `Iteration ${part.iteration}${run}, ${oneLine(part.world_model_loss ?? "world-model loss", 60)}. w(p) is how much the loss still pulls at a token; the largest sums first. Typical p is the geometric mean. `, show),
     el("table", {}, el("thead", {}, el("tr", {}, ...heads.map((head, i) => el("th", { scope: "col", class: i ? "right" : null }, head)))), el("tbody", {}, ...rows)),
   );
 }

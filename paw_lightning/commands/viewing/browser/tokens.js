@@ -19,6 +19,9 @@ export const SHADES = {
   surprise: { title: "1 − p", about: "how unexpected each token was", value: (token) => (token.logprob == null ? null : 1 - Math.exp(token.logprob)) },
 };
 
+// One whole token that reads so is a control token: ordinary text that looks like one is several tokens.
+const CONTROL = /^(<[|｜].*[|｜]>|<\/?s>|<[a-z_]*(of_turn|bos|eos|pad)[a-z_]*>|\[\/?INST\])$/;
+
 // [{role, tokens}] of a turn in the order in which the model reads them; `text` where only the text is known.
 export function segments(turn, episode) {
   const plain = (role, ids) => ({ role, tokens: (ids ?? []).map((id, at) => token(role, id, at, episode)) });
@@ -29,8 +32,8 @@ export function segments(turn, episode) {
 }
 
 function token(role, id, at, episode, values = {}) {
-  const control = episode.row.part.control_tokens?.includes(id) ?? false;
-  return { role, id, at, control, text: episode.texts[id] ?? `⟨token ${id}⟩`, ...values };
+  const text = episode.texts[id] ?? `⟨token ${id}⟩`;
+  return { role, id, at, control: CONTROL.test(text), text, ...values };
 }
 
 function actions(turn, episode) {
@@ -56,7 +59,7 @@ function observations(turn, episode) {
       token(role, id, at, episode, {
         logprob: turn.target_logprobs?.[at],
         weight: turn.loss_weights?.[at],
-        share: turn.target_weights?.[at],
+        share: turn.target_weight,
         coefficient: episode.coefficient,
         step: turn.target_step,
       }),
@@ -92,9 +95,9 @@ export function strongest(list, shade) {
   return list.reduce((most, item) => Math.max(most, Math.abs(value(item) ?? 0)), 0);
 }
 
-// A span for a token. A new line is shown by its sign and breaks the line.
+// A span for a token. A new line is shown by its sign, and breaks the line but for the scaffold between turns.
 export function drawToken(item, shade, most) {
-  const node = el("span", { class: `t ${item.role}${item.control ? " special" : ""}${item.nuisance ? " nuisance" : ""}` }, ...spelled_out(item.text));
+  const node = el("span", { class: `t ${item.role}${item.control ? " special" : ""}${item.nuisance ? " nuisance" : ""}` }, ...lettersOf(item));
   const value = SHADES[shade]?.value?.(item);
   if (value != null) {
     if (value !== 0) node.classList.add("shaded");
@@ -106,9 +109,9 @@ export function drawToken(item, shade, most) {
   return node;
 }
 
-function spelled_out(text) {
-  const shown = visible(text);
-  return shown.split("\n").flatMap((line, i) => (i ? [el("span", { class: "newline", "aria-hidden": "true" }, "⏎"), "\n", line] : [line]));
+function lettersOf({ text, role }) {
+  const broken = role === "boundary" ? "" : "\n";
+  return visible(text).split("\n").map((line, i) => (i ? [el("span", { class: "newline", "aria-hidden": "true" }, "⏎"), broken, line] : line));
 }
 
 // [name, value] pairs for the inspector.
@@ -127,7 +130,7 @@ export function factsOf(item) {
     ["critic's value", item.critic],
     ["w(p)", item.weight == null ? null : number(item.weight) + (item.weight > 0 ? ", still teaches" : ", nothing left to learn")],
     ["λ of its group", item.share == null && item.weight == null ? null : item.coefficient],
-    ["share of the loss", item.share],
+    ["weight in the loss", item.share],
     ["optimizer step", item.step],
     ["nuisance", item.nuisance ? "the environment says that nobody can predict it" : null],
   ];

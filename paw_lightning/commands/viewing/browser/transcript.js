@@ -14,7 +14,7 @@ export function drawTranscript(episodes) {
   const count = Math.max(...episodes.map((episode) => episode.turns.length));
   view.append(...episodes.map((episode, side) => drawStart(episode, side, episodes.length)));
   for (let i = 0; i < count; i++) {
-    view.append(...episodes.map((episode, side) => (episode.turns[i] ? drawTurn(episode, i, side, all[side][i], most) : el("div", { class: `turn absent side${side}` }))));
+    view.append(...episodes.map((episode, side) => (episode.turns[i] ? drawTurn(episodes, i, side, all[side][i], most) : el("div", { class: `turn absent side${side}` }))));
   }
   const first = view.querySelector(".t");
   if (first) first.tabIndex = 0;
@@ -34,14 +34,18 @@ export function nameOf(row) {
 
 const label = (text, about) => el("span", { class: "label", title: about }, text);
 
-function drawTurn(episode, i, side, parts, most) {
+function drawTurn(episodes, i, side, parts, most) {
+  const episode = episodes[side];
+  const sides = episodes.length;
+  const differs = sides > 1 && episodes[1 - side].turns[i] && episodes[0].turns[i].action_text !== episodes[1].turns[i].action_text;
   const turn = episode.turns[i];
   const at = `${i + 1}`;
   const chosen = state.turn === at;
   const link = button(`Turn ${at}`, () => go({ turn: chosen ? "" : at }, { replace: true }), { class: "plain", "aria-pressed": String(chosen), title: "put this turn into the address" });
   const prompt = parts.find((part) => part.role === "prompt");
   const rest = parts.filter((part) => part.role !== "prompt");
-  const head = el("h3", {}, link, ...facts(turn).map((fact) => el("span", { class: fact.bad ? "flag" : "fact" }, fact.text)));
+  const side_name = sides > 1 ? el("span", { class: "fact whose" }, nameOf(episode.row)) : null;
+  const head = el("h3", {}, link, side_name, differs && el("span", { class: "fact differs" }, "≠ other action"), ...facts(turn).map((fact) => el("span", { class: fact.bad ? "flag" : "fact" }, fact.text)));
   const lines = joined(rest).map((line) => drawLine(line, turn, episode, most));
   return el("section", { class: `turn side${side}${chosen ? " chosen" : ""}`, "data-turn": at, "aria-label": `Turn ${at}` }, head, prompt && drawPrompt(prompt, turn), ...lines, drawSent(turn, parts));
 }
@@ -89,7 +93,7 @@ function labelOf(part, turn, episode) {
   if (turn.control_ids != null) return ["answer", "replaced as a target by the control below"];
   if (turn.predictable === false) return ["answer", "not predicted: the environment does not allow it as a target"];
   if (episode.row.part.split !== "train") return ["answer", ""];
-  return ["answer", part.tokens ? "not predicted: not selected" : "not predicted"];
+  return ["answer", part.tokens && !episode.turns.some((other) => other.selected) ? "" : part.tokens ? "not selected" : "not predicted"];
 }
 
 function tokenRun(tokens, most) {
