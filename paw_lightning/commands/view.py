@@ -26,11 +26,15 @@ def command(args: list[str]) -> int:
     parser = Arguments("view", __doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run; two to compare them")
     parser.add_argument("--output", type=Path, help="page to write (default: view.html in the first RUN)")
-    parser.add_argument("--serve", action="store_true", help="show a run in progress: new iterations appear by themselves")
+    parser.add_argument(
+        "--serve", action="store_true", help="show a run in progress: new iterations appear by themselves"
+    )
     parser.add_argument("--port", type=int, default=PORT, help=f"of --serve, on this machine alone (default: {PORT})")
     options = parser.parse_args(args)
     if len(options.runs) > 2:
         raise SettingsError(f"the runs are {len(options.runs)}; wanted one, or two to compare")
+    if options.serve and options.output:
+        raise SettingsError("there are --output and --serve; wanted one of them: a page in a file, or one that follows")
     runs = open_runs(options.runs)
     if options.serve:
         from paw_lightning.commands.viewing.server import serve

@@ -23,6 +23,12 @@ needs_browser = pytest.mark.skipif(
 )
 
 
+FIND = """
+({selector, text}) => [...document.querySelectorAll(selector)]
+    .find(e => e.textContent.includes(text) && e.getClientRects().length)
+"""
+
+
 class Browser:
     """One tab. `errors` holds what the console said of errors, exceptions and refused scripts, and every dialog."""
 
@@ -98,17 +104,19 @@ class Browser:
     def until(self, condition: str, seconds: float = 30) -> None:
         """Wait until an expression is true."""
         end = time.monotonic() + seconds
-        while not self.run(condition):
-            assert time.monotonic() < end, f"never true: {condition}; errors: {self.errors}"
+        while not self.run(f"Boolean({condition})"):
+            assert time.monotonic() < end, (
+                f"never true: {condition} at {self.run('location.hash')}; errors: {self.errors}"
+            )
             time.sleep(0.02)
 
     def click(self, selector: str, text: str = "") -> None:
         """A mouse click on the first element that matches and whose text holds `text`."""
-        found = f"[...document.querySelectorAll({json.dumps(selector)})].find(e => e.textContent.includes({json.dumps(text)}) && e.getClientRects().length)"
-        self.until(f"Boolean({found})")
+        found = f"{{selector: {json.dumps(selector)}, text: {json.dumps(text)}}}"
+        self.until(f"({FIND})({found})")
         place = self.run(
-            f"(() => {{ const e = {found}; e.scrollIntoView({{block: 'center', behavior: 'instant'}}); "
-            "const r = e.getBoundingClientRect(); return [r.left + Math.min(r.width, 40) / 2, r.top + r.height / 2]; })()"
+            f"(e => {{ e.scrollIntoView({{block: 'center', behavior: 'instant'}}); const r = e.getBoundingClientRect();"
+            f"return [r.left + Math.min(r.width, 40) / 2, r.top + r.height / 2]; }})(({FIND})({found}))"
         )
         mouse = {"x": place[0], "y": place[1], "button": "left", "clickCount": 1}
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):

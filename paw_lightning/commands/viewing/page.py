@@ -47,7 +47,7 @@ def page(names: list[str], curves: list[str], parts: Iterable[tuple[int, str]], 
     style, script = "\n".join(map(_file, STYLES)), joined_script()
     about = packed({"runs": names, "live": live})
     data = [_data("about", about)]
-    data += [_data("curves", text) for text in curves]
+    data += [_data("curves", text, run) for run, text in enumerate(curves)]
     data += [_data("part", text, run) for run, text in parts]
     values = {
         "TITLE": html.escape(" and ".join(map(printable, names))),

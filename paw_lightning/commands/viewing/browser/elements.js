@@ -35,7 +35,7 @@ export function visible(text) {
 
 // On one line, and never longer than a title can be.
 export function oneLine(text, longest = 300) {
-  const line = visible(String(text ?? "").slice(0, longest + 1).replace(/\s+/g, " "));
+  const line = visible(String(text ?? "").slice(0, longest + 1)).replace(/\s+/g, " ");
   return line.length > longest ? line.slice(0, longest) + "…" : line;
 }
 

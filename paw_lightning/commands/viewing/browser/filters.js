@@ -2,11 +2,11 @@
 import { button, el, find, oneLine, plural } from "./elements.js";
 import { store } from "./data.js";
 import { filtered, go, noFilters, state } from "./state.js";
-import { OUTCOMES, matching } from "./match.js";
+import { OUTCOMES, PAIRS, matching } from "./match.js";
 
 const SELECTS = { run: "Run", split: "Split", iteration: "Iteration", kind: "Kind", ended: "Ended" };
 const NUMBERS = { group: "Group", rmin: "Return from", rmax: "Return to", tmin: "Turns from", tmax: "Turns to" };
-const BESIDES = { better: "won here, lost there", worse: "lost here, won there", same: "same outcome" };
+const PAIR_WORDS = { onlyA: "only A won", onlyB: "only B won", same: "both alike" };
 
 export function buildFilters() {
   const typed = (name) => (event) => go({ [name]: event.target.value }, { replace: true });
@@ -18,7 +18,7 @@ export function buildFilters() {
     el("label", { class: "search" }, "Search", search),
     el("div", { id: "outcomes", role: "group", "aria-label": "Outcome" }),
     ...Object.entries(SELECTS).map(([name, title]) => choice(name, title)),
-    choice("beside", "Against the other run"),
+    choice("beside", "Same task in both runs"),
     el("details", { id: "numbers" }, el("summary", {}, "Numbers"), el("div", {}, ...Object.entries(NUMBERS).map(([name, title]) => field(name, title)))),
     button("Clear", () => go(noFilters()), { id: "clear" }),
   );
@@ -27,8 +27,7 @@ export function buildFilters() {
 
 export function drawFilters() {
   for (const name of Object.keys(SELECTS)) fillChoice(name, counts(name));
-  const pairs = store.runs.length > 1 ? Object.keys(BESIDES).map((key) => [key, BESIDES[key]]) : [];
-  fill("beside", pairs, pairs.length > 0);
+  drawPairs();
   find("#l-run").hidden = store.runs.length < 2;
   for (const name of ["q", ...Object.keys(NUMBERS)]) {
     const input = find(`#f-${name}`);
@@ -60,6 +59,12 @@ function fill(name, options, useful) {
   select.replaceChildren(el("option", { value: "" }, "all"), ...options.map(([value, text]) => el("option", { value }, text)));
   select.value = state[name];
   find(`#l-${name}`).hidden = !useful && !state[name];
+}
+
+function drawPairs() {
+  const rows = store.runs.length > 1 ? matching(store.episodes, "beside") : [];
+  const pairs = Object.entries(PAIR_WORDS).map(([key, words]) => [key, `${words} (${rows.filter(PAIRS[key]).length.toLocaleString("en")})`]);
+  fill("beside", pairs, store.runs.length > 1);
 }
 
 const OUTCOME_WORDS = { "": "All", won: "Won", lost: "Lost", trouble: "Trouble" };

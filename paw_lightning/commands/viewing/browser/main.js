@@ -4,7 +4,7 @@ import { addPart, gather, readPage, store, unpack } from "./data.js";
 import { onChange, readAddress, state } from "./state.js";
 import { drawCurves } from "./curves.js";
 import { buildFilters, drawFilters } from "./filters.js";
-import { drawTable, drawVisible, focusRow } from "./table.js";
+import { drawTable, drawVisible, focusRow, keepPlace } from "./table.js";
 import { drawTaught } from "./taught.js";
 import { drawEpisode, showTurn } from "./episode.js";
 import { buildHelp } from "./keys.js";
@@ -72,11 +72,13 @@ async function update(known) {
 }
 
 function refresh(episodes) {
-  if (episodes) gather();
-  say();
-  shown.curves = null;
-  if (!state.e) drawList(shown);
-  else if (episodes && !find("#episode h2")) render();
+  keepPlace(() => {
+    if (episodes) gather();
+    say();
+    shown.curves = null;
+    if (!state.e) drawList(shown);
+    else if (episodes && !find("#episode h2")) render();
+  });
 }
 
 function buildTheme() {
@@ -102,7 +104,7 @@ async function start() {
   try {
     await readPage();
   } catch (error) {
-    find("#status").textContent = `The page's data cannot be read (${error.message}); wanted a browser of 2023 or newer, and a whole file.`;
+    find("#status").textContent = `The page's data cannot be read (${error.message}); wanted a browser of 2024 or newer, and a whole file.`;
     return;
   }
   if ("AB"[store.runs.length - 1] === "B") find(".top h1").replaceChildren(...store.runs.map((run, i) => el("span", {}, `${"AB"[i]} · ${oneLine(run)}`)));

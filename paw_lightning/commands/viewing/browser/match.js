@@ -32,10 +32,11 @@ export function counterpart(row) {
   return sameTask(row).find((other) => other.run !== row.run && other.iteration === row.iteration);
 }
 
-const BESIDE = {
-  better: (row, other) => other && row.won && !other.won,
-  worse: (row, other) => other && !row.won && other.won,
-  same: (row, other) => other && row.won === other.won,
+// Pairs of the same task in the same iteration of both runs; each is listed once, as the episode of run A.
+export const PAIRS = {
+  onlyA: (row) => row.run === 0 && row.won && counterpart(row)?.won === false,
+  onlyB: (row) => row.run === 0 && !row.won && counterpart(row)?.won === true,
+  same: (row) => row.run === 0 && counterpart(row)?.won === row.won,
 };
 
 export function matching(rows, without = "") {
@@ -45,7 +46,7 @@ export function matching(rows, without = "") {
   for (const name of ["iteration", "group"]) if (is(name)) tests.push((row) => String(row[name]) === state[name]);
   if (is("run")) tests.push((row) => "AB"[row.run] === state.run);
   if (is("outcome") && OUTCOMES[state.outcome]) tests.push(OUTCOMES[state.outcome]);
-  if (is("beside") && BESIDE[state.beside]) tests.push((row) => BESIDE[state.beside](row, counterpart(row)));
+  if (is("beside") && PAIRS[state.beside]) tests.push(PAIRS[state.beside]);
   if (is("rmin")) tests.push((row) => row.return >= Number(state.rmin));
   if (is("rmax")) tests.push((row) => row.return <= Number(state.rmax));
   if (is("tmin")) tests.push((row) => row.turns >= Number(state.tmin));

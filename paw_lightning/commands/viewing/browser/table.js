@@ -95,6 +95,15 @@ function drawRow(row, index) {
   return el("tr", attributes, ...cells);
 }
 
+// Redraws with what is new, and keeps on the screen what was there.
+export function keepPlace(change) {
+  const passed = Math.floor(-find("#episodes tbody").getBoundingClientRect().top / rowHeight());
+  const row = shownRows()[passed];
+  change();
+  const moved = row ? shownRows().indexOf(row) - passed : 0;
+  if (moved > -passed) scrollBy(0, moved * rowHeight());
+}
+
 // Move the focus to another row, as j and k do.
 export function stepRow(by) {
   const rows = shownRows();

@@ -57,7 +57,7 @@ function facts(turn) {
   const found = [
     turn.reward && { text: `reward ${number(turn.reward)}` },
     turn.advantage && { text: `A ${signed(turn.advantage)}` },
-    turn.action_entropy && { text: `H ${number(turn.action_entropy)}` },
+    entropy(turn) && { text: `H ${number(entropy(turn))}` },
     weights.length && { text: `${teaching} of ${weights.length} still teach` },
     turn.admissible === false && { text: "not admissible", bad: true },
     turn.well_formed === false && { text: "malformed", bad: true },
@@ -65,6 +65,12 @@ function facts(turn) {
     turn.dropped_turns > 0 && { text: `${plural(turn.dropped_turns, "past turn")} left out of the prompt`, bad: true },
   ];
   return found.filter(Boolean);
+}
+
+// What the selection sorts by; an evaluation selects nothing, and its tokens' mean says the same.
+function entropy(turn) {
+  const each = turn.sampled_entropies ?? [];
+  return turn.action_entropy || (each.length && each.reduce((sum, value) => sum + value, 0) / each.length);
 }
 
 // Boundaries stand on the line of what comes after an action, or before it.
