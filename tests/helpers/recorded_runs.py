@@ -121,9 +121,14 @@ def hostile_run(run: Path) -> Path:
     for i, text in enumerate(HOSTILE):
         played = turn(words, text, text, anchor=text, answer_text=text, well_formed=False)
         odd = RecordedTurn(action_text=text, observation_text=text, predictable=False, control_ids=words.ids(text))
-        named = {"group_key": text, "task": text, "kind": text, "environment": text, "errors": [text], "retries": 1}
+        named = {"group_key": text, "task": text, "kind": text, "environment": text, "errors": [text]}
         episodes.append(episode(words, i, group=i, turns=[played, odd], **named))
-    odd_names = {"failures": list(HOSTILE), "world_model_loss": HOSTILE[0], "metrics": {HOSTILE[1]: 1.0}}
+    odd_names = {
+        "error": HOSTILE[1],
+        "failures": list(HOSTILE),
+        "world_model_loss": HOSTILE[0],
+        "metrics": {HOSTILE[1]: 1.0},
+    }
     path = save(run, "train-000001", episodes, words, **odd_names)
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).replace(b"SURROGATE", rb"\ud800")))
     return run

@@ -17,7 +17,7 @@ from paw_lightning.rollout_files.writing import common_length
 
 DIGITS = 4
 """Significant digits of every number that is shown."""
-OF_FILE = ("split", "iteration", "temperature", "world_model_loss", "failures", "metrics")
+OF_FILE = ("split", "iteration", "temperature", "world_model_loss", "failures", "error", "metrics")
 """Fields of the header that the page shows."""
 
 

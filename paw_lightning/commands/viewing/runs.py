@@ -20,8 +20,8 @@ class Run:
 
     folder: Path
     name: str
-    _parts: dict[Path, tuple[Stamp, str]] = field(default_factory=dict)
-    _curves: tuple[list[Stamp], str] | None = None
+    _parts: dict[Path, tuple[Stamp | None, str]] = field(default_factory=dict)
+    _curves: tuple[list[Stamp | None], str] | None = None
 
     def files(self) -> dict[str, Path]:
         """Name without ending -> file; a file is there only when it is whole."""
@@ -29,7 +29,7 @@ class Run:
 
     def stamps(self) -> dict[str, Stamp]:
         """Name -> what changes when the file does."""
-        return {name: _stamp(path) for name, path in self.files().items()}
+        return {name: stamp for name, path in self.files().items() if (stamp := _stamp(path))}
 
     def part(self, name: str) -> str:
         """One rollout file as the page holds it (:func:`parts.part`).
@@ -38,13 +38,14 @@ class Run:
             SettingsError: the file cannot be read.
         """
         path = self.files()[name]
-        stamp = _stamp(path)
-        if path not in self._parts or self._parts[path][0] != stamp:
+        stamp, (known, text) = _stamp(path), self._parts.get(path, (None, ""))
+        if stamp is None or stamp != known:
             try:
-                self._parts[path] = stamp, part(name, read(path))
+                text = part(name, read(path))
             except OSError as error:
                 raise SettingsError(f"{path} cannot be read ({error.strerror}); wanted a rollout file") from None
-        return self._parts[path][1]
+            self._parts[path] = stamp, text
+        return text
 
     def curves(self) -> str:
         """The curves of the run's event files, packed: {tag: [[step, value], ...]}."""
@@ -83,6 +84,10 @@ def _scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: sorted(dict(points).items()) for tag, points in read_scalars(folder).items()}
 
 
-def _stamp(path: Path) -> Stamp:
-    stat = path.stat()
+def _stamp(path: Path) -> Stamp | None:
+    """None for a file that has just gone: a run makes room for its newer ones."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
     return stat.st_mtime_ns, stat.st_size

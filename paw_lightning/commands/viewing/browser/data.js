@@ -45,7 +45,7 @@ function rowsOf(part) {
   const names = Object.keys(columns);
   return (columns.number ?? []).map((_, i) => {
     const row = { ...DEFAULTS, group: 0, task_seed: 0, member: 0, won: false, left_out: false, turns: 0 };
-    for (const name of ["inadmissible", "malformed", "cut_off", "retries", "errors", "chunk"]) row[name] = 0;
+    for (const name of ["inadmissible", "malformed", "cut_off", "errors", "chunk"]) row[name] = 0;
     for (const name of names) row[name] = columns[name][i];
     row.part = part;
     if (part.split !== "train") row.coefficient = row.advantage = null;

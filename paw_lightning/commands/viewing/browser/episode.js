@@ -79,8 +79,7 @@ function factList(episode) {
     ["Group", row.group_key && oneLine(row.group_key) !== String(row.task_seed) ? `${row.group}: ${oneLine(row.group_key, 80)}` : row.group],
     ["λ", row.coefficient == null ? "" : number(row.coefficient)],
     ["Advantage", row.advantage == null ? "" : signed(row.advantage)],
-    ["Retries", row.retries || ""],
-    ["Environment errors", row.errors || ""],
+    ["Retries", row.errors || ""],
   ];
   return el("dl", { class: "facts" }, ...facts.filter(([, value]) => value !== "").map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
 }

@@ -67,6 +67,16 @@ function drawPairs() {
   fill("beside", pairs, store.runs.length > 1);
 }
 
+// Tasks that were lost to their environment, and updates that broke off: neither has an episode to show it.
+function drawFailures() {
+  const parts = [...store.parts.values()];
+  const said = (part, why) => el("li", {}, `${part.split} ${part.iteration}: ${oneLine(why, 600)}`);
+  const lost = parts.flatMap((part) => (part.failures ?? []).map((why) => said(part, why)));
+  const broken = parts.filter((part) => part.error).map((part) => said(part, `its update broke off: ${part.error}`));
+  const list = el("details", { open: Boolean(find("#failures details")?.open) }, el("summary", {}, `${plural(lost.length, "task")} could not be played`), el("ul", {}, ...lost));
+  find("#failures").replaceChildren(...(broken.length ? [el("ul", {}, ...broken)] : []), ...(lost.length ? [list] : []));
+}
+
 const OUTCOME_WORDS = { "": "All", won: "Won", lost: "Lost", trouble: "Trouble" };
 
 function drawOutcomes() {
@@ -74,12 +84,10 @@ function drawOutcomes() {
   const focused = document.activeElement?.dataset?.outcome;
   const buttons = Object.entries(OUTCOME_WORDS).map(([value, word]) => {
     const count = value ? rows.filter(OUTCOMES[value]).length : rows.length;
-    const about = value === "trouble" ? "malformed or cut-off actions, retries, errors of the environment" : null;
+    const about = value === "trouble" ? "malformed or cut-off actions, or tried again as the environment failed" : null;
     return button(`${word} ${count.toLocaleString("en")}`, () => go({ outcome: value }), { "data-outcome": value, "aria-pressed": String(state.outcome === value), title: about });
   });
   find("#outcomes").replaceChildren(...buttons);
   if (focused !== undefined) find(`#outcomes [data-outcome="${focused}"]`)?.focus();
-  const lost = [...store.parts.values()].flatMap((part) => (part.failures ?? []).map((why) => `${part.split} ${part.iteration}: ${oneLine(why, 600)}`));
-  const list = el("details", {}, el("summary", {}, `${plural(lost.length, "task")} could not be played`), el("ul", {}, ...lost.map((why) => el("li", {}, why))));
-  if (find("#failures").childElementCount !== Number(lost.length > 0)) find("#failures").replaceChildren(...(lost.length ? [list] : []));
+  drawFailures();
 }

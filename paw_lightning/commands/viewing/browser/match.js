@@ -5,7 +5,7 @@ import { state } from "./state.js";
 export const OUTCOMES = {
   won: (row) => row.won,
   lost: (row) => !row.won,
-  trouble: (row) => row.errors + row.retries + row.malformed + row.cut_off > 0,
+  trouble: (row) => row.errors + row.malformed + row.cut_off > 0,
 };
 
 const taskKey = (row) => [row.split, row.environment, row.task_seed, row.member].join("|");

@@ -16,8 +16,7 @@ export function story(episode, group) {
   listed((turn) => turn.dropped_turns > 0, "One prompt had no room for all past turns", "prompts had no room for all past turns");
   listed((turn) => turn.reward, "One turn was rewarded", "turns were rewarded");
   if (episode.overflowed) found.push({ text: "The next prompt would have been too long, so the episode was cut off" });
-  if (episode.retries) found.push({ text: `The environment failed and was tried again: ${plural(episode.retries, "retry", "retries")}` });
-  for (const error of episode.errors ?? []) found.push({ text: `Environment error: ${oneLine(error, 500)}` });
+  for (const error of episode.errors ?? []) found.push({ text: `Started again, as its environment had failed: ${oneLine(error, 500)}` });
   if (row.left_out) found.push({ text: "Played, but not trained on: all returns of its group are equal" });
   taught(turns, found);
   const winner = row.won ? null : group.filter((other) => other.won).sort((a, b) => a.turns - b.turns)[0];

@@ -28,8 +28,7 @@ export function outcome(row) {
 
 function trouble(row) {
   const said = [
-    row.errors && plural(row.errors, "error"),
-    row.retries && plural(row.retries, "retry", "retries"),
+    row.errors && plural(row.errors, "retry", "retries"),
     row.malformed && `${row.malformed} malformed`,
     row.cut_off && `${row.cut_off} cut off`,
   ];
