@@ -9,11 +9,21 @@ const PANELS = [
   { title: "Entropy of the policy (nats)", tags: ["train/entropy"], from0: true },
   { title: "World-model loss", tags: ["train/wm_loss"], from0: true },
   { title: "Coefficient λ", tags: ["wm/coefficient"], from0: true },
-  { title: "Targets: share selected, still taught", tags: ["wm/selected_fraction", "wm/active_token_fraction"], from0: true },
+  {
+    title: "Targets: share selected, still taught",
+    tags: ["wm/selected_fraction", "wm/active_token_fraction"],
+    from0: true,
+  },
 ];
 const WORDS = {
-  "rollout/success_rate": "training", "rollout/return": "training", "val/success_rate": "validation", "val/return": "validation",
-  "train/entropy": "entropy", "train/wm_loss": "loss", "wm/coefficient": "mean λ", "wm/active_token_fraction": "still taught",
+  "rollout/success_rate": "training",
+  "rollout/return": "training",
+  "val/success_rate": "validation",
+  "val/return": "validation",
+  "train/entropy": "entropy",
+  "train/wm_loss": "loss",
+  "wm/coefficient": "mean λ",
+  "wm/active_token_fraction": "still taught",
   "wm/selected_fraction": "selected",
 };
 const DASHED = new Set(["val/success_rate", "val/return", "wm/active_token_fraction"]);
@@ -26,7 +36,8 @@ function curvesOf(run) {
   const made = {};
   for (const part of store.parts.values()) {
     if (part.run !== run) continue;
-    for (const [tag, value] of Object.entries(part.metrics ?? {})) (made[tag] ??= []).push([part.iteration ?? 0, value]);
+    for (const [tag, value] of Object.entries(part.metrics ?? {}))
+      (made[tag] ??= []).push([part.iteration ?? 0, value]);
   }
   for (const points of Object.values(made)) points.sort((a, b) => a[0] - b[0]);
   return made;
@@ -47,9 +58,19 @@ function drawChoices(runs, chosen) {
   const tags = [...new Set(runs.flatMap((curves) => Object.keys(curves)))].filter((tag) => !first.has(tag)).sort();
   find("#more-curves").hidden = tags.length === 0;
   find("#more-curves summary").textContent = `More curves (${tags.length})`;
-  const choose = (tag, on) => go({ curves: [...chosen.filter((other) => other !== tag), ...(on ? [tag] : [])].join(",") });
+  const choose = (tag, on) =>
+    go({ curves: [...chosen.filter((other) => other !== tag), ...(on ? [tag] : [])].join(",") });
   const box = (tag) =>
-    el("label", {}, el("input", { type: "checkbox", checked: chosen.includes(tag), onchange: (event) => choose(tag, event.target.checked) }), tag);
+    el(
+      "label",
+      {},
+      el("input", {
+        type: "checkbox",
+        checked: chosen.includes(tag),
+        onchange: (event) => choose(tag, event.target.checked),
+      }),
+      tag,
+    );
   find("#more-curves .choices").replaceChildren(...tags.map(box));
 }
 
@@ -101,18 +122,34 @@ function drawPanel(panel, runs) {
   const legend = series.map(({ name, run, dashed }, i) => el("li", {}, swatch(run, dashed), `${name} `, values[i]));
   const place = el("span", { class: "quiet" });
   makeReadable(picture, series, { x, cursor, values, place });
-  return el("figure", {}, el("figcaption", {}, el("strong", {}, panel.title), place), el("ul", { class: "legend" }, legend), picture);
+  return el(
+    "figure",
+    {},
+    el("figcaption", {}, el("strong", {}, panel.title), place),
+    el("ul", { class: "legend" }, legend),
+    picture,
+  );
 }
 
 function line(run, points, dashed, x, y) {
   const look = `line run${run}${dashed ? " dashed" : ""}`;
-  const path = svg("polyline", { class: look, points: points.map(([a, b]) => `${x(a).toFixed(1)},${y(b).toFixed(1)}`).join(" ") });
-  const dots = points.length > 60 ? [] : points.map(([a, b]) => svg("circle", { class: look, cx: x(a).toFixed(1), cy: y(b).toFixed(1), r: 2 }));
+  const path = svg("polyline", {
+    class: look,
+    points: points.map(([a, b]) => `${x(a).toFixed(1)},${y(b).toFixed(1)}`).join(" "),
+  });
+  const dots =
+    points.length > 60
+      ? []
+      : points.map(([a, b]) => svg("circle", { class: look, cx: x(a).toFixed(1), cy: y(b).toFixed(1), r: 2 }));
   return [path, ...dots];
 }
 
 const swatch = (run, dashed) =>
-  svg("svg", { class: "swatch", viewBox: "0 0 20 8", "aria-hidden": "true" }, svg("line", { class: `line run${run}${dashed ? " dashed" : ""}`, x1: 0, x2: 20, y1: 4, y2: 4 }));
+  svg(
+    "svg",
+    { class: "swatch", viewBox: "0 0 20 8", "aria-hidden": "true" },
+    svg("line", { class: `line run${run}${dashed ? " dashed" : ""}`, x1: 0, x2: 20, y1: 4, y2: 4 }),
+  );
 
 function described(panel, series) {
   const said = series.map(({ name, points }) => `${name} from ${number(points[0][1])} to ${number(points.at(-1)[1])}`);

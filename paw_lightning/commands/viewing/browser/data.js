@@ -38,7 +38,16 @@ function partLabel(part) {
   return temperature ? `${part.split} at ${temperature[1]}` : part.split;
 }
 
-const DEFAULTS = { group_key: "", environment: "", task: "", kind: "", ended: "", return: 0, coefficient: 0, advantage: 0 };
+const DEFAULTS = {
+  group_key: "",
+  environment: "",
+  task: "",
+  kind: "",
+  ended: "",
+  return: 0,
+  coefficient: 0,
+  advantage: 0,
+};
 
 function rowsOf(part) {
   const { columns } = part;
@@ -62,7 +71,12 @@ function rowsOf(part) {
 export function gather() {
   const rank = (part) => (part.split === "train" ? 0 : part.split === "val" ? 1 : 2);
   const parts = [...store.parts.values()];
-  parts.sort((a, b) => (b.iteration ?? 0) - (a.iteration ?? 0) || rank(a) - rank(b) || (a.name < b.name ? -1 : a.name > b.name ? 1 : a.run - b.run));
+  parts.sort(
+    (a, b) =>
+      (b.iteration ?? 0) - (a.iteration ?? 0) ||
+      rank(a) - rank(b) ||
+      (a.name < b.name ? -1 : a.name > b.name ? 1 : a.run - b.run),
+  );
   store.episodes = parts.flatMap((part) => part.rows);
   store.byKey = new Map(store.episodes.map((row) => [row.key, row]));
 }

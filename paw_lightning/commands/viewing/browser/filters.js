@@ -10,16 +10,38 @@ const PAIR_WORDS = { onlyA: "only A won", onlyB: "only B won", same: "both alike
 
 export function buildFilters() {
   const typed = (name) => (event) => go({ [name]: event.target.value }, { replace: true });
-  const search = el("input", { type: "search", id: "f-q", oninput: typed("q"), placeholder: "task, kind, group; or a task's number", "aria-keyshortcuts": "/" });
+  const search = el("input", {
+    type: "search",
+    id: "f-q",
+    oninput: typed("q"),
+    placeholder: "task, kind, group; or a task's number",
+    "aria-keyshortcuts": "/",
+  });
   const choice = (name, title) =>
-    el("label", { id: `l-${name}` }, title, el("select", { id: `f-${name}`, onchange: (event) => go({ [name]: event.target.value }) }));
-  const field = (name, title) => el("label", {}, title, el("input", { id: `f-${name}`, type: "number", step: "any", inputmode: "decimal", oninput: typed(name) }));
+    el(
+      "label",
+      { id: `l-${name}` },
+      title,
+      el("select", { id: `f-${name}`, onchange: (event) => go({ [name]: event.target.value }) }),
+    );
+  const field = (name, title) =>
+    el(
+      "label",
+      {},
+      title,
+      el("input", { id: `f-${name}`, type: "number", step: "any", inputmode: "decimal", oninput: typed(name) }),
+    );
   find("#filters").replaceChildren(
     el("label", { class: "search" }, "Search", search),
     el("div", { id: "outcomes", role: "group", "aria-label": "Outcome" }),
     ...Object.entries(SELECTS).map(([name, title]) => choice(name, title)),
     choice("beside", "Same task in both runs"),
-    el("details", { id: "numbers" }, el("summary", {}, "Numbers"), el("div", {}, ...Object.entries(NUMBERS).map(([name, title]) => field(name, title)))),
+    el(
+      "details",
+      { id: "numbers" },
+      el("summary", {}, "Numbers"),
+      el("div", {}, ...Object.entries(NUMBERS).map(([name, title]) => field(name, title))),
+    ),
     button("Clear", () => go(noFilters()), { id: "clear" }),
   );
   find("#filters").addEventListener("submit", (event) => event.preventDefault());
@@ -48,22 +70,37 @@ function counts(name) {
 }
 
 function fillChoice(name, values) {
-  const text = (value) => (name === "run" ? `${"AB"[value]} · ${oneLine(store.runs[value], 60)}` : name === "iteration" ? value : oneLine(value, 60));
-  const options = values.map(([value, count]) => [name === "run" ? "AB"[value] : String(value), `${text(value)} (${count.toLocaleString("en")})`]);
+  const text = (value) =>
+    name === "run"
+      ? `${"AB"[value]} · ${oneLine(store.runs[value], 60)}`
+      : name === "iteration"
+        ? value
+        : oneLine(value, 60);
+  const options = values.map(([value, count]) => [
+    name === "run" ? "AB"[value] : String(value),
+    `${text(value)} (${count.toLocaleString("en")})`,
+  ]);
   fill(name, options, options.length > 1);
 }
 
 function fill(name, options, useful) {
   const select = find(`#f-${name}`);
-  if (state[name] && !options.some(([value]) => value === state[name])) options.push([state[name], oneLine(state[name], 60)]);
-  select.replaceChildren(el("option", { value: "" }, "all"), ...options.map(([value, text]) => el("option", { value }, text)));
+  if (state[name] && !options.some(([value]) => value === state[name]))
+    options.push([state[name], oneLine(state[name], 60)]);
+  select.replaceChildren(
+    el("option", { value: "" }, "all"),
+    ...options.map(([value, text]) => el("option", { value }, text)),
+  );
   select.value = state[name];
   find(`#l-${name}`).hidden = !useful && !state[name];
 }
 
 function drawPairs() {
   const rows = store.runs.length > 1 ? matching(store.episodes, "beside") : [];
-  const pairs = Object.entries(PAIR_WORDS).map(([key, words]) => [key, `${words} (${rows.filter(PAIRS[key]).length.toLocaleString("en")})`]);
+  const pairs = Object.entries(PAIR_WORDS).map(([key, words]) => [
+    key,
+    `${words} (${rows.filter(PAIRS[key]).length.toLocaleString("en")})`,
+  ]);
   fill("beside", pairs, store.runs.length > 1);
 }
 
@@ -73,8 +110,16 @@ function drawFailures() {
   const said = (part, why) => el("li", {}, `${part.split} ${part.iteration}: ${oneLine(why, 600)}`);
   const lost = parts.flatMap((part) => (part.failures ?? []).map((why) => said(part, why)));
   const broken = parts.filter((part) => part.error).map((part) => said(part, `its update broke off: ${part.error}`));
-  const list = el("details", { open: Boolean(find("#failures details")?.open) }, el("summary", {}, `${plural(lost.length, "task")} could not be played`), el("ul", {}, ...lost));
-  find("#failures").replaceChildren(...(broken.length ? [el("ul", {}, ...broken)] : []), ...(lost.length ? [list] : []));
+  const list = el(
+    "details",
+    { open: Boolean(find("#failures details")?.open) },
+    el("summary", {}, `${plural(lost.length, "task")} could not be played`),
+    el("ul", {}, ...lost),
+  );
+  find("#failures").replaceChildren(
+    ...(broken.length ? [el("ul", { class: "lost" }, ...broken)] : []),
+    ...(lost.length ? [list] : []),
+  );
 }
 
 const OUTCOME_WORDS = { "": "All", won: "Won", lost: "Lost", trouble: "Trouble" };
@@ -85,7 +130,11 @@ function drawOutcomes() {
   const buttons = Object.entries(OUTCOME_WORDS).map(([value, word]) => {
     const count = value ? rows.filter(OUTCOMES[value]).length : rows.length;
     const about = value === "trouble" ? "malformed or cut-off actions, or tried again as the environment failed" : null;
-    return button(`${word} ${count.toLocaleString("en")}`, () => go({ outcome: value }), { "data-outcome": value, "aria-pressed": String(state.outcome === value), title: about });
+    return button(`${word} ${count.toLocaleString("en")}`, () => go({ outcome: value }), {
+      "data-outcome": value,
+      "aria-pressed": String(state.outcome === value),
+      title: about,
+    });
   });
   find("#outcomes").replaceChildren(...buttons);
   if (focused !== undefined) find(`#outcomes [data-outcome="${focused}"]`)?.focus();

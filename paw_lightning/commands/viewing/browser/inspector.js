@@ -66,7 +66,11 @@ function step(event) {
   const at = tokens.indexOf(node);
   const firsts = tokens.filter((other) => other === other.closest(".line").querySelector(".t"));
   const next =
-    by === "after" ? firsts.find((other) => tokens.indexOf(other) > at) : by === "before" ? firsts.findLast((other) => tokens.indexOf(other) < at) : tokens[at + by];
+    by === "after"
+      ? firsts.find((other) => tokens.indexOf(other) > at)
+      : by === "before"
+        ? firsts.findLast((other) => tokens.indexOf(other) < at)
+        : tokens[at + by];
   if (!next) return;
   node.tabIndex = -1;
   next.tabIndex = 0;

@@ -20,7 +20,11 @@ const KEYS = [
 
 export function buildHelp() {
   const rows = KEYS.flatMap(([key, what]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, what)]);
-  find("#help").append(el("h2", { id: "help-title" }, "Keys"), el("dl", {}, ...rows), button("Close", () => find("#help").close()));
+  find("#help").append(
+    el("h2", { id: "help-title" }, "Keys"),
+    el("dl", {}, ...rows),
+    button("Close", () => find("#help").close()),
+  );
   find("#help-button").addEventListener("click", () => find("#help").showModal());
   addEventListener("keydown", press);
 }
@@ -36,11 +40,20 @@ function press(event) {
 }
 
 const LIST = {
-  j: () => stepRow(1), k: () => stepRow(-1), ArrowDown: () => stepRow(1), ArrowUp: () => stepRow(-1),
+  j: () => stepRow(1),
+  k: () => stepRow(-1),
+  ArrowDown: () => stepRow(1),
+  ArrowUp: () => stepRow(-1),
 };
 const EPISODE = {
-  j: () => stepEpisode(1), k: () => stepEpisode(-1), ArrowRight: () => stepEpisode(1), ArrowLeft: () => stepEpisode(-1),
-  n: () => stepTurn(1), p: () => stepTurn(-1), s: nextShade, o: () => go({ prompts: state.prompts ? "" : "1" }, { replace: true }),
+  j: () => stepEpisode(1),
+  k: () => stepEpisode(-1),
+  ArrowRight: () => stepEpisode(1),
+  ArrowLeft: () => stepEpisode(-1),
+  n: () => stepTurn(1),
+  p: () => stepTurn(-1),
+  s: nextShade,
+  o: () => go({ prompts: state.prompts ? "" : "1" }, { replace: true }),
 };
 const BOTH = { "/": search, "?": () => find("#help").showModal(), Escape: close };
 

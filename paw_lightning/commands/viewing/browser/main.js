@@ -42,8 +42,15 @@ function drawList(before) {
 function say() {
   const parts = [...store.parts.values()];
   const won = store.episodes.filter((row) => row.won).length;
-  const runs = store.runs.length > 1 ? store.runs.map((_, run) => `${"AB"[run]}: ${plural(store.episodes.filter((row) => row.run === run).length, "episode")}`).join(", ") : "";
-  find("#summary").textContent = runs || `${plural(store.episodes.length, "episode")} in ${plural(parts.length, "file")}, ${won.toLocaleString("en")} won`;
+  const runs =
+    store.runs.length > 1
+      ? store.runs
+          .map((_, run) => `${"AB"[run]}: ${plural(store.episodes.filter((row) => row.run === run).length, "episode")}`)
+          .join(", ")
+      : "";
+  find("#summary").textContent =
+    runs ||
+    `${plural(store.episodes.length, "episode")} in ${plural(parts.length, "file")}, ${won.toLocaleString("en")} won`;
 }
 
 // Asks the server for what is new; the page stays where it is.
@@ -51,7 +58,9 @@ async function update(known) {
   const status = find("#status");
   try {
     const runs = await (await fetch("/files")).json();
-    const fresh = runs.flatMap((files, run) => Object.entries(files).map(([name, stamp]) => [run, name, String(stamp)]));
+    const fresh = runs.flatMap((files, run) =>
+      Object.entries(files).map(([name, stamp]) => [run, name, String(stamp)]),
+    );
     const wanted = fresh.filter(([run, name, stamp]) => known.get(`${run}/${name}`) !== stamp);
     for (const [run, name, stamp] of wanted) {
       const answer = await fetch(`/part?run=${run}&name=${encodeURIComponent(name)}`);
@@ -64,7 +73,11 @@ async function update(known) {
     known.set("curves", curves.join());
     if (changed) store.curves = await Promise.all(curves.map(unpack));
     if (changed || wanted.length) refresh(wanted.length > 0);
-    status.textContent = store.problem ?? (store.episodes.length ? "live: new iterations appear by themselves" : "live: waiting for the first rollout file");
+    status.textContent =
+      store.problem ??
+      (store.episodes.length
+        ? "live: new iterations appear by themselves"
+        : "live: waiting for the first rollout file");
   } catch {
     status.textContent = "the server does not answer; what was read stays";
   }
@@ -82,8 +95,25 @@ function refresh(episodes) {
 }
 
 function buildTheme() {
-  const kept = { get: () => { try { return localStorage.getItem("theme"); } catch { return null; } }, set: (value) => { try { localStorage.setItem("theme", value); } catch { /* a page from a file may have no storage */ } } };
-  const dark = () => (document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+  const kept = {
+    get: () => {
+      try {
+        return localStorage.getItem("theme");
+      } catch {
+        return null;
+      }
+    },
+    set: (value) => {
+      try {
+        localStorage.setItem("theme", value);
+      } catch {
+        /* a page from a file may have no storage */
+      }
+    },
+  };
+  const dark = () =>
+    (document.documentElement.dataset.theme ??
+      (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
   if (["dark", "light"].includes(kept.get())) document.documentElement.dataset.theme = kept.get();
   const name = () => (find("#theme").textContent = dark() ? "Light" : "Dark");
   find("#theme").addEventListener("click", () => {
@@ -104,10 +134,12 @@ async function start() {
   try {
     await readPage();
   } catch (error) {
-    find("#status").textContent = `The page's data cannot be read (${error.message}); wanted a browser of 2024 or newer, and a whole file.`;
+    find("#status").textContent =
+      `The page's data cannot be read (${error.message}); wanted a browser of 2024 or newer, and a whole file.`;
     return;
   }
-  if ("AB"[store.runs.length - 1] === "B") find(".top h1").replaceChildren(...store.runs.map((run, i) => el("span", {}, `${"AB"[i]} · ${oneLine(run)}`)));
+  if ("AB"[store.runs.length - 1] === "B")
+    find(".top h1").replaceChildren(...store.runs.map((run, i) => el("span", {}, `${"AB"[i]} · ${oneLine(run)}`)));
   say();
   readAddress();
   onChange(render);

@@ -81,6 +81,7 @@ let last = { sign: "", rows: [], of: null };
 export function shownRows() {
   const { e, with: beside, turn, shade, prompts, curves, ...rest } = state;
   const sign = JSON.stringify(rest);
-  if (last.sign !== sign || last.of !== store.episodes) last = { sign, rows: sorted(matching(store.episodes)), of: store.episodes };
+  if (last.sign !== sign || last.of !== store.episodes)
+    last = { sign, rows: sorted(matching(store.episodes)), of: store.episodes };
   return last.rows;
 }

@@ -1,10 +1,42 @@
 // What is shown: read from the address, written to the address, so that a link restores it and Back goes back.
 
 const DEFAULT = {
-  q: "", run: "", split: "", iteration: "", kind: "", ended: "", outcome: "", beside: "", group: "",
-  rmin: "", rmax: "", tmin: "", tmax: "", sort: "", curves: "", e: "", with: "", turn: "", shade: "teaches", prompts: "",
+  q: "",
+  run: "",
+  split: "",
+  iteration: "",
+  kind: "",
+  ended: "",
+  outcome: "",
+  beside: "",
+  group: "",
+  rmin: "",
+  rmax: "",
+  tmin: "",
+  tmax: "",
+  sort: "",
+  curves: "",
+  e: "",
+  with: "",
+  turn: "",
+  shade: "teaches",
+  prompts: "",
 };
-export const FILTERS = ["q", "run", "split", "iteration", "kind", "ended", "outcome", "beside", "group", "rmin", "rmax", "tmin", "tmax"];
+export const FILTERS = [
+  "q",
+  "run",
+  "split",
+  "iteration",
+  "kind",
+  "ended",
+  "outcome",
+  "beside",
+  "group",
+  "rmin",
+  "rmax",
+  "tmin",
+  "tmax",
+];
 
 export const state = { ...DEFAULT };
 let redraw = () => {};

@@ -6,20 +6,44 @@ import { counterpart, shownRows } from "./match.js";
 
 const COLUMNS = [
   { name: "won", title: "Outcome", cell: (row) => outcome(row) },
-  { name: "other", title: "Other run", cell: (row) => (counterpart(row) ? outcome(counterpart(row)) : "–"), only: () => store.runs.length > 1, wide: true },
+  {
+    name: "other",
+    title: "Other run",
+    cell: (row) => (counterpart(row) ? outcome(counterpart(row)) : "–"),
+    only: () => store.runs.length > 1,
+    wide: true,
+  },
   { name: "run", title: "Run", cell: (row) => "AB"[row.run], only: () => store.runs.length > 1 },
   { name: "iteration", title: "Iteration", short: "It.", cell: (row) => row.iteration, right: true },
   { name: "split", title: "Split", cell: (row) => row.split, wide: true },
   { name: "task_seed", title: "Task", cell: (row) => row.task_seed, right: true },
   { name: "member", title: "Member", cell: (row) => row.member, right: true, wide: true },
   { name: "task", title: "What to do", cell: (row) => link(row), class: "task" },
-  { name: "kind", title: "Kind", cell: (row) => oneLine(row.kind, 60), wide: true, only: () => store.episodes.some((row) => row.kind) },
+  {
+    name: "kind",
+    title: "Kind",
+    cell: (row) => oneLine(row.kind, 60),
+    wide: true,
+    only: () => store.episodes.some((row) => row.kind),
+  },
   { name: "ended", title: "Ended", cell: (row) => oneLine(row.ended, 60), wide: true },
   { name: "return", title: "Return", cell: (row) => number(row.return), right: true, wide: true },
   { name: "turns", title: "Turns", cell: (row) => row.turns, right: true },
   { name: "coefficient", title: "λ", cell: (row) => number(row.coefficient, 2), right: true, wide: true },
-  { name: "advantage", title: "Advantage", cell: (row) => (row.advantage == null ? "–" : signed(row.advantage)), right: true, wide: true },
-  { name: "errors", title: "Trouble", cell: (row) => trouble(row), wide: true, only: () => store.episodes.some((row) => trouble(row)) },
+  {
+    name: "advantage",
+    title: "Advantage",
+    cell: (row) => (row.advantage == null ? "–" : signed(row.advantage)),
+    right: true,
+    wide: true,
+  },
+  {
+    name: "errors",
+    title: "Trouble",
+    cell: (row) => trouble(row),
+    wide: true,
+    only: () => store.episodes.some((row) => trouble(row)),
+  },
 ];
 
 export function outcome(row) {
@@ -36,7 +60,10 @@ function trouble(row) {
 }
 
 const link = (row) =>
-  button(oneLine(row.task) || "(no task text)", (event) => (event.stopPropagation(), openRow(row)), { class: "plain", "data-key": row.key });
+  button(oneLine(row.task) || "(no task text)", (event) => (event.stopPropagation(), openRow(row)), {
+    class: "plain",
+    "data-key": row.key,
+  });
 
 export const openRow = (row) => go({ e: row.key, with: "", turn: "" });
 
@@ -48,7 +75,11 @@ export function drawTable() {
   find("#episodes thead").replaceChildren(el("tr", {}, ...shownColumns.map(header)));
   const rows = shownRows();
   find("#episodes").setAttribute("aria-rowcount", rows.length + 1);
-  find("#nothing").textContent = rows.length ? "" : store.episodes.length ? "No episode is left by these filters." : "No episode has been written yet.";
+  find("#nothing").textContent = rows.length
+    ? ""
+    : store.episodes.length
+      ? "No episode is left by these filters."
+      : "No episode has been written yet.";
   drawnFrom = -1;
   drawVisible();
 }
@@ -57,8 +88,15 @@ function header({ name, title, short, right, wide }) {
   const way = state.sort === name ? "ascending" : state.sort === `-${name}` ? "descending" : "none";
   const next = { none: `-${name}`, descending: name, ascending: "" }[way];
   const mark = { none: "", descending: " ↓", ascending: " ↑" }[way];
-  const text = short ? [el("span", { class: "long" }, title), el("span", { class: "short", "aria-hidden": "true" }, short)] : [title];
-  const sort = el("button", { type: "button", class: "plain", onclick: () => go({ sort: next }), "data-sort": name }, ...text, mark);
+  const text = short
+    ? [el("span", { class: "long" }, title), el("span", { class: "short", "aria-hidden": "true" }, short)]
+    : [title];
+  const sort = el(
+    "button",
+    { type: "button", class: "plain", onclick: () => go({ sort: next }), "data-sort": name },
+    ...text,
+    mark,
+  );
   return el("th", { scope: "col", "aria-sort": way, class: look({ right, wide }) }, sort);
 }
 
@@ -78,11 +116,16 @@ export function drawVisible() {
   drawnFrom = from;
   const until = Math.min(rows.length, from + 3 * screen + 10);
   const focused = document.activeElement?.dataset?.key;
-  const blank = (count) => el("tr", { "aria-hidden": "true" }, el("td", { colspan: shownColumns.length, class: "blank" }));
+  const blank = (count) =>
+    el("tr", { "aria-hidden": "true" }, el("td", { colspan: shownColumns.length, class: "blank" }));
   const [above, below] = [blank(), blank()];
   above.firstChild.style.height = `${from * height}px`;
   below.firstChild.style.height = `${(rows.length - until) * height}px`;
-  body.replaceChildren(...(from ? [above] : []), ...rows.slice(from, until).map((row, i) => drawRow(row, from + i)), ...(until < rows.length ? [below] : []));
+  body.replaceChildren(
+    ...(from ? [above] : []),
+    ...rows.slice(from, until).map((row, i) => drawRow(row, from + i)),
+    ...(until < rows.length ? [below] : []),
+  );
   if (focused) find(`[data-key="${CSS.escape(focused)}"]`, body)?.focus({ preventScroll: true });
 }
 
@@ -90,7 +133,11 @@ const rowHeight = () => parseFloat(getComputedStyle(find("#episodes")).getProper
 
 function drawRow(row, index) {
   const cells = shownColumns.map((column) => el("td", { class: look(column) }, column.cell(row)));
-  const attributes = { "aria-rowindex": index + 2, onclick: () => openRow(row), class: row.left_out ? "left-out" : null };
+  const attributes = {
+    "aria-rowindex": index + 2,
+    onclick: () => openRow(row),
+    class: row.left_out ? "left-out" : null,
+  };
   return el("tr", attributes, ...cells);
 }
 

@@ -15,8 +15,16 @@ export const SHADES = {
   roles: { title: "Roles only" },
   teaches: { title: "What still teaches", about: "w(p) of predicted tokens", value: (token) => token.weight },
   entropy: { title: "Entropy", about: "entropy of action tokens, nats", value: (token) => token.entropy },
-  advantage: { title: "Advantage", about: "advantage of action tokens; below 0 striped", value: (token) => token.advantage },
-  surprise: { title: "1 − p", about: "how unexpected each token was", value: (token) => (token.logprob == null ? null : 1 - Math.exp(token.logprob)) },
+  advantage: {
+    title: "Advantage",
+    about: "advantage of action tokens; below 0 striped",
+    value: (token) => token.advantage,
+  },
+  surprise: {
+    title: "1 − p",
+    about: "how unexpected each token was",
+    value: (token) => (token.logprob == null ? null : 1 - Math.exp(token.logprob)),
+  },
 };
 
 // One whole token that reads so is a control token: ordinary text that looks like one is several tokens.
@@ -25,7 +33,12 @@ const CONTROL = /^(<[|｜].*[|｜]>|<\/?s>|<[a-z_]*(of_turn|bos|eos|pad)[a-z_]*>
 // [{role, tokens}] of a turn in the order in which the model reads them; `text` where only the text is known.
 export function segments(turn, episode) {
   const plain = (role, ids) => ({ role, tokens: (ids ?? []).map((id, at) => token(role, id, at, episode)) });
-  const found = [plain("prompt", turn.prompt_ids), plain("boundary", turn.turn_ids), actions(turn, episode), plain("boundary", turn.bridge_ids)];
+  const found = [
+    plain("prompt", turn.prompt_ids),
+    plain("boundary", turn.turn_ids),
+    actions(turn, episode),
+    plain("boundary", turn.bridge_ids),
+  ];
   found.push(...observations(turn, episode));
   if (turn.counterfactual_ids?.length) found.push(plain("other", turn.counterfactual_ids));
   return found.filter((segment) => segment.tokens?.length || segment.text);
@@ -66,7 +79,9 @@ function observations(turn, episode) {
     ),
   });
   const replaced = turn.control_ids != null;
-  const known = ids.length ? taught(turn.selected && !replaced ? "target" : "observation", ids) : { role: "observation", text: turn.observation_text };
+  const known = ids.length
+    ? taught(turn.selected && !replaced ? "target" : "observation", ids)
+    : { role: "observation", text: turn.observation_text };
   if (ids.length) markNuisance(known.tokens, turn);
   if (!replaced) return [known];
   for (const item of known.tokens ?? []) item.logprob = item.weight = item.share = undefined;
@@ -97,7 +112,11 @@ export function strongest(list, shade) {
 
 // A span for a token. A new line is shown by its sign, and breaks the line but for the scaffold between turns.
 export function drawToken(item, shade, most) {
-  const node = el("span", { class: `t ${item.role}${item.control ? " special" : ""}${item.nuisance ? " nuisance" : ""}` }, ...lettersOf(item));
+  const node = el(
+    "span",
+    { class: `t ${item.role}${item.control ? " special" : ""}${item.nuisance ? " nuisance" : ""}` },
+    ...lettersOf(item),
+  );
   const value = SHADES[shade]?.value?.(item);
   if (value != null) {
     if (value !== 0) node.classList.add("shaded");
@@ -111,7 +130,9 @@ export function drawToken(item, shade, most) {
 
 function lettersOf({ text, role }) {
   const broken = role === "boundary" ? "" : "\n";
-  return visible(text).split("\n").map((line, i) => (i ? [el("span", { class: "newline", "aria-hidden": "true" }, "⏎"), broken, line] : line));
+  return visible(text)
+    .split("\n")
+    .map((line, i) => (i ? [el("span", { class: "newline", "aria-hidden": "true" }, "⏎"), broken, line] : line));
 }
 
 // [name, value] pairs for the inspector.
@@ -128,11 +149,18 @@ export function factsOf(item) {
     ["reference log-prob", item.reference],
     ["importance", item.importance],
     ["critic's value", item.critic],
-    ["w(p)", item.weight == null ? null : number(item.weight) + (item.weight > 0 ? ", still teaches" : ", nothing left to learn")],
+    [
+      "w(p)",
+      item.weight == null
+        ? null
+        : number(item.weight) + (item.weight > 0 ? ", still teaches" : ", nothing left to learn"),
+    ],
     ["λ of its group", item.share == null && item.weight == null ? null : item.coefficient],
     ["weight in the loss", item.share],
     ["optimizer step", item.step],
     ["nuisance", item.nuisance ? "the environment says that nobody can predict it" : null],
   ];
-  return facts.filter(([, value]) => value != null).map(([name, value]) => [name, typeof value === "number" ? number(value) : value]);
+  return facts
+    .filter(([, value]) => value != null)
+    .map(([name, value]) => [name, typeof value === "number" ? number(value) : value]);
 }

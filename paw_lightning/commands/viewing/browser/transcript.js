@@ -1,20 +1,27 @@
 // One or two episodes turn by turn: for each turn the prompt on demand, the action, the answer.
-import { button, el, number, plural, signed, visible } from "./elements.js";
+import { button, el, number, plural, signed } from "./elements.js";
 import { go, state } from "./state.js";
-import { ROLES, drawToken, segments, strongest } from "./tokens.js";
-
-const MOST_TOKENS = 3000;
-const MOST_CHARACTERS = 20000;
+import { ROLES, segments, strongest } from "./tokens.js";
+import { drawPrompt, longText, tokenRun } from "./lines.js";
 
 // The turns of each episode, side by side where there are two.
 export function drawTranscript(episodes) {
   const all = episodes.map((episode) => episode.turns.map((turn) => segments(turn, episode)));
-  const most = strongest(all.flat(2).flatMap((segment) => (segment.role === "prompt" ? [] : segment.tokens ?? [])), state.shade);
+  const most = strongest(
+    all.flat(2).flatMap((segment) => (segment.role === "prompt" ? [] : (segment.tokens ?? []))),
+    state.shade,
+  );
   const view = el("div", { class: `transcript${episodes.length > 1 ? " two" : ""}` });
   const count = Math.max(...episodes.map((episode) => episode.turns.length));
   view.append(...episodes.map((episode, side) => drawStart(episode, side, episodes.length)));
   for (let i = 0; i < count; i++) {
-    view.append(...episodes.map((episode, side) => (episode.turns[i] ? drawTurn(episodes, i, side, all[side][i], most) : el("div", { class: `turn absent side${side}` }))));
+    view.append(
+      ...episodes.map((episode, side) =>
+        episode.turns[i]
+          ? drawTurn(episodes, i, side, all[side][i], most)
+          : el("div", { class: `turn absent side${side}` }),
+      ),
+    );
   }
   const first = view.querySelector(".t");
   if (first) first.tabIndex = 0;
@@ -37,17 +44,36 @@ const label = (text, about) => el("span", { class: "label", title: about }, text
 function drawTurn(episodes, i, side, parts, most) {
   const episode = episodes[side];
   const sides = episodes.length;
-  const differs = sides > 1 && episodes[1 - side].turns[i] && episodes[0].turns[i].action_text !== episodes[1].turns[i].action_text;
+  const differs =
+    sides > 1 && episodes[1 - side].turns[i] && episodes[0].turns[i].action_text !== episodes[1].turns[i].action_text;
   const turn = episode.turns[i];
   const at = `${i + 1}`;
   const chosen = state.turn === at;
-  const link = button(`Turn ${at}`, () => go({ turn: chosen ? "" : at }, { replace: true }), { class: "plain", "aria-pressed": String(chosen), title: "put this turn into the address" });
+  const link = button(`Turn ${at}`, () => go({ turn: chosen ? "" : at }, { replace: true }), {
+    class: "plain",
+    "aria-pressed": String(chosen),
+    title: "put this turn into the address",
+  });
   const prompt = parts.find((part) => part.role === "prompt");
   const rest = parts.filter((part) => part.role !== "prompt");
   const side_name = sides > 1 ? el("span", { class: "fact whose" }, nameOf(episode.row)) : null;
-  const head = el("h3", {}, link, side_name, differs && el("span", { class: "fact differs" }, "≠ other action"), ...facts(turn).map((fact) => el("span", { class: fact.bad ? "flag" : "fact" }, fact.text)));
+  const head = el(
+    "h3",
+    {},
+    link,
+    side_name,
+    differs && el("span", { class: "fact differs" }, "≠ other action"),
+    ...facts(turn).map((fact) => el("span", { class: fact.bad ? "flag" : "fact" }, fact.text)),
+  );
   const lines = joined(rest).map((line) => drawLine(line, turn, episode, most));
-  return el("section", { class: `turn side${side}${chosen ? " chosen" : ""}`, "data-turn": at, "aria-label": `Turn ${at}` }, head, prompt && drawPrompt(prompt, turn), ...lines, drawSent(turn, parts));
+  return el(
+    "section",
+    { class: `turn side${side}${chosen ? " chosen" : ""}`, "data-turn": at, "aria-label": `Turn ${at}` },
+    head,
+    prompt && drawPrompt(prompt, turn),
+    ...lines,
+    drawSent(turn, parts),
+  );
 }
 
 // What stands beside the turn's number.
@@ -88,65 +114,45 @@ function joined(parts) {
 function drawLine(parts, turn, episode, most) {
   const main = parts.find((part) => part.role !== "boundary") ?? parts[0];
   const [name, why] = labelOf(main, turn, episode);
-  const content = parts.map((part) => (part.tokens?.length ? tokenRun(part.tokens, most) : longText(part.text, part.role)));
-  return el("div", { class: "line" }, label(name, ROLES[main.role]), el("div", { class: "content" }, ...content, why && el("small", { class: "quiet" }, why)));
+  const content = parts.map((part) =>
+    part.tokens?.length ? tokenRun(part.tokens, most) : longText(part.text, part.role),
+  );
+  return el(
+    "div",
+    { class: "line" },
+    label(name, ROLES[main.role]),
+    el("div", { class: "content" }, ...content, why && el("small", { class: "quiet" }, why)),
+  );
 }
 
-const SHORT = { action: "action", target: "predicted", observation: "answer", boundary: "boundary", control: "control", other: "other action" };
+const SHORT = {
+  action: "action",
+  target: "predicted",
+  observation: "answer",
+  boundary: "boundary",
+  control: "control",
+  other: "other action",
+};
 
 function labelOf(part, turn, episode) {
   if (part.role !== "observation" || part.tokens?.length === 0) return [SHORT[part.role], ""];
   if (turn.control_ids != null) return ["answer", "replaced as a target by the control below"];
   if (turn.predictable === false) return ["answer", "not predicted: the environment does not allow it as a target"];
   if (episode.row.part.split !== "train") return ["answer", ""];
-  return ["answer", part.tokens && !episode.turns.some((other) => other.selected) ? "" : part.tokens ? "not selected" : "not predicted"];
-}
-
-function tokenRun(tokens, most) {
-  const shown = tokens.slice(0, MOST_TOKENS);
-  const run = el("span", { class: "run" }, ...shown.map((item) => drawToken(item, state.shade, most)));
-  if (tokens.length > shown.length) {
-    const more = button(`show the other ${plural(tokens.length - shown.length, "token")}`, () => more.replaceWith(...tokens.slice(MOST_TOKENS).map((item) => drawToken(item, state.shade, most))));
-    run.append(more);
-  }
-  return run;
-}
-
-function longText(text, role) {
-  const whole = String(text ?? "");
-  const node = el("span", { class: `text ${role}` }, visible(whole.slice(0, MOST_CHARACTERS)));
-  if (whole.length > MOST_CHARACTERS) {
-    const more = button(`show the other ${plural(whole.length - MOST_CHARACTERS, "character")}`, () => more.replaceWith(visible(whole.slice(MOST_CHARACTERS))));
-    node.append(more);
-  }
-  return node;
-}
-
-// The prompt exactly as the model read it, control tokens included; built when it is opened.
-function drawPrompt(prompt, turn) {
-  const count = prompt.tokens.length;
-  const content = el("div", { class: "content prompt-ids", hidden: true });
-  const toggle = button(`prompt, ${plural(count, "token")}`, () => open(content.hidden), { class: "plain", "aria-expanded": "false" });
-  const open = (wanted) => {
-    content.hidden = !wanted;
-    toggle.setAttribute("aria-expanded", String(wanted));
-    if (wanted && !content.childElementCount) content.append(...promptRuns(prompt.tokens, turn.shared));
-  };
-  if (state.prompts) open(true);
-  return el("div", { class: "line" }, el("span", { class: "label" }, toggle), content);
-}
-
-function promptRuns(tokens, shared) {
-  const old = tokens.slice(0, shared);
-  const fresh = tokens.slice(shared);
-  if (!old.length) return [tokenRun(fresh, 0)];
-  const note = el("small", { class: "quiet" }, `The first ${plural(shared, "token")} as in the turn before; new from here:`);
-  return [tokenRun(old, 0), note, tokenRun(fresh, 0)];
+  return [
+    "answer",
+    part.tokens && !episode.turns.some((other) => other.selected) ? "" : part.tokens ? "not selected" : "not predicted",
+  ];
 }
 
 // What was sent to the environment, where that is not just what the policy wrote.
 function drawSent(turn, parts) {
-  const written = parts.find((part) => part.role === "action")?.tokens?.filter((item) => !item.control).map((item) => item.text).join("") ?? "";
+  const written =
+    parts
+      .find((part) => part.role === "action")
+      ?.tokens?.filter((item) => !item.control)
+      .map((item) => item.text)
+      .join("") ?? "";
   const sent = turn.action_text ?? "";
   if (written.trim().startsWith(sent.trim()) && sent.trim().length > 0 && turn.well_formed !== false) return null;
   return el("div", { class: "line" }, label("sent"), longText(sent || "(nothing)", "text"));
