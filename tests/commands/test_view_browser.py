@@ -200,6 +200,24 @@ def test_keys_walk_through_rows_episodes_turns_and_tokens(browser: Browser, one:
     assert browser.run("document.querySelector('#help').open")
 
 
+def test_the_keyboard_stays_where_it_was(browser: Browser, two: str) -> None:
+    """What is drawn anew gives the focus back: a head that sorts, an outcome, a shading, a turn."""
+    browser.open(two)
+    for control in "[data-sort=turns]", "[data-outcome=lost]":
+        browser.run(f"document.querySelector({control!r}).focus()")
+        browser.press("Enter")
+        assert browser.run(f"document.activeElement === document.querySelector({control!r})")
+    browser.open(f"{two}{LOST}&with=B%2Ftrain-000002%2F2")
+    browser.run("document.querySelector('[name=shade]:checked').focus()")
+    browser.press("ArrowRight")
+    browser.until("location.hash.includes('shade=entropy')")
+    browser.until("document.activeElement.value === 'entropy' && document.activeElement.isConnected")
+    browser.run("document.querySelectorAll('[data-turn=\"2\"] h3 button')[1].focus()")
+    browser.press("Enter")
+    browser.until("document.querySelector('.turn.chosen')")
+    assert browser.run("document.activeElement === document.querySelectorAll('[data-turn=\"2\"] h3 button')[1]")
+
+
 # The three questions of docs/viewer.md
 
 

@@ -1,5 +1,5 @@
 // Curves of the runs: six panels first, any other on demand. Runs differ by colour and letter, validation is dashed.
-import { el, find, number, svg } from "./elements.js";
+import { el, find, number, redrawn, svg } from "./elements.js";
 import { store } from "./data.js";
 import { go, state } from "./state.js";
 
@@ -66,12 +66,13 @@ function drawChoices(runs, chosen) {
       {},
       el("input", {
         type: "checkbox",
+        "data-tag": tag,
         checked: chosen.includes(tag),
         onchange: (event) => choose(tag, event.target.checked),
       }),
       tag,
     );
-  find("#more-curves .choices").replaceChildren(...tags.map(box));
+  redrawn(find("#more-curves .choices"), ...tags.map(box));
 }
 
 function seriesOf(panel, runs) {

@@ -25,6 +25,20 @@ export function button(text, onclick, attributes = {}) {
   return el("button", { type: "button", onclick, ...attributes }, text);
 }
 
+// Draws the inside of a node anew; whoever works with the keyboard stays on the control that did it.
+export function redrawn(view, ...children) {
+  const named = (node) => {
+    const own = node.dataset.sort ?? node.dataset.outcome ?? node.dataset.tag;
+    return own ?? `${node.localName} ${node.value} ${node.ariaLabel ?? node.textContent}`;
+  };
+  const focused = view.contains(document.activeElement) ? document.activeElement : null;
+  const wanted = focused && named(focused);
+  const alike = () => [...view.querySelectorAll("button, input")].filter((node) => named(node) === wanted);
+  const place = focused ? alike().indexOf(focused) : -1;
+  view.replaceChildren(...children);
+  if (place >= 0) alike()[place]?.focus({ preventScroll: true });
+}
+
 // Characters that move, hide or turn the text around them are shown by their number instead.
 const HIDDEN =
   /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]|[\u{e0000}-\u{e007f}]|\p{Cs}/gu;

@@ -1,5 +1,5 @@
 // The view of one episode, alone or beside another.
-import { button, el, find, number, oneLine, signed } from "./elements.js";
+import { button, el, find, number, oneLine, redrawn, signed } from "./elements.js";
 import { openEpisode, store } from "./data.js";
 import { go, state } from "./state.js";
 import { shownRows } from "./match.js";
@@ -37,7 +37,8 @@ export async function drawEpisode() {
   );
   const main = el("div", { class: "reading" }, toolbar(episodes, most), transcript);
   const aside = el("aside", { "aria-label": "Other episodes" }, groupList(row, group), taskList(row));
-  view.replaceChildren(
+  redrawn(
+    view,
     topBar(row),
     el("h2", { tabindex: -1 }, oneLine(row.task, 600) || "(no task text)"),
     about,

@@ -1,5 +1,5 @@
 // The form above the table. Every choice says how many episodes it would leave.
-import { button, el, find, oneLine, plural } from "./elements.js";
+import { button, el, find, oneLine, plural, redrawn } from "./elements.js";
 import { store } from "./data.js";
 import { filtered, go, noFilters, state } from "./state.js";
 import { OUTCOMES, PAIRS, matching } from "./match.js";
@@ -126,7 +126,6 @@ const OUTCOME_WORDS = { "": "All", won: "Won", lost: "Lost", trouble: "Trouble" 
 
 function drawOutcomes() {
   const rows = matching(store.episodes, "outcome");
-  const focused = document.activeElement?.dataset?.outcome;
   const buttons = Object.entries(OUTCOME_WORDS).map(([value, word]) => {
     const count = value ? rows.filter(OUTCOMES[value]).length : rows.length;
     const about = value === "trouble" ? "malformed or cut-off actions, or tried again as the environment failed" : null;
@@ -136,7 +135,6 @@ function drawOutcomes() {
       title: about,
     });
   });
-  find("#outcomes").replaceChildren(...buttons);
-  if (focused !== undefined) find(`#outcomes [data-outcome="${focused}"]`)?.focus();
+  redrawn(find("#outcomes"), ...buttons);
   drawFailures();
 }

@@ -1,5 +1,5 @@
 // The table of episodes. Only the rows that can be seen are in the document, however many there are.
-import { button, el, find, number, oneLine, plural, signed } from "./elements.js";
+import { button, el, find, number, oneLine, plural, redrawn, signed } from "./elements.js";
 import { store } from "./data.js";
 import { go, state } from "./state.js";
 import { counterpart, shownRows } from "./match.js";
@@ -72,7 +72,7 @@ let drawnFrom = -1;
 
 export function drawTable() {
   shownColumns = COLUMNS.filter((column) => !column.only || column.only());
-  find("#episodes thead").replaceChildren(el("tr", {}, ...shownColumns.map(header)));
+  redrawn(find("#episodes thead"), el("tr", {}, ...shownColumns.map(header)));
   const rows = shownRows();
   find("#episodes").setAttribute("aria-rowcount", rows.length + 1);
   find("#nothing").textContent = rows.length
