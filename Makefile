@@ -1,7 +1,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # One thread per core of the machine is what the tiny models want; tests set their own.
-.PHONY: quickstart quickstart-llm test test-slow test-lower-bounds test-loggers test-vllm benchmarks docs check format clean help
+.PHONY: quickstart quickstart-llm test test-slow test-kill test-lower-bounds test-loggers test-vllm benchmarks docs check \
+	format clean help
 
 help:  ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -47,6 +48,9 @@ $(LOWER)/.installed: pyproject.toml tools/lower_bounds.py
 	$(LOWER)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWER)/constraints.txt -e . \
 		pytest pytest-timeout pytest-xdist hypothesis
 	touch $@
+
+test-kill: .venv/.installed-dev  ## Twenty kills of the quickstart, resumed to the same bits (about 10 minutes on 2 quiet cores).
+	$(BIN)/python -m pytest -m slow -s tests/end_to_end/test_kill.py
 
 test-lower-bounds: $(LOWER)/.installed  ## The oldest versions that pyproject.toml allows: install them (7 GB), test what they do.
 	$(LOWER)/bin/python -m pytest -n auto --dist worksteal tests/models tests/rollouts tests/samplers tests/text \

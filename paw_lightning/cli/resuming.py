@@ -27,9 +27,9 @@ def continue_run(config: Any) -> None:
 
 
 def forget_run(config: Any) -> None:
-    """Take it away again, so that the configuration without its checkpoint repeats the run from its beginning."""
-    if config.get("ckpt_path"):
-        for name, options in _loggers(config):
+    """Take a run's name away, so that the configuration without its checkpoint gives a run of its own."""
+    for name, options in _loggers(config):
+        if options.get(RUN_KEYS[name]) is not None:
             options[RUN_KEYS[name]] = None
 
 

@@ -8,7 +8,6 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from paw_lightning.rollout_files import RecordedEpisode, RecordedTurn, RolloutFile
 from paw_lightning.rollout_files.records import DEFAULTS
@@ -19,7 +18,10 @@ EPISODE = [f.name for f in fields(Episode) if f.name in DEFAULTS[RecordedEpisode
 GROUP = [f.name for f in fields(RolloutGroup) if f.name in DEFAULTS[RecordedEpisode]]
 """The fields that a record has from the rollout, under the same name."""
 SCORES = ("old_logprobs", "reference_logprobs", "old_values", "importance")
-"""Those that are tensors and stay; what advantage, selection and control write is written anew."""
+TENSORS = (*SCORES, "token_advantages", "value_targets")
+"""Those that are tensors; what the advantage makes of the scores is made anew when they are read."""
+LATER = {"advantage", "token_advantages", "value_targets", "action_entropy", "selected", "control_ids"}
+"""What an iteration writes after scoring."""
 PLAYED = (
     "rollout/overlong_observations",
     "rollout/retried_episodes",
@@ -63,10 +65,11 @@ def _episodes(groups: Sequence[RolloutGroup], left_out: Sequence[RolloutGroup]) 
 
 
 def _turn(transition: Transition) -> RecordedTurn:
-    values: dict[str, Any] = {}
-    for name in TRANSITION:
-        value = getattr(transition, name)
-        values[name] = value.tolist() if isinstance(value, Tensor) else value
+    own = vars(transition)
+    values: dict[str, Any] = {name: own[name] for name in TRANSITION}
+    for name in TENSORS:
+        if values[name] is not None:
+            values[name] = values[name].tolist()
     return RecordedTurn(**values)
 
 
@@ -97,7 +100,3 @@ def _transition(turn: RecordedTurn, doubles: Sequence[str]) -> Transition:
             values[name] = torch.tensor(values[name], dtype=dtype)
     values["nuisance_spans"] = [(start, stop) for start, stop in turn.nuisance_spans]
     return Transition(**values)
-
-
-LATER = {"advantage", "token_advantages", "value_targets", "action_entropy", "selected", "control_ids"}
-"""What an iteration writes after scoring."""

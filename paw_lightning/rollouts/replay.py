@@ -101,7 +101,7 @@ class Replay(Runner):
     def evaluate(self, split: Split, task_seeds: list[int], samples: int, temperature: float) -> PlayedGroups:
         """Play unseen tasks."""
         if self._stale:
-            ranks.together(self.sampler.update_weights)
+            self._inform_sampler()
             self._stale = False
         return super().evaluate(split, task_seeds, samples, temperature)
 

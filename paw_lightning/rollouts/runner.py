@@ -104,6 +104,10 @@ class Runner:
     def refresh(self) -> None:
         """Take over the trained weights; every rank has to call it, outside of any forward pass."""
         self.policy.gather()
+        self._inform_sampler()
+
+    def _inform_sampler(self) -> None:
+        """Let the sampler take over the gathered weights; every rank has to call it."""
         ranks.together(self.sampler.update_weights)
         longest, prompt = self.sampler.context_length, self.settings.prompt
         if longest is not None and prompt.max_tokens + self.settings.max_action_tokens > longest:

@@ -361,7 +361,8 @@ def test_refused_settings_are_one_error_and_no_traceback(
 def test_a_checkpoint_is_what_torch_saved_a_folder_of_shards_or_a_word_of_lightnings(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "last.ckpt")
     (tmp_path / "shards").mkdir()
-    (tmp_path / "shards" / ".metadata").touch()
+    for name in (".metadata", "meta.pt"):
+        (tmp_path / "shards" / name).touch()
     words = ["best", "last", "hpc", "registry:model:version:1", "s3://bucket/last.ckpt"]
     for path in [None, *words, str(tmp_path / "shards"), str(tmp_path / "last.ckpt")]:
         check_checkpoint(path)
