@@ -1,7 +1,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # One thread per core of the machine is what the tiny models want; tests set their own.
-.PHONY: quickstart quickstart-llm test test-slow test-lower-bounds test-vllm benchmarks docs check format clean help
+.PHONY: quickstart quickstart-llm test test-slow test-kill test-lower-bounds test-loggers test-vllm benchmarks docs check \
+	format clean help
 
 help:  ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -48,10 +49,24 @@ $(LOWER)/.installed: pyproject.toml tools/lower_bounds.py
 		pytest pytest-timeout pytest-xdist hypothesis
 	touch $@
 
+test-kill: .venv/.installed-dev  ## Twenty kills of the quickstart, resumed to the same bits (about 10 minutes on 2 quiet cores).
+	$(BIN)/python -m pytest -m slow -s tests/end_to_end/test_kill.py
+
 test-lower-bounds: $(LOWER)/.installed  ## The oldest versions that pyproject.toml allows: install them (7 GB), test what they do.
 	$(LOWER)/bin/python -m pytest -n auto --dist worksteal tests/models tests/rollouts tests/samplers tests/text \
 		tests/training tests/update tests/cli/test_parser.py tests/callbacks/test_canaries.py tests/callbacks/test_policy_export.py \
 		tests/commands/test_export.py
+
+LOGGERS := .venv-loggers
+$(LOGGERS)/.installed: pyproject.toml constraints.txt
+	test -x $(LOGGERS)/bin/python || $(PYTHON) -m venv $(LOGGERS)
+	grep -v -E '^(pyarrow|python-dateutil|certifi)==' constraints.txt > $(LOGGERS)/constraints.txt  # MLflow wants others
+	$(LOGGERS)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOGGERS)/constraints.txt \
+		-e '.[loggers,plots]' pytest pytest-timeout pytest-xdist hypothesis
+	touch $@
+
+test-loggers: $(LOGGERS)/.installed  ## Install W&B and MLflow into an environment of their own, test what reaches which logger.
+	$(LOGGERS)/bin/python -m pytest tests/callbacks/test_loggers.py -rs
 
 VLLM := .venv-vllm
 $(VLLM)/.installed:
@@ -80,4 +95,4 @@ format: .venv/.installed-dev  ## Rewrite the code in the project's format.
 	$(BIN)/ruff check --fix .
 
 clean:  ## Remove the virtual environment and caches (runs/ stays).
-	rm -rf .venv $(LOWER) $(VLLM) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv $(LOWER) $(LOGGERS) $(VLLM) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -138,10 +138,10 @@ def curves(folder: Path) -> list[dict[str, float]]:
     [path] = folder.rglob("metrics.csv")
     with path.open() as lines:
         rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(lines)]
-    epochs: dict[float, dict[str, float]] = {}
+    iterations: dict[float, dict[str, float]] = {}
     for row in rows:
-        epochs.setdefault(row["epoch"], {}).update(row)
-    return list(epochs.values())
+        iterations.setdefault(row["step"], {}).update(row)
+    return list(iterations.values())
 
 
 def in_turns(calls: Mapping[str, Callable[[int], T]], repeats: int, *, warm: bool = True) -> dict[str, list[T]]:

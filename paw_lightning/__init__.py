@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         EvaluationReport,
         GracefulStop,
         IterationProgressBar,
+        LoggerSetup,
         PolicyExport,
         RewardBalance,
         RolloutFiles,
@@ -48,6 +49,7 @@ __all__ = [
     "Imitation",
     "IterationProgressBar",
     "LoRA",
+    "LoggerSetup",
     "MixtureEnv",
     "NoReward",
     "PaWModule",
@@ -71,7 +73,7 @@ __all__ = [
 
 _HOMES = {
     "callbacks": "Canaries EntropySelection EnvironmentLoop EvaluationReport GracefulStop IterationProgressBar "
-    "PolicyExport RewardBalance RolloutFiles RolloutSamples SuccessReport TargetControl WorldModelHealth",
+    "LoggerSetup PolicyExport RewardBalance RolloutFiles RolloutSamples SuccessReport TargetControl WorldModelHealth",
     "envs": "HouseholdEnv MixtureEnv RecordedEpisodes SearchEnv ShopEnv TextEnv WorkerEnv",
     "models.lora": "LoRA",
     "policy.advantages": "GAE GRPO GiGPO Imitation NoReward RLOO",

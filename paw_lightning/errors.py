@@ -1,4 +1,4 @@
-"""The one error for a setting that cannot work."""
+"""The errors that the command line prints as one line, and what breaks an evaluation off."""
 
 from __future__ import annotations
 
@@ -15,6 +15,14 @@ class SamplerFailedError(RuntimeError):
 
 class EnvironmentFailedError(RuntimeError):
     """Nothing could be played; the message names the environment's method, its error, and the line of its code."""
+
+
+class NotWrittenError(RuntimeError):
+    """The disk did not take a file; the message names the file, the reason, and how much room there is."""
+
+
+class EvaluationCut(BaseException):
+    """A signal broke an evaluation off: no error of an environment, which would be caught and played again."""
 
 
 def one_of(key: str, value: object, choices: Collection[str]) -> None:

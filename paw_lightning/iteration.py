@@ -56,6 +56,7 @@ class Iteration:
         rollout = runner.play(number, tasks)
         runner.score(rollout)
         self.advantage.write(rollout, self.inadmissible_penalty)
+        rollout.idle = self.advantage.idle
         self.selection.select(rollout, seed)
         self.control.replace(rollout, policy.chat.tokenizer, self.cutter.world_model_horizon, seed)
         self.balance.weigh(rollout, policy.world_model_loss, self.measure, rewardless=self.advantage.rewardless)

@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import _get_default_store
+
+from paw_lightning.errors import EvaluationCut
 
 T = TypeVar("T")
 
@@ -62,15 +65,28 @@ def pooled_means(sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
 def together(work: Callable[[], T]) -> list[T]:
     """Run `work` on every rank and return the results in rank order; where it fails on one rank, all raise."""
     result: Any = None
-    error: Exception | None = None
+    error: Exception | EvaluationCut | None = None
     try:
         result = work()
-    except Exception as caught:
+    except (Exception, EvaluationCut) as caught:
         error = caught
     outcomes = gathered((result, None if error is None else f"{type(error).__name__}: {error}"))
     if error is not None:
         raise error
     for rank, (_, message) in enumerate(outcomes):
+        if message is not None and message.startswith(EvaluationCut.__name__):
+            raise EvaluationCut
         if message is not None:
             raise RuntimeError(f"rank {rank} failed with {message}")
     return [value for value, _ in outcomes]
+
+
+def post(name: str, word: str) -> str:
+    """Leave a word for all ranks under a name, unless one has, and return what is there; nobody has to wait for it."""
+    return str(_get_default_store().compare_set(name, "", word).decode())
+
+
+def posted(name: str) -> str | None:
+    """The word that a rank has left under a name; None where none has."""
+    store = _get_default_store()
+    return str(store.get(name).decode()) if store.check([name]) else None

@@ -174,6 +174,8 @@ class Rollout:
     """Of the distribution that the actions were drawn from; the policy loss reads the same one."""
     demonstrated: bool = False
     """An expert wrote the actions, not the policy: no ratio is taken against whoever wrote them."""
+    idle: bool = False
+    """The advantage teaches the policy nothing; the iteration writes it."""
     left_out: list[RolloutGroup] = field(default_factory=list)
     """Groups that were played and are not trained on: all their returns are equal (dynamic sampling)."""
     failures: list[str] = field(default_factory=list)
@@ -185,7 +187,8 @@ class Rollout:
     off_policy: bool = False
     """Other weights than those that are trained wrote the actions, which only a replay can bring about."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall-clock seconds by phase; `total`, the whole rollout, is the iteration's to write."""
+    """Wall-clock seconds by phase; `total`, the whole rollout, is the iteration's to write, and `update`, which comes
+    after it, EnvironmentLoop's."""
     foreign_logprobs: bool = False
     """`old_logprobs` are those of a sampler whose arithmetic is not the trainer's; scoring writes it."""
     metrics: dict[str, float] = field(default_factory=dict)
@@ -268,6 +271,8 @@ class MicroBatch:
     """Which losses the step carries; `restrict` writes it, and where the world model trains alone empties N."""
     temperature: float = 1.0
     """Of the softmax whose log-probs the policy loss takes: the one that the actions were drawn at."""
+    idle: bool = False
+    """Its actions teach the policy nothing: the world model trains alone."""
     tokens: int = 0
     """Of its B T tokens those that are no padding."""
     predicted: list[Transition] = field(default_factory=list)

@@ -23,8 +23,8 @@ COMPARISON = re.compile(r"paw-lightning compare ([a-z][\w/.-]*)")
 NAMED_FILE = re.compile(r"`((?:paw_lightning|configs|tests|tools|docs|examples|benchmarks)/[\w/.-]*[\w/])`")
 ABOVE, BELOW = "cli|commands|compare|callbacks|training|rollouts", "samplers|update|models|text|policy|world_model|envs"
 PARTS = re.compile(rf"`((?:{ABOVE}|{BELOW})/[\w/.]*)`")
-COMMANDS = {"fit", "validate", "test", "compare", "estimate", "export", "plot", "configs", "play", "check"}
-OWN = {"paw.yaml", "mine.yaml", "..."}
+COMMANDS = {"fit", "validate", "test", "compare", "estimate", "export", "plot", "configs", "play", "check", "view"}
+OWN = {"paw.yaml", "mine.yaml", "RUN/config.yaml", "..."}
 """Names that a page gives to a reader's own files."""
 
 

@@ -9,7 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "paw_lightning"
 FLOORS = [
-    {"types", "seeding", "ranks", "errors"},
+    {"errors"},
+    {"types", "seeding", "ranks", "whole_files"},
     {"config_files", "event_files", "rollout_files", "text", "world_model", "policy"},
     {"envs", "models"},
     {"update", "samplers"},

@@ -73,7 +73,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
     return Installed(wheel, tmp_path_factory.mktemp("installed"))
 
 
-@pytest.mark.parametrize("folder", ["assets", "configs"])
+@pytest.mark.parametrize("folder", ["assets", "commands/viewing/browser", "configs"])
 def test_the_wheel_brings_every_file(folder: str, names: set[str]) -> None:
     source = ROOT / folder if folder == "configs" else ROOT / "paw_lightning" / folder
     files = {f"paw_lightning/{folder}/{path.relative_to(source)}" for path in source.rglob("*") if path.is_file()}
@@ -137,7 +137,7 @@ arms:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["configs", "compare", "estimate", "export", "plot", "play", "check"])
+@pytest.mark.parametrize("name", ["configs", "compare", "estimate", "export", "plot", "view", "play", "check"])
 def test_every_subcommand(name: str, installed: Installed, trained: Path) -> None:
     if not installed.has(name):
         pytest.skip(f"NO SUBCOMMAND {name}")
@@ -149,6 +149,7 @@ def test_every_subcommand(name: str, installed: Installed, trained: Path) -> Non
         "estimate": ["--config", "household/paw"],
         "export": [checkpoint, "--output", "exported"],
         "plot": [str(trained), "--output", "curves.png"],
+        "view": [str(trained), "--output", "page.html"],
         "play": ["--config", "household/paw", "--policy", str(trained / "policy"), "--episodes=1"],
         "check": ["--config", "household/paw"],
     }[name]

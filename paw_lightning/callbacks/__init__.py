@@ -5,6 +5,7 @@ from paw_lightning.callbacks.canaries import Canaries
 from paw_lightning.callbacks.environment_loop import EnvironmentLoop
 from paw_lightning.callbacks.evaluation_report import EvaluationReport
 from paw_lightning.callbacks.graceful_stop import GracefulStop
+from paw_lightning.callbacks.logger_setup import LoggerSetup
 from paw_lightning.callbacks.policy_export import PolicyExport
 from paw_lightning.callbacks.progress import IterationProgressBar
 from paw_lightning.callbacks.rollout_files import RolloutFiles
@@ -22,6 +23,7 @@ __all__ = [
     "EvaluationReport",
     "GracefulStop",
     "IterationProgressBar",
+    "LoggerSetup",
     "PolicyExport",
     "RewardBalance",
     "RolloutCallback",

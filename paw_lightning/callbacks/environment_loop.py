@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Literal
 
 import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from paw_lightning import ranks
@@ -19,7 +20,7 @@ from paw_lightning.callbacks.replay_checks import check_replay, check_replay_fil
 from paw_lightning.callbacks.rollout_curves import evaluation_metrics, rollout_metrics
 from paw_lightning.callbacks.setup_checks import Run, check_control, check_largest_return, check_penalty, check_run
 from paw_lightning.envs.base import TextEnv
-from paw_lightning.errors import SettingsError
+from paw_lightning.errors import EvaluationCut, SettingsError
 from paw_lightning.iteration import Iteration
 from paw_lightning.policy.advantages import GRPO, Advantage
 from paw_lightning.policy.advantages.base import PlainFunction
@@ -28,6 +29,7 @@ from paw_lightning.rollouts.replay import player
 from paw_lightning.rollouts.settings import SAMPLERS, RolloutSettings, SamplerFactory
 from paw_lightning.rollouts.tasks import Split
 from paw_lightning.text.prompts import Prompt
+from paw_lightning.training.checkpoint_files import protect
 from paw_lightning.training.datamodule import RolloutDataModule
 from paw_lightning.training.module import PaWModule
 from paw_lightning.types import Episode, Evaluation, MicroBatch, Rollout, RolloutGroup
@@ -108,7 +110,7 @@ class EnvironmentLoop(L.Callback):
         self._rollout: Rollout | None = None
         self._evaluations: dict[float, Evaluation] = {}
         """What has been played of the evaluation under way, by temperature."""
-        self._update_start = self._update_end = 0.0
+        self._update_start = 0.0
 
     # Set-up
 
@@ -126,7 +128,8 @@ class EnvironmentLoop(L.Callback):
             counterfactuals=control.needs_counterfactuals,
             demonstrated=self.advantage.demonstrated,
         )
-        self.trainer, self.module = trainer, pl_module
+        protect(trainer.strategy)
+        self.trainer, self.module, self.data = trainer, pl_module, data
         self.observers = [callback for callback in callbacks if isinstance(callback, RolloutCallback)]
         # An evaluation plays, whatever the training before it has done.
         self.runner = player(settings, data.tasks, pl_module, self._progress, data.replay if stage == "fit" else None)
@@ -170,6 +173,8 @@ class EnvironmentLoop(L.Callback):
         return self.iteration.run(iteration)
 
     def _progress(self, finished: int, total: int, stage: str) -> None:
+        if stage == "val" and self.data.cut_asked:
+            raise EvaluationCut
         for observer in self.observers:
             observer.on_rollout_progress(finished, total, stage)
 
@@ -177,6 +182,11 @@ class EnvironmentLoop(L.Callback):
         self._rollout = rollout
         for observer in self.observers:
             observer.on_rollout_end(self.trainer, self.module, rollout)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Have the curves so far on the disk: loggers keep them for minutes, and a kill would take them."""
+        for logger in trainer.loggers:
+            logger.save()
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: MicroBatch, batch_idx: int
@@ -187,15 +197,20 @@ class EnvironmentLoop(L.Callback):
 
     def on_train_batch_end(self, *_: object) -> None:
         """Take the time here: validation runs before the epoch's end."""
-        self._update_end = time.perf_counter()
+        if self._rollout is not None:
+            self._rollout.seconds["update"] = time.perf_counter() - self._update_start
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the iteration's rollout: only a hook may log, a stream of batches may not."""
+        self._log_iteration(trainer, pl_module)
         if self._rollout is None:
             return  # resumed from a checkpoint that was saved between the last step and here
-        metrics = rollout_metrics(self._rollout) | {"time/update_s": self._update_end - self._update_start}
-        pl_module.log_dict(metrics, on_step=False, on_epoch=True, sync_dist=True)
+        pl_module.log_dict(rollout_metrics(self._rollout), on_step=False, on_epoch=True, sync_dist=True)
         self._rollout = None
+
+    def _log_iteration(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the x axis of all that is logged with it: Lightning takes `step` for it, whatever the logger."""
+        pl_module.log("step", float(trainer.current_epoch + 1), sync_dist=True)
 
     # Evaluation
 
@@ -221,8 +236,13 @@ class EnvironmentLoop(L.Callback):
         self.runner.refresh()
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log how the episodes went."""
-        self._log_evaluation("val", pl_module)
+        """Log how the episodes went; an evaluation that a signal broke off counts no more than a sanity check."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._log_iteration(trainer, pl_module)
+        if self.data.cut:
+            self._evaluations, trainer.sanity_checking = {}, True
+        else:
+            self._log_evaluation("val", pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Free the gathered weights and what the sampler needs."""

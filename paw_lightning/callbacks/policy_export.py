@@ -22,8 +22,10 @@ from paw_lightning.models.loading import resolve_model_path
 from paw_lightning.models.lora import adapters_off, copied, merged, save_adapter
 from paw_lightning.training.module import PaWModule
 from paw_lightning.training.run_folder import last_checkpoint, run_folder, shown
+from paw_lightning.training.strategies import is_sharded
 from paw_lightning.types import Rollout
 from paw_lightning.update.rows import policy_rows
+from paw_lightning.whole_files import replace_folder, writing
 
 Adapters = Literal["merged", "separate"]
 COMPARED_ROWS = 4
@@ -55,6 +57,7 @@ class PolicyExport(RolloutCallback):
     ) -> None:
         self.folder, self.adapters, self.dtype = folder, adapters, dtype
         self.outcome: list[str] = []
+        self.trained = False
         self.rows: list[list[int]] = []
         """Token ids of a few rows of the latest rollout."""
 
@@ -65,6 +68,8 @@ class PolicyExport(RolloutCallback):
         if directory is not None:
             check_form(pl_module, self.adapters, self.dtype)
         resumed = trainer.ckpt_path is not None
+        if directory is not None and resumed and trainer.is_global_zero:
+            shutil.rmtree(unchecked(directory), ignore_errors=True)  # of a run that was killed
         if directory is not None and not resumed and directory.is_dir() and any(directory.iterdir()):
             raise SettingsError(
                 f"policy_export.folder is {self.folder}, and {shown(directory)} holds the policy of another run; "
@@ -75,11 +80,17 @@ class PolicyExport(RolloutCallback):
         """Keep what the policy read and wrote, as the texts to compare on."""
         self.rows = [row.trunk for row in policy_rows(rollout.groups[0].transitions)[:COMPARED_ROWS]]
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """There is something left to train."""
+        self.trained = True
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the directory and read it back."""
         directory = self._directory(trainer)
-        if directory is None:
-            return
+        if directory is not None:
+            self._write(trainer, pl_module, directory)
+
+    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, directory: Path) -> None:
         assert isinstance(pl_module, PaWModule)
         pl_module.gather()
         try:
@@ -98,7 +109,10 @@ class PolicyExport(RolloutCallback):
         self.outcome = [f"policy:  {shown(directory)} {read_back[0]}", *[f"         {line}" for line in read_back[1:]]]
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say where the policy is, and how near to what was trained."""
+        """Say where the policy is, and how near to what was trained; write it where a killed run has not."""
+        directory = None if self.trained else self._directory(trainer)
+        if directory is not None and not directory.exists() and not is_sharded(trainer.strategy):
+            self._write(trainer, pl_module, directory)
         for line in self.outcome:
             rank_zero_info(line)
         if not self.outcome and self.folder is not None and trainer.logger is None:
@@ -132,6 +146,22 @@ def check_form(module: PaWModule, adapters: Adapters, dtype: str | None) -> None
         )
 
 
+def unchecked(directory: Path) -> Path:
+    """Where a policy lies until it has been loaded again and found to be the trained one."""
+    directory = directory.resolve()
+    return directory.with_name(directory.name + UNCHECKED)
+
+
+def check_place(directory: Path) -> None:
+    """Refuse a folder of other things: an export takes the place of the whole folder, never of some files in it."""
+    others = directory.is_dir() and any(directory.iterdir())
+    if others and not any((directory / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise SettingsError(
+            f"the policy is to be written to {directory} (policy_export.folder, --output), which holds other things; "
+            "wanted a folder that is not there, that is empty, or an exported policy, which would be replaced"
+        )
+
+
 def export_policy(
     module: PaWModule,
     directory: Path,
@@ -141,37 +171,41 @@ def export_policy(
 ) -> list[str]:
     """Write the language model and its tokenizer, and read them back; a separate world-model head is no part of it.
 
-    Returns what the comparison says, in lines. Until it has passed, the files lie in a directory beside, `.unchecked`;
-    `sequences` are token ids to compare on, fixed texts where there are none.
+    Returns what the comparison says, in lines. Until it has passed, the files lie in a directory beside, `.unchecked`,
+    which then takes the place of an earlier export as a whole; `sequences` are token ids to compare on, fixed texts
+    where there are none.
 
     Raises:
         SettingsError: what was written is another policy than what was trained.
     """
     check_form(module, adapters, dtype)
+    check_place(directory)
     model, tokenizer, device = module.played_model.language_model, module.tokenizer, module.device
     trained = Trained.read(model, tokenizer, sequences)
-    unchecked = directory.with_name(directory.name + UNCHECKED)
-    shutil.rmtree(unchecked, ignore_errors=True)
+    draft = unchecked(directory)
+    shutil.rmtree(draft, ignore_errors=True)
     # Write
     apart = bool(module.lora.rank) and adapters == "separate"
     keep_valid_generation_settings(model, module.path)
-    if apart:
-        save_adapter(model, resolve_model_path(module.path), unchecked)
-    else:
-        _whole(module, dtype).save_pretrained(unchecked)
-    tokenizer.save_pretrained(unchecked)
+    with writing(directory, draft):
+        if apart:
+            save_adapter(model, resolve_model_path(module.path), draft)
+        else:
+            _whole(module, dtype).save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
     # Read back
-    check_tokenizer(tokenizer, unchecked)
+    check_tokenizer(tokenizer, draft)
 
     def load() -> Any:
         if not apart:
-            return _load(module, unchecked)
+            return _load(module, draft)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft's use of transformers
-            return PeftModel.from_pretrained(_load_base(module), unchecked)
+            return PeftModel.from_pretrained(_load_base(module), draft)
 
-    exported = check_model(trained, load, device, unchecked)
-    _move(unchecked, directory)
+    exported = check_model(trained, load, device, draft)
+    with writing(directory, draft):
+        replace_folder(draft, directory.resolve())
     return _lines(exported, _before_training(module, trained), rounded=not apart and dtype is None)
 
 
@@ -203,17 +237,6 @@ def keep_valid_generation_settings(model: PreTrainedModel, path: str) -> None:
         model.generation_config = GenerationConfig(**kept)
         said = " ".join(str(error).split())
         rank_zero_warn(f"generation_config.json of {path} is not valid, only its token ids are exported: {said}")
-
-
-def _move(source: Path, directory: Path) -> None:
-    """Put the checked files in their place, over those of an earlier export of the same run."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for path in source.iterdir():
-        target = directory / path.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        path.replace(target)
-    source.rmdir()
 
 
 def _before_training(module: PaWModule, trained: Trained) -> Distance | None:

@@ -18,7 +18,7 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
     groups = rollout.groups + rollout.left_out
     episodes = [episode for group in groups for episode in group.episodes]
     transitions = [t for group in groups for t in group.transitions]
-    seconds = {name: value for name, value in rollout.seconds.items() if name != "total"}
+    phases = {name: value for name, value in rollout.seconds.items() if name not in ("total", "update")}
     return {
         **outcome_metrics("rollout", episodes),
         **_parts("rollout", groups),
@@ -33,7 +33,8 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
         "rollout/dropped_groups": float(rollout.dropped_groups),
         **rollout.metrics,
         "time/rollout_s": rollout.seconds.get("total", 0.0),
-        **{f"time/rollout_{name}_s": value for name, value in seconds.items()},
+        **{f"time/rollout_{name}_s": value for name, value in phases.items()},
+        "time/update_s": rollout.seconds.get("update", 0.0),
     }
 
 

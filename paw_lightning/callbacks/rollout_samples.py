@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import lightning as L
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from paw_lightning.callbacks.base import RolloutCallback
 from paw_lightning.errors import SettingsError
 from paw_lightning.text.chat import valid_text
+from paw_lightning.training.loggers import write_texts
 from paw_lightning.types import Episode, Rollout, RolloutGroup
 
 
 class RolloutSamples(RolloutCallback):
-    """Writes episodes to TensorBoard's text tab: what the numbers are made of.
+    """Writes episodes as texts, wherever the run logs to: what the numbers are made of.
 
     Args:
         episodes: how many per iteration: one won and one lost of each group where it has both, the worst groups first.
@@ -27,11 +28,8 @@ class RolloutSamples(RolloutCallback):
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:
         """Log the episodes of the iteration."""
-        logger = trainer.logger
-        if not isinstance(logger, TensorBoardLogger):
-            return
-        for i, (group, episode) in zip(range(self.episodes), telling(rollout.groups), strict=False):
-            logger.experiment.add_text(f"episodes/{i}", render(group, episode), rollout.iteration)
+        chosen = islice(telling(rollout.groups), self.episodes)
+        write_texts(trainer, "episodes", [render(*pair) for pair in chosen], rollout.iteration + 1)
 
 
 def telling(groups: list[RolloutGroup]) -> Iterator[tuple[RolloutGroup, Episode]]:

@@ -6,7 +6,6 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 import lightning as L
 import torch
@@ -62,7 +61,7 @@ class RunCost(RolloutCallback):
         """Of the iteration that is over but for its checkpoints; empty where none is."""
         self._rollout: Rollout | None = None
         self._tokens = self._places = 0
-        self._begun = self._update_begun = self._update_ended = self._validation = 0.0
+        self._begun = self._validation = 0.0
 
     # What happens when
 
@@ -81,13 +80,7 @@ class RunCost(RolloutCallback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: MicroBatch, batch_idx: int
     ) -> None:
         """Count what is trained."""
-        if batch_idx == 0:
-            self._update_begun = time.perf_counter()
         self._tokens, self._places = self._tokens + batch.tokens, self._places + batch.input_ids.numel()
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        """The last one ends the update."""
-        self._update_ended = time.perf_counter()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin a validation."""
@@ -130,10 +123,8 @@ class RunCost(RolloutCallback):
 
     def _seconds(self, rollout: Rollout) -> dict[str, float]:
         """Of each phase, and of the iteration up to here."""
-        played = {name: rollout.seconds.get(name, 0.0) for name in PHASES[:4]}
-        update = self._update_ended - self._update_begun
-        whole = time.perf_counter() - self._begun
-        return {**played, "update": update, "validation": self._validation, "iteration": whole}
+        known = {name: rollout.seconds.get(name, 0.0) for name in PHASES[:5]}
+        return {**known, "validation": self._validation, "iteration": time.perf_counter() - self._begun}
 
     def _scores(self, module: PaWModule, rollout: Rollout) -> bool:
         """Whether scoring reads the rollout at all: the sampler may have said everything."""

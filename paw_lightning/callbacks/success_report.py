@@ -10,6 +10,7 @@ import lightning as L
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from paw_lightning.callbacks.graceful_stop import Stopped
 from paw_lightning.training.run_folder import program, resume_command, run_folder, shown
 
 METRIC = "val/success_rate"
@@ -66,7 +67,8 @@ class SuccessReport(L.Callback):
         self.before = before
         if trainer.logger is not None and not math.isnan(before.rate):
             metrics = {METRIC: before.rate, f"{METRIC}_stderr": before.standard_error / 100}
-            trainer.logger.log_metrics(metrics, step=trainer.global_step)
+            for logger in trainer.loggers:
+                logger.log_metrics(metrics, step=trainer.current_epoch)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the latest value."""
@@ -113,6 +115,8 @@ class SuccessReport(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Say how to continue from the last whole iteration."""
+        if isinstance(exception, Stopped):
+            return  # GracefulStop says it
         # Other ranks may have died: ask them nothing.
         if self.trained and trainer.world_size == 1 and (command := resume_command(trainer, run_folder(trainer))):
             rank_zero_info(f"resume:  {command}")

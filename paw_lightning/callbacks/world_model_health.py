@@ -7,7 +7,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from paw_lightning.errors import SettingsError
 from paw_lightning.rollouts.prediction import Prediction, predict_observations
 from paw_lightning.text.actions import ActionFormat, action_format
 from paw_lightning.text.chat import ChatFormat
+from paw_lightning.training.loggers import write_histogram
 from paw_lightning.training.module import PaWModule
 from paw_lightning.types import Episode, MicroBatch, Rollout, Transition
 
@@ -38,7 +38,7 @@ class WorldModelHealth(RolloutCallback):
     val/observation_nll         nats per token of validation observations; when it rises while wm/observation_nll
                                 falls, observations are learnt by heart
     val/observation_top1        share of their tokens that are the most likely one
-    val/observation_active      share of their tokens that the loss would still train
+    val/observation_active      share of their tokens that the loss would still train; for losses that let go of some
     wm/gradient_cosine          between policy and world-model gradient; below 0 they pull apart (no point where one
                                 of them is 0)
     wm/gradient_norm_ratio      |world-model gradient| / |policy gradient|
@@ -87,9 +87,8 @@ class WorldModelHealth(RolloutCallback):
         self.looking = bool(selected) and self.every > 0 and rollout.iteration % self.every == 0
         if not selected:
             return
-        if isinstance(trainer.logger, TensorBoardLogger):
-            coefficients = torch.tensor([group.coefficient for group in rollout.groups])
-            trainer.logger.experiment.add_histogram("wm/coefficient_by_group", coefficients, rollout.iteration)
+        coefficients = torch.tensor([group.coefficient for group in rollout.groups])
+        write_histogram(trainer, "wm/coefficient_by_group", coefficients, rollout.iteration + 1)
         if self.looking and any(t.nuisance_spans for t in selected):
             logprobs, masks = _pooled(self._nuisance(pl_module, rollout, chat))
             for name, share in nuisance_shares(logprobs, masks, pl_module.world_model_loss).items():
@@ -148,8 +147,10 @@ class WorldModelHealth(RolloutCallback):
         self.predictions = []
         if not len(logprobs):
             return
-        active = pl_module.world_model_loss.active(logprobs)
-        for name, values in {"nll": -logprobs, "top1": hits.float(), "active": active.float()}.items():
+        curves = {"nll": -logprobs, "top1": hits.float()}
+        if pl_module.world_model_loss.lets_go:
+            curves["active"] = pl_module.world_model_loss.active(logprobs).float()
+        for name, values in curves.items():
             pl_module.log(f"val/observation_{name}", values.mean(), sync_dist=True)
 
 

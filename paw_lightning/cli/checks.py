@@ -23,6 +23,10 @@ def check_configuration(config: Any) -> None:
         raise SettingsError(
             "ckpt_path is 'best', which only the process that trained knows; wanted RUN/checkpoints/best.ckpt"
         )
+    if config.get("weights_only") is False:
+        raise SettingsError(
+            "weights_only is false, which would run what code a checkpoint brings along; wanted true, or no such key"
+        )
     check_environment(config.rollout.environment)
     check_optimizer(config.model.optimizer)
     check_writable(config.trainer.logger)

@@ -7,14 +7,15 @@ import os
 import signal
 import sys
 
-from paw_lightning.errors import EnvironmentFailedError, SamplerFailedError, SettingsError
+from paw_lightning.errors import EnvironmentFailedError, NotWrittenError, SamplerFailedError, SettingsError
 
 
 def main() -> None:
     """Run the process's command line.
 
     Exit status: 2 for settings that are refused, in one line that begins with ``error:``; 128 plus the signal's number,
-    as shells count, for a run that a signal stopped; 1, with a traceback, for anything unexpected.
+    as shells count, for a run that a signal stopped; 1 for a failed environment or a full disk, in one line too, and,
+    with a traceback, for anything unexpected.
     """
     sys.path.insert(0, os.getcwd())  # so that a config can name a class of a file beside it, as `python -m` can
     try:
@@ -22,10 +23,7 @@ def main() -> None:
     except SettingsError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         status = 2
-    except (
-        EnvironmentFailedError,
-        SamplerFailedError,
-    ) as error:  # its line is in the message, a traceback would show the library's alone
+    except (EnvironmentFailedError, NotWrittenError, SamplerFailedError) as error:  # a traceback shows libraries alone
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         status = 1
     except KeyboardInterrupt:

@@ -14,6 +14,7 @@ SECTIONS = {
     "run_cost": "paw_lightning.callbacks.RunCost",
     "rollout_files": "paw_lightning.callbacks.RolloutFiles",
     "rollout_samples": "paw_lightning.callbacks.RolloutSamples",
+    "graceful_stop": "paw_lightning.callbacks.GracefulStop",
     "policy_export": "paw_lightning.callbacks.PolicyExport",
     "success_report": "paw_lightning.callbacks.SuccessReport",
     "evaluation_report": "paw_lightning.callbacks.EvaluationReport",
@@ -36,6 +37,10 @@ COMMANDS = {
     "estimate": ("paw_lightning.commands.estimate", "memory and time that a configuration will need"),
     "compare": ("paw_lightning.compare.command", "train several methods with several seeds and compare them"),
     "plot": ("paw_lightning.commands.plot", "draw the curves of a run"),
+    "view": (
+        "paw_lightning.commands.view",
+        "read a run's episodes token by token in a browser, or two runs side by side",
+    ),
     "export": ("paw_lightning.commands.export", "write a checkpoint's policy as a Hugging Face model"),
     "configs": ("paw_lightning.commands.configs", "list the shipped configurations, or copy one to edit"),
 }

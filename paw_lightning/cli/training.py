@@ -16,7 +16,7 @@ import lightning as L
 import transformers
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from paw_lightning import callbacks, config_files
@@ -25,11 +25,13 @@ from paw_lightning.cli.checks import check_configuration
 from paw_lightning.cli.choices import choices
 from paw_lightning.cli.messages import explain
 from paw_lightning.cli.quiet import quiet
+from paw_lightning.cli.resuming import continue_run, keep_files
+from paw_lightning.cli.run_files import RepeatableConfig, said_of_the_disk
 from paw_lightning.cli.sections import SECTIONS, TRAINING
-from paw_lightning.errors import SettingsError
+from paw_lightning.errors import NotWrittenError, SettingsError
 from paw_lightning.training.datamodule import RolloutDataModule
 from paw_lightning.training.module import PaWModule
-from paw_lightning.training.run_folder import run_folder
+from paw_lightning.training.run_folder import claim_folders
 from paw_lightning.training.saved_settings import flat
 
 CALLBACKS = tuple(name for name in SECTIONS if name not in ("trainer", "model", "data"))
@@ -90,34 +92,14 @@ class PaWParser(LightningArgumentParser):
         return super().format_help(formatter)
 
 
-class RepeatableConfig(SaveConfigCallback):
-    """Saves the configuration into the run's own folder; fitting it again repeats the run from its beginning."""
-
-    def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
-        config = config.clone()
-        options = getattr(config.trainer.logger, "init_args", None)
-        if config.get("ckpt_path") and options is not None:
-            options.version = None  # PaWCLI gave it that of the run whose checkpoint it is
-        config.ckpt_path = None
-        super().__init__(parser, config, **kwargs)
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write the file; with a logger that has no folder, Lightning would let several runs share one file."""
-        folder = run_folder(trainer)
-        if folder is None:
-            super().setup(trainer, pl_module, stage)
-        elif trainer.is_global_zero:
-            folder.mkdir(parents=True, exist_ok=True)
-            path = str(folder / self.config_filename)
-            self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=self.multifile)
-
-
 class PaWCLI(LightningCLI):
     """A LightningCLI with one top-level section for each of the package's callbacks."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         given = kwargs.get("args")
         words = sys.argv[1:] if given is None else given
+        self.claimed: list[Path] = []
+        """Folders that were made for this run's loggers."""
         self.asked = words[0] if isinstance(words, list) and words else None
         texts = {
             name: {"description": f"{TRAINING[name].capitalize()}.", "usage": USAGE.format(name)} for name in self.names
@@ -164,28 +146,25 @@ class PaWCLI(LightningCLI):
             check_checkpoint(config.get("ckpt_path"))
             check_configuration(config)
 
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would read the whole checkpoint for hyperparameters here; ours holds none."""
+
     def before_instantiate_classes(self) -> None:
         """Let a resumed run write into the folder of the checkpoint's run, so that its curves continue."""
-        if self.subcommand != "fit":
-            return
-        config = self.config[self.subcommand]
-        options = getattr(config.trainer.logger, "init_args", None)
-        if options is None or not config.get("ckpt_path") or options.get("version") is not None:
-            return
-        folder = Path(config.ckpt_path).resolve().parent.parent
-        home = Path(options.get("save_dir") or ".", options.get("name") or "").resolve()
-        if folder.parent == home:
-            options.version = folder.name
+        if self.subcommand == "fit":
+            continue_run(self.config[self.subcommand])
 
     def before_fit(self) -> None:
         """Tell the module all settings: its checkpoints hold them, and a resumed run says which it has otherwise."""
         parser, config = self._parser(self.subcommand), self.config[self.subcommand]
+        keep_files(config, self.trainer.loggers)
         self.model.configuration = flat(json.loads(parser.dump(config, format="json", skip_none=False)))
 
     def instantiate_classes(self) -> None:
         """Build what the configuration names; an error about an argument becomes a SettingsError."""
         try:
             super().instantiate_classes()
+            self.claimed = claim_folders(self.trainer.loggers) if self.trainer.is_global_zero else []
         except SettingsError:
             raise
         except (MisconfigurationException, ValueError, OSError, ImportError) as error:
@@ -209,14 +188,16 @@ class PaWCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the subcommand; a run that is refused before its first step leaves no folder behind."""
-        folder = getattr(self.trainer.logger, "log_dir", None) if self.trainer.is_global_zero else None
-        begun_here = folder is not None and not Path(folder).exists()
         try:
             super()._run_subcommand(subcommand)
         except SettingsError:
-            if begun_here and self.trainer.global_step == 0:
-                shutil.rmtree(str(folder), ignore_errors=True)
+            for folder in self.claimed if self.trainer.global_step == 0 else []:
+                shutil.rmtree(folder, ignore_errors=True)
             raise
+        except Exception as error:
+            if (message := said_of_the_disk(error, self.trainer)) is None:
+                raise
+            raise NotWrittenError(message) from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         """Let Lightning's own flags switch our default callbacks off instead of refusing them."""
@@ -246,7 +227,7 @@ def run(args: list[str] | None = None) -> PaWCLI:
         save_config_callback=RepeatableConfig,
         trainer_defaults={
             **TRAINER_DEFAULTS,
-            "callbacks": [callbacks.GracefulStop(), callbacks.IterationProgressBar()],
+            "callbacks": [callbacks.LoggerSetup(), callbacks.IterationProgressBar()],
         },
         save_config_kwargs={"overwrite": True},
     )

@@ -84,7 +84,10 @@ def load_weights(checkpoint: Path) -> dict[str, Tensor]:
     import torch
     from lightning.fabric.utilities.load import _load_distributed_checkpoint
 
-    if checkpoint.is_dir():
-        state = _load_distributed_checkpoint(checkpoint)
-        return state.get("state_dict") or state["model"]
-    return torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    from paw_lightning.training.checkpoint_files import plain_data
+
+    with plain_data(checkpoint):
+        if checkpoint.is_dir():
+            state = _load_distributed_checkpoint(checkpoint)
+            return state.get("state_dict") or state["model"]
+        return torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]

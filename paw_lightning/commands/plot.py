@@ -31,6 +31,7 @@ PANELS = {
     "KL to the reference": ["train/reference_kl"],
     "clip fraction": ["train/clip_fraction"],
     "gradient norm": ["train/grad_norm"],
+    "learning rate": ["train/learning_rate", "train/critic_learning_rate"],
     "seconds": ["time/rollout_s", "time/update_s"],
 }
 """Curves share a panel where they share a scale; a panel without a curve is left out."""
@@ -40,18 +41,20 @@ COLUMNS = 3
 def command(args: list[str]) -> int:
     """Read the run, draw every panel that has data, write the picture; returns the exit status."""
     parser = Arguments("plot", __doc__)
-    parser.add_argument("run", type=Path, help="folder with the run's event files")
+    parser.add_argument("run", type=Path, help="the run's folder")
     parser.add_argument("--output", type=Path, help="picture to write (default: RUN/curves.png)")
     options = parser.parse_args(args)
     if not options.run.is_dir():
         raise SettingsError(f"the run is {options.run}; wanted a folder such as runs/paw_lightning/version_0")
     if importlib.util.find_spec("matplotlib") is None:
         raise SettingsError(NO_MATPLOTLIB)
-    from paw_lightning.event_files import read_scalars
+    from paw_lightning.event_files import iterations, read_scalars
 
     scalars = read_scalars(options.run)
     if not scalars.keys() & {tag for tags in PANELS.values() for tag in tags}:
-        raise SettingsError(f"the run is {options.run}, which holds no curves; wanted TensorBoard's files of a run")
+        raise SettingsError(f"the run is {options.run}, which holds no curves; wanted a run's folder")
+    iteration_of = iterations(scalars)
+    scalars = {tag: [(iteration_of.get(s, s), value) for s, value in points] for tag, points in scalars.items()}
     picture = options.output or options.run / "curves.png"
     draw(scalars, picture)
     print(f"wrote {picture}")
@@ -73,7 +76,7 @@ def draw(scalars: Scalars, picture: Path) -> None:
             points = dict(scalars[tag])  # what a resumed run wrote again replaces what it had written before
             axes.plot(list(points), list(points.values()), marker=".", label=tag)
         axes.set_title(title, fontsize=10)
-        axes.set_xlabel("optimizer steps", fontsize=8)
+        axes.set_xlabel("iteration", fontsize=8)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(fontsize=7)
         axes.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""The curves of one run, as its event files hold them, counted in iterations."""
+"""The curves of one run, as its files hold them, counted in iterations."""
 
 from __future__ import annotations
 
@@ -43,15 +43,16 @@ def metric_points(scalars: Scalars, metric: str) -> dict[int, float]:
     """{finished iterations: value}; what a resumed run wrote again replaces what it had written before.
 
     A validation that lost all its tasks has the value nan, whether that was written or nothing was.
-    Steps count optimizer steps from 0, so that "before training" and the end of an iteration of one step share step 0:
-    the extra point there is the former. At a later step the extra point is that of a resumed run's sanity check.
+    The first point of a validation metric is that before training, at step 0. Where steps are optimizer steps it
+    shares step 0 with the end of an iteration of one step: the extra point there is the former. At a later step the
+    extra point is that of a resumed run's sanity check.
     """
     written = scalars.get(metric, [])
-    iterations = {step: round(epoch) + 1 for step, epoch in scalars.get("epoch", [])}
+    iteration_of = event_files.iterations(scalars)
     witness = scalars.get(VALIDATION_WITNESS, []) if metric.startswith("val/") else written
     regular = Counter(step for step, _ in witness)
-    points = dict.fromkeys((iterations[step] for step in regular if step in iterations), nan) if written else {}
-    points |= {iterations[step]: value for step, value in written if regular[step] and step in iterations}
+    points = dict.fromkeys((iteration_of.get(step, step) for step in regular), nan) if written else {}
+    points |= {iteration_of.get(step, step): value for step, value in written if regular[step]}
     if written and written[0][0] == 0 and Counter(step for step, _ in written)[0] > regular[0]:
         points[0] = written[0][1]
     return dict(sorted(points.items()))

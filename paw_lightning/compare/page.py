@@ -1,95 +1,142 @@
-"""The report of a comparison as one HTML page that needs nothing else."""
+"""The report of a comparison as one HTML page that needs nothing else: no network, and no script to be read."""
 
 from __future__ import annotations
 
-import base64
 import html
+from importlib import resources
+from pathlib import Path
 from urllib.parse import quote
 
-from paw_lightning.compare.results import Results, final_values
-from paw_lightning.compare.words import Section
+from paw_lightning.compare.charts import curves, ends
+from paw_lightning.compare.results import ArmSummary, Results, final_values
+from paw_lightning.compare.words import Section, meaning
 
 NAMED_ARMS = 4
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 84rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
-.wide { overflow-x: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.84rem }
-th, td { padding: 0.4rem 0.45rem; text-align: right; border-bottom: 1px solid #d8dee4; vertical-align: top }
-td { white-space: nowrap }
-th { font-weight: 600; border-bottom: 2px solid #1b1f24; vertical-align: bottom; line-height: 1.3 }
-th:first-child, td:first-child { text-align: left; padding-left: 0 }
-table:not(.runs) :is(th, td):nth-child(2) { text-align: left; white-space: normal }
-img { width: 100%; max-width: 62rem; display: block; margin: 1.5rem 0 }
-ul, p { max-width: 62rem }
-.notes { color: #57606a; font-size: 0.9rem }
-summary { color: #b3261e; cursor: pointer }
-code span { display: inline-block; max-width: 100%; overflow-wrap: anywhere }
-pre, code { font: 0.8rem/1.5 ui-monospace, monospace }
-pre { background: #f6f8fa; padding: 0.8rem; overflow-x: auto }
-"""
+VIEWERS = ("view.html", "page.html")
+"""Pages of a run's episodes that may lie in its folder."""
 
 
-def page(results: Results, sections: list[Section], notes: list[str], png: bytes) -> str:
-    """The whole report as one HTML page that needs nothing else."""
+def page(results: Results, sections: list[Section], rows: list[ArmSummary], notes: list[str], output: Path) -> str:
+    """The whole report of the comparison in this folder; links are relative to it."""
     arms = ", ".join(results.arms) if len(results.arms) <= NAMED_ARMS else f"{len(results.arms)} arms"
-    title = html.escape(f"{results.metric}: {arms}")
-    failures = [
-        f"<details><summary>{html.escape(str(f))}</summary><pre>{html.escape(f.log)}</pre></details>"
-        for f in results.failures
-    ]
-    commands = [f"<li>{html.escape(name)}: {_command(command)}</li>" for name, command in results.commands.items()]
+    heading = html.escape(f"{results.metric}: {arms}")
+    finished = sum(map(len, results.arms.values()))
+    seeds = len(set().union(*results.arms.values()))
+    lead = f"Comparison {output.name}: {_count(finished, 'finished run')} with {_count(seeds, 'seed')}"
     parts = [
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>",
-        "<meta name='viewport' content='width=device-width'><link rel='icon' href='data:,'>",
-        f"<style>{STYLE}</style></head><body><h1>{title}</h1>",
-        *map(_section, sections),
-        f"<img alt='every run' src='data:image/png;base64,{base64.b64encode(png).decode()}'>",
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
+        f"<title>{html.escape(output.name)}: {heading}</title>",
+        "<meta name='viewport' content='width=device-width, initial-scale=1'><link rel='icon' href='data:,'>",
+        f"<style>{_asset('page.css')}</style></head><body><main><h1>{heading}</h1>",
+        f"<p class='lead'>{html.escape(lead)}{_missing_runs(results)}.</p>",
+        *(_section(results, section, rows) for section in sections),
+        _every_run(results, output),
+        "<section><h2>How to read this</h2>",
         *(f"<p class='notes'>{html.escape(line)}</p>" for line in notes),
-        _every_run(results),
-        *(["<h2>Failed</h2>", *failures] if failures else []),
-        f"<section><h2>Arms</h2><ul>{''.join(commands)}</ul></section></body></html>",
+        f"</section>{_failed(results)}{_commands(results)}</main><script>{_asset('page.js')}</script></body></html>",
     ]
     return "\n".join(parts)
 
 
-def _section(section: Section) -> str:
+def _section(results: Results, section: Section, rows: list[ArmSummary]) -> str:
+    """A table, what it supports, and its arms' charts; the further differences have no arms of their own."""
     header, *cells = section.table
-    lines = [_table_row(header, "th"), *(_table_row(line, "td") for line in cells)]
     heading = f"<h2>{html.escape(section.heading)}</h2>" if section.heading else ""
     sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in section.sentences)
-    return f"{heading}<div class='wide'><table>{''.join(lines)}</table></div><ul>{sentences}</ul>"
+    meanings = "".join(
+        f"<dt>{html.escape(name)}</dt><dd>{html.escape(meaning(name, results.metric))}</dd>" for name in header
+    )
+    lines = "".join(_row(line) for line in cells)
+    table = f"<table class='summary'><thead>{_header(results, header)}</thead><tbody>{lines}</tbody></table>"
+    own = [row for row in rows if row.group == section.heading] if not section.further else []
+    charts = (ends(results, own) + curves(results, [row.arm for row in own])) if own else ""
+    return (
+        f"<section>{heading}<ul>{sentences}</ul>{_wide(table, section.heading or 'All arms')}"
+        f"<details><summary>What the columns mean</summary><dl>{meanings}</dl></details>{charts}</section>"
+    )
 
 
-def _every_run(results: Results) -> str:
-    """A row for each arm, a column for each seed: what counts of a run, with a link to its folder."""
+def _every_run(results: Results, output: Path) -> str:
+    """A row for each arm, a column for each seed: what counts of a run, with links to its files."""
     missing = {
         (run.arm, run.seed): word
         for word, runs in (("failed", results.failures), ("not finished", results.unfinished))
         for run in runs
     }
     seeds = sorted({seed for _, seed in missing}.union(*results.arms.values()))
-    lines = [_table_row(["arm", *(f"seed {seed}" for seed in seeds)], "th")]
+    lines = []
     for arm in (name for names in results.tables().values() for name in names):
-        ends = {seed: f"{value:.3f}" for seed, value in final_values(results, arm).items()}
-        cells = [_run_link(arm, seed, ends.get(seed) or missing.get((arm, seed), "")) for seed in seeds]
-        lines.append(f"<tr><td>{html.escape(arm)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-    heading = f"<h2>Every run</h2><p>{html.escape(results.metric)} at the end; each links to its run's folder.</p>"
-    return f"{heading}<div class='wide'><table class='runs'>{''.join(lines)}</table></div>"
+        values, base = final_values(results, arm), final_values(results, results.bases[arm])
+        cells = []
+        for seed in seeds:
+            cell = _missing_cell(arm, seed, missing.get((arm, seed)))
+            if seed in values:
+                against = base.get(seed) if results.bases[arm] != arm else None
+                cell = _run_cell(output, arm, seed, values[seed], against)
+            cells.append(f"<td>{cell}</td>")
+        lines.append(f"<tr><th scope='row'>{html.escape(arm)}</th>{''.join(cells)}</tr>")
+    columns = "".join(f"<th scope='col'>seed {seed}</th>" for seed in seeds)
+    table = f"<table class='runs'><thead><tr><th scope='col'>arm</th>{columns}</tr></thead><tbody>{''.join(lines)}"
+    return (
+        f"<section><h2>Every run</h2><p class='notes'>{html.escape(results.metric)} at the end; each number links to "
+        "its run's folder. Below it, with a sign: how far it is from the arm's base with the same seed.</p>"
+        f"{_wide(table + '</tbody></table>', 'Every run')}</section>"
+    )
 
 
-def _run_link(arm: str, seed: int, text: str) -> str:
-    return f"<a href='{quote(arm)}/seed_{seed}/'>{text}</a>" if text else "-"
+def _run_cell(output: Path, arm: str, seed: int, value: float, base: float | None) -> str:
+    folder = f"{quote(arm)}/seed_{seed}/"
+    difference = "" if base is None else f"<small>{value - base:+.3f}</small>"
+    viewer = next((name for name in VIEWERS if (output / arm / f"seed_{seed}" / name).exists()), None)
+    link = "" if viewer is None else f"<small><a href='{folder}{viewer}'>episodes</a></small>"
+    return f"<a href='{folder}'>{value:.3f}</a>{difference}{link}"
 
 
-def _command(command: str) -> str:
-    """Broken between arguments, not after a hyphen."""
-    return f"<code>{' '.join(f'<span>{html.escape(argument)}</span>' for argument in command.split())}</code>"
+def _missing_cell(arm: str, seed: int, word: str | None) -> str:
+    return "-" if word is None else f"<a href='{quote(arm)}/seed_{seed}/'>{word}</a>"
 
 
-def _table_row(cells: list[str], tag: str) -> str:
-    texts = [_breakable(html.escape(cell)) if tag == "th" else html.escape(cell) for cell in cells]
-    return f"<tr>{''.join(f'<{tag}>{text}</{tag}>' for text in texts)}</tr>"
+def _missing_runs(results: Results) -> str:
+    parts = [(len(results.failures), "failed"), (len(results.unfinished), "not finished")]
+    return "".join(f", {count} {word}" for count, word in parts if count)
+
+
+def _failed(results: Results) -> str:
+    if not results.failures:
+        return ""
+    details = "".join(
+        f"<details><summary>{html.escape(str(f))}</summary><pre tabindex='0'>{html.escape(f.log)}</pre></details>"
+        for f in results.failures
+    )
+    return f"<section class='failed'><h2>Failed</h2>{details}</section>"
+
+
+def _commands(results: Results) -> str:
+    """Each arm's options of `fit`, broken between arguments and not after a hyphen."""
+    lines = []
+    for name, command in results.commands.items():
+        arguments = " ".join(f"<span>{html.escape(argument)}</span>" for argument in command.split())
+        lines.append(f"<li>{html.escape(name)}: <code>{arguments}</code></li>")
+    return f"<section><h2>Arms</h2><ul>{''.join(lines)}</ul></section>"
+
+
+def _wide(table: str, name: str) -> str:
+    """A table that scrolls by itself where the page is narrow, by keys as well."""
+    return f"<div class='wide' tabindex='0' role='region' aria-label='{html.escape(name)}'>{table}</div>"
+
+
+def _header(results: Results, cells: list[str]) -> str:
+    heads = "".join(
+        f"<th scope='col'><abbr title='{html.escape(meaning(cell, results.metric))}'>{_breakable(html.escape(cell))}"
+        "</abbr></th>"
+        for cell in cells
+    )
+    return f"<tr>{heads}</tr>"
+
+
+def _row(cells: list[str]) -> str:
+    first, *others = map(html.escape, cells)
+    return f"<tr><th scope='row'>{first}</th>{''.join(f'<td>{text}</td>' for text in others)}</tr>"
 
 
 def _breakable(header: str) -> str:
@@ -97,3 +144,11 @@ def _breakable(header: str) -> str:
     if "/" in header:
         return header.replace("/", "/<wbr>").replace("_", "_<wbr>")
     return header.replace(" &gt;", "&nbsp;&gt;")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _asset(name: str) -> str:
+    return (resources.files("paw_lightning.compare") / name).read_text()

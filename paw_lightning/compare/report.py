@@ -34,7 +34,7 @@ def write(results: Results, output: Path) -> str:
     text = markdown(results, parts, lines)
     plot(results, rows, output / "curves.png")
     (output / "report.md").write_text(text)
-    (output / "report.html").write_text(page(results, parts, lines, (output / "curves.png").read_bytes()))
+    (output / "report.html").write_text(page(results, parts, rows, lines, output))
     content = {
         "metric": results.metric,
         "base": results.base,

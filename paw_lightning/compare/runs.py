@@ -23,6 +23,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from paw_lightning import config_files
 from paw_lightning.errors import SettingsError
 
 LAUNCHER = [sys.executable, "-m", "paw_lightning", "fit"]
@@ -32,6 +33,10 @@ LOG_INTERVAL = 10.0
 """Seconds between two lines of progress where it is not on a terminal."""
 INTERRUPTED = {code for number in (signal.SIGINT, signal.SIGTERM) for code in (128 + number, -number)}
 """Exit codes of a run that a signal stopped, after its iteration or before the first one."""
+OF_FILES = ("TensorBoardLogger", "CSVLogger")
+"""Loggers that write the curves into the folder that they are given."""
+NAME_KEYS = {"WandbLogger": "name", "MLFlowLogger": "run_name"}
+"""{logger: the argument that names a run for people}."""
 NOT_TRAINED = {"compare", "commands"}
 """Parts of the package that no training goes through."""
 LOG_TAIL = 4096
@@ -66,15 +71,34 @@ class Run:
 
     def command(self) -> list[str]:
         """The command line; it continues from the last checkpoint where there is one."""
-        logger = {"save_dir": self.output, "name": self.arm, "version": self.folder.name}
         return [
             *LAUNCHER,
             *(f"--config={path}" for path in self.configs),
             *self.arguments,
             f"--seed_everything={self.seed}",
-            *(f"--trainer.logger.init_args.{key}={value}" for key, value in logger.items()),
+            *self._loggers(),
             *([f"--ckpt_path={self.checkpoint}"] if self.checkpoint.exists() else []),
         ]
+
+    def _loggers(self) -> list[str]:
+        """The run's folder as that of its logger; before other loggers than those of files stands one of files.
+
+        What the run is called there is its arm and seed, where the configuration does not say.
+        """
+        place = {"save_dir": str(self.output), "name": self.arm, "version": self.folder.name}
+        settings: Any = {}
+        for path in self.configs:
+            settings = config_files.lay_over(settings, config_files.own_settings(path))
+        given = settings.get("trainer", {}).get("logger")
+        loggers = [logger for logger in (given if isinstance(given, list) else [given]) if isinstance(logger, dict)]
+        others = [logger for logger in loggers if class_name(logger) not in OF_FILES]
+        if not others and not isinstance(given, list):
+            return [f"--trainer.logger.init_args.{key}={value}" for key, value in place.items()]
+        for logger in others:
+            if (key := NAME_KEYS.get(class_name(logger))) is not None:
+                logger["init_args"] = {key: f"{self.arm}, seed {self.seed}", **(logger.get("init_args") or {})}
+        own = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": place}
+        return [f"--trainer.logger={json.dumps([own, *others])}"]
 
     def outcome(self) -> dict[str, Any]:
         """How the run ended; its state is "done", "failed", "interrupted", "running", or "not started"."""
@@ -93,6 +117,11 @@ class Run:
             file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL))
             shown = re.findall(rb"fit: +(\d+)%", file.read())
         return int(shown[-1]) / 100 if shown else 0.0
+
+
+def class_name(logger: dict[str, Any]) -> str:
+    """The last word of a configured logger's class path."""
+    return str(logger.get("class_path", "TensorBoardLogger")).rpartition(".")[2]
 
 
 class Child:

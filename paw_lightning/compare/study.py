@@ -135,6 +135,11 @@ def _arguments(content: Any, where: str) -> tuple[str, ...]:
     for number, argument in enumerate(arguments):
         if not re.match(r"--[^=\s]+=", argument):
             raise SettingsError(f"{where}[{number}] is {argument!r}; wanted --key=value")
+        if re.match(r"--trainer\.logger\+?=(?!.*(TensorBoard|CSV)Logger$)", argument):
+            raise SettingsError(
+                f"{where}[{number}] is {argument!r}; wanted loggers in one of the configs: compare puts one before "
+                "them that writes the curves into its own folder"
+            )
     return arguments
 
 

@@ -25,6 +25,8 @@ class Section:
     table: list[list[str]]
     """Header and rows, as text."""
     sentences: list[str]
+    further: bool = False
+    """The table of the further differences, not of arms."""
 
 
 def sections(results: Results, rows: list[ArmSummary], further: list[Difference]) -> list[Section]:
@@ -33,7 +35,7 @@ def sections(results: Results, rows: list[ArmSummary], further: list[Difference]
     parts = [Section(group, table(results, members), verdicts(results, members)) for group, members in tables.items()]
     if further:
         sentences = [verdict(difference, results.metric) for difference in further]
-        parts.append(Section(FURTHER, _further_table(further), sentences))
+        parts.append(Section(FURTHER, _further_table(further), sentences, further=True))
     return parts
 
 
@@ -220,6 +222,31 @@ def _further_table(differences: list[Difference]) -> list[list[str]]:
             for row in differences
         ),
     ]
+
+
+MEANINGS = {
+    "arm": "The configuration that was trained; its settings are at the end of the page.",
+    "seeds": "Seeds of the runs that count.",
+    "before": "The metric of the policy that training starts from, mean over seeds.",
+    "P(arm > base)": "How often a run of the arm ends above a run of its base, over all pairs; 0.5 is no difference.",
+    "area": "Mean height of the curve over iterations, mean over seeds.",
+    "training": "Wall time of rollouts and updates, median over seeds.",
+    "compared with": "The arm that is subtracted.",
+    "difference": "Mean difference of the ends, paired by seed, with its 95 % interval.",
+    "P(arm > other)": "How often a run of the arm ends above a run of the other, over all pairs.",
+    "p": "How often equal arms would differ at least as much (sign-flip test over seeds).",
+    "adjusted p": "The same, Holm-adjusted for the length of this list.",
+}
+"""What a column holds."""
+
+
+def meaning(header: str, metric: str) -> str:
+    """What a column of a table holds, in one sentence."""
+    if header == f"{metric} at the end":
+        return "What counts of a run's curve, mean over seeds, with its 95 % interval."
+    if header.startswith("difference from"):
+        return f"{MEANINGS['difference']} It is a result only where the sentence above says so."
+    return MEANINGS.get(header, "The last value of this curve, mean over seeds.")
 
 
 def ranges(seeds: list[int]) -> str:

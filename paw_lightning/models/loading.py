@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,8 @@ from paw_lightning.text.encoding import TextEncoder
 from paw_lightning.text.template import freeze_date
 
 ASSETS = Path(__file__).parent.parent / "assets"
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}
+"""Left out, Transformers would ask at the terminal whether to run the Python files of a model directory."""
 WANTED = "a Hugging Face model directory, a hub name, or the name of a policy shipped with the package"
 
 
@@ -59,7 +62,8 @@ def load_tokenizer(path: str) -> Any:
         # AutoTokenizer gives every Qwen2 model Qwen's own word boundaries, whatever its tokenizer.json says.
         declared = get_tokenizer_config(directory).get("tokenizer_class")
         generic = declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
-        tokenizer = (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(directory)
+        loader = PreTrainedTokenizerFast if generic else AutoTokenizer
+        tokenizer = loader.from_pretrained(directory, **NO_CODE)
         if not tokenizer("x", add_special_tokens=False).input_ids:  # what Transformers makes of a folder without one
             raise ValueError("it has no tokens for a text")
     except Exception as error:  # a missing package, a broken file, another format: each kind has its own exceptions
@@ -103,15 +107,15 @@ def load_language_model(
     """
     directory, torch_dtype = resolve_model_path(path), getattr(torch, dtype)
     try:
-        config = without_dropout(AutoConfig.from_pretrained(directory))
-        settings = {"dtype": torch_dtype, "attn_implementation": attention}
+        config = without_dropout(AutoConfig.from_pretrained(directory, **NO_CODE))
+        settings: dict[str, Any] = {"dtype": torch_dtype, "attn_implementation": attention, **NO_CODE}
         if weights == "random":
             model = AutoModelForCausalLM.from_config(config, **settings)
         else:
             model = AutoModelForCausalLM.from_pretrained(directory, config=config, **settings)
     except ImportError as error:
         raise SettingsError(f"model.attention is {attention!r}; wanted one that can run here: {error}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, pickle.UnpicklingError) as error:  # the last of weights that would run code
         raise _no_model(path, "causal language model", error) from error
     check_playable(model, path)
     if activation_checkpointing:
@@ -152,6 +156,8 @@ def _other_format(folder: Path) -> str:
 def _no_model(path: str, what: str, error: Exception, hint: str = "") -> SettingsError:
     bundled = sorted(p.name for p in ASSETS.iterdir() if p.is_dir()) if ASSETS.is_dir() else []
     said = str(error).partition("\n")[0]
+    if isinstance(error, pickle.UnpicklingError):  # torch's own words tell how to have the code run
+        error = ValueError(said := "its weights hold more than tensors, and to read them would run code")
     named = said if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {said}"
     wanted = f"{WANTED} ({', '.join(bundled)})"
     return SettingsError(f"model.path is {path!r}, which gave no {what}{hint}; wanted {wanted}: {named}")

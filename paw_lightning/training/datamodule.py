@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import lightning as L
 import torch
 
-from paw_lightning.errors import SettingsError
+from paw_lightning.errors import EvaluationCut, SettingsError
 from paw_lightning.rollouts.tasks import Split, TaskOrder
 from paw_lightning.types import Episode, MicroBatch
 from paw_lightning.update.batches import Normalization, UpdateCutter
@@ -92,6 +92,8 @@ class RolloutDataModule(L.LightningDataModule):
         self.samples = {"val": 1, "test": test_samples}
         """Episodes of each task in an evaluation."""
         self._source: RolloutSource | None = None
+        self.evaluating = self.cut_asked = self.cut = False
+        """Episodes of an evaluation are being played; GracefulStop wants it broken off; it was broken off."""
 
     def stream_from(self, source: RolloutSource) -> None:
         """Name who plays: EnvironmentLoop calls this when it is set up."""
@@ -183,9 +185,16 @@ class EvaluationStream:
         return len(self._parts())
 
     def __iter__(self) -> Iterator[Sealed]:
-        samples = self.data.samples[self.split]
+        data, samples = self.data, self.data.samples[self.split]
         for temperature, seeds in self._parts():
-            yield Sealed(self.data.source.evaluate(self.split, seeds, samples, temperature))
+            try:
+                data.evaluating = True
+                episodes = data.source.evaluate(self.split, seeds, samples, temperature)
+                data.evaluating = False
+            except EvaluationCut:
+                data.evaluating, data.cut = False, True
+                return
+            yield Sealed(episodes)
 
     def _parts(self) -> list[tuple[float, list[int]]]:
         """Temperature and tasks of what is played side by side."""

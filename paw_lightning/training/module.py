@@ -29,7 +29,7 @@ from paw_lightning.training import strategies
 from paw_lightning.training.means import RunningMeans
 from paw_lightning.training.optimizers import OptimizerSetup
 from paw_lightning.training.saved_settings import RunSettings
-from paw_lightning.training.step_curves import StepLosses, log_step
+from paw_lightning.training.step_curves import StepLosses, log_rates, log_step
 from paw_lightning.types import Episode, MicroBatch, Terms
 from paw_lightning.world_model.loss import WorldModelLoss
 
@@ -280,6 +280,7 @@ class PaWModule(L.LightningModule):
                 "(model.optimizer) or set trainer.gradient_clip_val"
             )
         self.means.add("train/grad_norm", norm, 1)
+        log_rates(self.means, optimizer)
         # Momentum and weight decay move a parameter whose gradient is 0, and pass over one that has none.
         if not norm and not any(ranks.gathered(self._step_has_tokens)):
             optimizer.zero_grad(set_to_none=True)

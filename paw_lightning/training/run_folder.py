@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import shlex
 import shutil
 import sys
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -27,6 +32,34 @@ def run_folder(trainer: L.Trainer) -> Path | None:
         version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
         folder = str(Path(logger.save_dir or trainer.default_root_dir, str(logger.name), version))
     return Path(trainer.strategy.broadcast(folder))
+
+
+def claim_folders(loggers: Iterable[Any]) -> list[Path]:
+    """Give every logger that numbers its runs the next number whose folder could be made, and return these folders.
+
+    Such loggers (TensorBoard, CSV) take the number behind the largest that they see: two that are started at the same
+    time see the same one. A folder is made by one process only. Loggers of one place share a number. Only the first
+    rank may call it; loggers whose version is given, or comes from a server, keep it.
+    """
+    made: dict[Path, int] = {}
+    for logger in loggers:
+        numbered = hasattr(logger, "_get_next_version") and logger._version is None
+        if not numbered or "://" in str(logger.root_dir):
+            continue
+        place = Path(os.path.expandvars(logger.root_dir)).expanduser()
+        if place not in made:
+            made[place] = next(filter(partial(_makes, place), itertools.count(logger._get_next_version())))
+        logger._version = made[place]
+    return [place / f"version_{number}" for place, number in made.items()]
+
+
+def _makes(place: Path, number: int) -> bool:
+    """Whether this process is the one that makes the folder of a number."""
+    try:
+        (place / f"version_{number}").mkdir(parents=True)
+    except FileExistsError:
+        return False
+    return True
 
 
 def last_checkpoint(trainer: L.Trainer) -> Path | None:

@@ -8,7 +8,15 @@ from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-OWN = ("trainer.logger", "success_report", "evaluation_report", "rollout_files", "rollout_samples", "run_cost")
+OWN = (
+    "trainer.logger",
+    "success_report",
+    "evaluation_report",
+    "rollout_files",
+    "rollout_samples",
+    "run_cost",
+    "graceful_stop",
+)
 """Sections that no resumed run is told about: where it writes to and what it prints."""
 OWN_KEYS = frozenset(
     {

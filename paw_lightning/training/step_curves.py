@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from paw_lightning.models.policy_world_model import HeadOutputs
@@ -34,24 +35,35 @@ def log_step(
     world_model_loss: WorldModelLoss,
     parts: int,
 ) -> None:
-    """Add a micro-batch to the iteration's means; `parts` micro-batches, on all ranks together, make a step."""
+    """Add a micro-batch to the iteration's means; `parts` micro-batches, on all ranks together, make a step.
+
+    What is 0 because the part that it measures is off has no curve: the policy loss where only the world model trains,
+    the world model's where nothing is predicted, distances from the policy that played where no step moves it away.
+    """
     # The losses of the step
     out = losses.out
     if batch.terms != "world_model":
-        means.add("train/policy_loss", losses.policy.detach() * parts, 1)
+        penalised = policy_loss.kl_coefficient or policy_loss.entropy_coefficient
+        if penalised or not batch.idle:
+            means.add("train/policy_loss", losses.policy.detach() * parts, 1)
+        else:
+            means.add_zeros("train/policy_loss", 1)
         if out.values is not None:
             means.add("train/value_loss", losses.value.detach() * parts, 1)
         _log_actions(means, batch, losses, policy_loss)
-    if batch.terms != "policy":
-        means.add("train/wm_loss", losses.world_model.detach() * parts, 1)
-    # The world model's targets
+    # The world model and its targets
     observed = out.target_logprobs.detach()
     targets = len(observed)
+    if batch.terms != "policy" and targets:
+        means.add("train/wm_loss", losses.world_model.detach() * parts, 1)
+    elif batch.terms != "policy":
+        means.add_zeros("train/wm_loss", 1)
     if targets:
         weights = world_model_loss.token_weights(observed)
         means.add("wm/effective_weight", (batch.target_coefficients * weights).mean(), targets)
         means.add("wm/observation_nll", -observed.mean(), targets)
-        means.add("wm/active_token_fraction", world_model_loss.active(observed).float().mean(), targets)
+        if world_model_loss.lets_go:
+            means.add("wm/active_token_fraction", world_model_loss.active(observed).float().mean(), targets)
 
 
 def _log_actions(means: RunningMeans, batch: MicroBatch, losses: StepLosses, policy_loss: PolicyLoss) -> None:
@@ -61,12 +73,24 @@ def _log_actions(means: RunningMeans, batch: MicroBatch, losses: StepLosses, pol
     actions = len(logprobs)
     if not actions:
         return  # a mean over nothing would make the whole iteration's nan
-    clipped = policy_loss.clipped(logprobs, old_logprobs, batch.advantages)
-    means.add("train/clip_fraction", clipped.float().mean(), actions)
-    means.add("train/approx_kl", kl_estimate(old_logprobs, logprobs).mean(), actions)
+    if batch.unit_ratio:
+        means.add_zeros("train/approx_kl", actions)
+    else:
+        means.add("train/approx_kl", kl_estimate(old_logprobs, logprobs).mean(), actions)
+    if batch.unit_ratio or batch.idle:
+        means.add_zeros("train/clip_fraction", actions)
+    else:
+        clipped = policy_loss.clipped(logprobs, old_logprobs, batch.advantages)
+        means.add("train/clip_fraction", clipped.float().mean(), actions)
     means.add("train/entropy", out.action_entropies.detach().mean(), actions)
     if batch.reference_logprobs is not None:
         means.add("train/reference_kl", kl_estimate(logprobs, batch.reference_logprobs).mean(), actions)
     means.add("train/action_nll", -logprobs.mean(), actions)
     if batch.on_policy:
         means.add("rollout/logprob_gap", (logprobs - batch.old_logprobs).abs().mean(), actions)
+
+
+def log_rates(means: RunningMeans, optimizer: torch.optim.Optimizer) -> None:
+    """Add the learning rates that an optimizer step is made with; a critic's own parameters are the second group."""
+    for name, group in zip(("learning_rate", "critic_learning_rate"), optimizer.param_groups, strict=False):
+        means.add(f"train/{name}", torch.as_tensor(group["lr"]), 1)

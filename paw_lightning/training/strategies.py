@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from paw_lightning.errors import SettingsError
 from paw_lightning.models.policy_world_model import PolicyWorldModel
+from paw_lightning.training import checkpoint_files
 
 TIMEOUT = 1800.0
 """Seconds that a rank waits for the others: the slowest rank's rollout has to end within them."""
@@ -43,6 +46,19 @@ class FSDP2(ModelParallelStrategy):
         if self._trains_adapters:
             self._save_distributed_checkpoint = False
 
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        """Write one file, or a folder of parts, which takes its place when it is whole."""
+        if not self._save_distributed_checkpoint:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+            return
+        save = partial(super().save_checkpoint, checkpoint, storage_options=storage_options)
+        checkpoint_files.save_parts(save, Path(self.broadcast(filepath)), self.checkpoint_io)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read plain data only."""
+        with checkpoint_files.plain_data(checkpoint_path):
+            return super().load_checkpoint(checkpoint_path, True)
+
     @property
     def _trains_adapters(self) -> bool:
         return bool(self.lightning_module.lora.rank)  # type: ignore[union-attr,operator]
@@ -66,6 +82,18 @@ class FSDP1(FSDPStrategy):
     def __init__(self, timeout: float = TIMEOUT) -> None:
         # One file would segfault on CPUs, where "full" state is gathered into memory that is already freed.
         super().__init__(state_dict_type="sharded", timeout=timedelta(seconds=timeout))
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        """Write a folder of parts, which takes its place when it is whole."""
+        save = partial(super().save_checkpoint, checkpoint, storage_options=storage_options)
+        checkpoint_files.save_parts(save, Path(self.broadcast(filepath)), self.checkpoint_io)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read plain data only."""
+        if Path(checkpoint_path).is_file():  # Lightning reads it with an unpickler of its own, which runs anything
+            checkpoint_files.check_plain(Path(checkpoint_path))
+        with checkpoint_files.plain_data(checkpoint_path):
+            return super().load_checkpoint(checkpoint_path, True)
 
     def _setup_model(self, model: nn.Module) -> nn.Module:
         layers = {type(layer) for layer in decoder_layers(model.model)}  # type: ignore[arg-type]

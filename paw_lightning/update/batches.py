@@ -63,6 +63,7 @@ class UpdateCutter:
                     temperature=rollout.temperature,
                     foreign_logprobs=rollout.foreign_logprobs,
                     demonstrated=rollout.demonstrated,
+                    idle=rollout.idle,
                 )
                 yield restrict(batch, terms)
 

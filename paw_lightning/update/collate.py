@@ -63,6 +63,7 @@ def collate(
     temperature: float = 1.0,
     foreign_logprobs: bool = False,
     demonstrated: bool = False,
+    idle: bool = False,
 ) -> MicroBatch:
     """Right-pad rows to one rectangle and gather what belongs to their tokens."""
     input_ids, action_mask, target_mask = rectangle(rows)
@@ -87,6 +88,7 @@ def collate(
         position_ids=position_ids,
         visible=visible,
         temperature=temperature,
+        idle=idle,
         tokens=sum(row.length for row in rows),
         predicted=[s.transition for _, s in targets if s.transition is not None],
         unit_ratio=demonstrated or (on_policy and not foreign_logprobs),

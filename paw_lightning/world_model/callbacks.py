@@ -91,7 +91,8 @@ class EntropySelection(L.Callback):
         predictable = sum(bool(t.observation_ids) for t in transitions)
         entropies = [t.action_entropy for t in transitions]
         metrics["rollout/action_entropy"] = math.fsum(entropies) / max(len(entropies), 1)
-        metrics["wm/selected_fraction"] = sum(t.selected for t in transitions) / max(predictable, 1)
+        if self.alpha:
+            metrics["wm/selected_fraction"] = sum(t.selected for t in transitions) / max(predictable, 1)
         if self.deduplicate:
             metrics["wm/duplicate_fraction"] = 1 - sum(map(len, pools.values())) / max(predictable, 1)
         for environment, pool in pools.items():

@@ -142,6 +142,11 @@ class WorldModelLoss:
         """w(p) [M], without gradient."""
         return self.token_loss.weights(logprobs.detach())
 
+    @property
+    def lets_go(self) -> bool:
+        """Whether there can be tokens that no longer train."""
+        return type(self.token_loss).active is not TokenLoss.active
+
     def active(self, logprobs: Tensor) -> Tensor:
         """Which tokens still train, bool [M] (eq. 7); all True for the kinds that do not clip."""
         return self.token_loss.active(logprobs)

@@ -19,6 +19,7 @@ from paw_lightning.errors import SettingsError
 from paw_lightning.models.loading import load_tokenizer
 from paw_lightning.models.lora import LoRA
 from paw_lightning.training.module import PaWModule
+from paw_lightning.whole_files import replace_folder
 from tests.conftest import byte_tokenizer
 from tests.helpers import runs
 
@@ -141,12 +142,15 @@ def test_a_run_compares_on_rows_of_its_last_rollout(tiny_model_dir: str, tmp_pat
     assert all(cli.model.tokenizer.decode(row).startswith("<|start|>user") for row in rows)
 
 
-def test_folders_of_an_earlier_export_are_replaced(tmp_path: Path) -> None:
-    """Some tokenizers write one with further chat templates."""
+def test_an_earlier_export_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    """Adapters beside whole weights would be loaded on top of them."""
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "adapter_model.safetensors").touch()
     for name, text in (("new", "2"), ("old", "1")):
         (tmp_path / name / "templates").mkdir(parents=True)
         (tmp_path / name / "templates" / "a").write_text(text)
-    policy_export._move(tmp_path / "new", tmp_path / "old")
+    replace_folder(tmp_path / "new", tmp_path / "old")
+    assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()] == ["old/templates/a"]
     assert (tmp_path / "old" / "templates" / "a").read_text() == "2"
     assert not (tmp_path / "new").exists()
 

@@ -117,6 +117,9 @@ def test_a_run_logs_its_speeds_and_says_where_its_time_goes(tiny_model_dir: str,
     curves = read_scalars(runs.log_dir(cli))
     for tag in ("generated_tokens_per_s", "trained_tokens_per_s", "validation_s"):
         assert len(curves[f"time/{tag}"]) == 2 and min(value for _, value in curves[f"time/{tag}"]) > 0
+    seconds = dict(curves["time/update_s"])
+    tokens = [speed * seconds[iteration] for iteration, speed in curves["time/trained_tokens_per_s"]]
+    assert tokens == pytest.approx([round(count) for count in tokens], abs=0.01), "both are of one clock"
     assert all(0 <= share < 0.9 for _, share in curves["time/padding_share"])
     said = [message for message in caplog.messages if message.startswith("time:")]
     assert len(said) == 2 and all("an iteration takes" in message for message in said)

@@ -11,6 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from paw_lightning.commands.plot import command
 from paw_lightning.errors import SettingsError
+from paw_lightning.event_files import read_scalars
 
 
 @pytest.fixture
@@ -34,6 +35,14 @@ def test_scales_do_not_share_a_panel(run: Path, monkeypatch: pytest.MonkeyPatch,
     assert [axes.get_title() for axes in drawn] == ["coefficient lambda", "effective weight of the world model"]
     [line] = drawn[0].lines
     assert list(line.get_ydata()) == pytest.approx([0.1, 0.2])
+
+
+def test_a_run_may_have_files_of_two_loggers(run: Path) -> None:
+    """Begun with TensorBoard, resumed with a logger that leaves nothing in the folder: what came last counts."""
+    (run / "metrics.csv").write_text("step,wm/coefficient,other\n1,0.25,\n2,0.5,7\n2,,8\n")
+    scalars = read_scalars(run)
+    assert dict(scalars["wm/coefficient"]) == pytest.approx({0: 0.1, 1: 0.25, 2: 0.5})
+    assert scalars["other"] == [(2, 7.0), (2, 8.0)]
 
 
 def test_what_cannot_be_drawn_is_named(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

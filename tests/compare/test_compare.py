@@ -28,6 +28,26 @@ from tests.helpers.runs import TOY, arguments
 # ---- file and folder
 
 
+def logger_options(folder: Path, text: str) -> list[str]:
+    (folder / "a.yaml").write_text(text)
+    command = compare_runs.Run(folder, "paw", 2, (folder / "a.yaml",), ()).command()
+    return [word for word in command if word.startswith("--trainer.logger")]
+
+
+def test_another_logger_comes_after_one_of_files(tmp_path: Path) -> None:
+    """The report reads the curves in OUTPUT/ARM/seed_SEED, whatever else a run logs to."""
+    place = {"save_dir": str(tmp_path), "name": "paw", "version": "seed_2"}
+    plain = [f"--trainer.logger.init_args.{key}={value}" for key, value in place.items()]
+    assert logger_options(tmp_path, "{}") == plain
+    assert logger_options(tmp_path, "trainer: {logger: {class_path: CSVLogger}}") == plain
+    wandb = "{class_path: lightning.pytorch.loggers.WandbLogger, init_args: {project: p}}"
+    for text in (f"trainer: {{logger: {wandb}}}", f"trainer: {{logger: [{{class_path: CSVLogger}}, {wandb}]}}"):
+        [option] = logger_options(tmp_path, text)
+        own, other = json.loads(option.removeprefix("--trainer.logger="))
+        assert own == {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": place}
+        assert other["init_args"] == {"name": "paw, seed 2", "project": "p"}
+
+
 def write_comparison(path: Path, **changes: object) -> Path:
     (path.parent / "a.yaml").write_text("data: {groups: 8}\n")
     content = {
@@ -57,6 +77,10 @@ def write_comparison(path: Path, **changes: object) -> Path:
         ({"further_pairs": [[["paw"], ["grpo"]]]}, "further_pairs[0] is [['paw'], ['grpo']]; wanted two of the arms"),
         ({"further_pairs": [["paw", "grpo"], ["grpo", "paw"]]}, "further_pairs[1] is ['grpo', 'paw'] again; wanted"),
         ({"further_pairs": [["paw", "ppo"]]}, "further_pairs[0] is ['paw', 'ppo']; wanted two of the arms: grpo, paw"),
+        (
+            {"common": ["--trainer.logger=WandbLogger"]},
+            "common[0] is '--trainer.logger=WandbLogger'; wanted loggers in",
+        ),
         ({"seeds": [1, 1]}, "seeds is [1, 1]; wanted a list of different integers"),
         ({"last_points": 0}, "last_points is 0; wanted an integer of at least 1"),
         ({"common": "--a=1"}, "common is '--a=1'; wanted a list of --key=value"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 
 from paw_lightning.compare import report, statistics, words
 from paw_lightning.compare import results as compare_results
+from paw_lightning.compare.charts import axis
 from paw_lightning.compare.curves import Curve, as_logged, metric_points, training_seconds
 from paw_lightning.compare.plots import plot
 from paw_lightning.compare.results import Failure, Results, further_differences, summarise
@@ -117,7 +119,18 @@ def test_how_many_seeds_a_result_takes() -> None:
 # ---- curves
 
 
-def test_points_are_counted_in_iterations() -> None:
+def test_points_lie_at_their_iterations() -> None:
+    """0 is before training; a run that was resumed after iteration 1 wrote 2 again."""
+    scalars = {
+        "val/success_rate": [(0, 0.1), (2, 0.5), (2, 0.6), (4, 0.9)],
+        "val/dropped_tasks": [(2, 0.0), (2, 0.0), (4, 0.0)],
+        "rollout/return": [(1, 0.2), (2, 0.3), (2, 0.4), (3, 0.5)],
+    }
+    assert metric_points(scalars, "val/success_rate") == {0: 0.1, 2: 0.6, 4: 0.9}
+    assert metric_points(scalars, "rollout/return") == {1: 0.2, 2: 0.4, 3: 0.5}
+
+
+def test_points_of_earlier_versions_are_counted_in_iterations() -> None:
     """Two optimizer steps per iteration, validation after every second one, "before" at step 0."""
     scalars = {
         "epoch": [(1, 0.0), (3, 1.0), (3, 1.0), (5, 2.0), (7, 3.0), (7, 3.0)],
@@ -366,7 +379,7 @@ def test_json_and_page_hold_every_table(tmp_path: Path) -> None:
     for key in ("interval", "difference_interval", "probability_of_improvement", "area"):
         assert by_name["grpo-paw"][key] is not None
     page = (tmp_path / "report.html").read_text()
-    assert page.count("<table>") == 2 and "<h2>GiGPO</h2>" in page
+    assert page.count("<table class='summary'>") == 2 and "<h2>GiGPO</h2>" in page
 
 
 def test_last_value_of_further_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -438,9 +451,54 @@ def test_page_needs_nothing_else_and_escapes_logs(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text()
     assert "0.600 [-0.671, 1.871]" in page, "0.6 -+ 12.706 * 0.1"
     assert "1, 2 (failed: 3)" in page
-    assert "<script" not in page
-    assert "http" not in page
-    assert "src='data:image/png;base64,iVBOR" in page
+    assert "<script>alert" not in page and "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "http" not in page and "src=" not in page and "@import" not in page and "url(" not in page
+
+
+EVIL = "<b>\"'&</b></script><script>alert(1)</script>"
+
+
+def test_nothing_from_a_file_becomes_part_of_the_page(tmp_path: Path) -> None:
+    """Arms, groups, metric, options and reasons are read from files; the page has two scripts of data and its own."""
+    results = Results(EVIL, EVIL, also=[EVIL + "2"], further_pairs=[(EVIL, EVIL)])
+    results.tags = {EVIL + "2"}
+    results.add_arm(EVIL, EVIL, group=EVIL)
+    results.add_arm("paw", "", group="plain")
+    for name in (EVIL, "paw"):
+        results.arms[name] = {1: Curve({0: 0.1, 1: 0.2, 2: 0.5}, 1.0), 2: Curve({0: 0.1, 1: 0.3, 2: 0.6}, 1.0)}
+    results.failures.append(Failure(EVIL, 3, EVIL, EVIL))
+    results.unfinished.append(Failure(EVIL, 4, EVIL, EVIL))
+    report.write(results, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "<b>" not in page and "alert(1)</script>" not in page.lower()
+    assert page.count("<script") == page.count("</script>") == 3
+    assert "&lt;b&gt;&quot;&#x27;&amp;" in page and "\\u003cb\\u003e" in page, "it is there, as text"
+    [first, _] = [json.loads(text) for text in re.findall(r"application/json'>(.*?)</script>", page)]
+    assert first["series"][0]["label"] == f"{EVIL}, seed 1", "and the script reads what was written"
+
+
+def test_the_page_holds_every_point(tmp_path: Path) -> None:
+    """Two runs and their mean: (0.2 + 0.3) / 2 and (0.5 + 0.6) / 2. One arm's only run is its own mean."""
+    curves = {1: {0: 0.1, 1: 0.2, 2: 0.5}, 2: {0: 0.1, 1: 0.3, 2: 0.6}}
+    report.write(results_of(grpo=curves, paw={1: {1: 0.4, 2: 0.9}}), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    [record] = [json.loads(text) for text in re.findall(r"application/json'>(.*?)</script>", page)]
+    lines = {line["label"]: line["points"] for line in record["series"]}
+    assert list(lines) == ["grpo, seed 1", "grpo, seed 2", "grpo, mean of 2", "paw, seed 1"]
+    assert lines["grpo, seed 2"] == [[0, 0.1], [1, 0.3], [2, 0.6]]
+    assert lines["grpo, mean of 2"] == [[0, 0.1], [1, 0.25], [2, 0.55]]
+    assert (record["x"], record["y"]) == ([0, 2], [0, 1])
+    # 0.5 of 0 to 1 and of 0 to 2 lies half way up the square of 1000, at its right edge
+    assert "500.0 800.0L1000.0 500.0" in page, "seed 1 of grpo, without a script"
+    assert "data-tip='paw, seed 1: 0.900'" in page and "data-tip='grpo, before training: 0.100'" in page
+
+
+def test_axes_have_round_numbers() -> None:
+    assert axis([0.12, 0.71]).ticks == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+    assert axis([0.0, 80.0], whole=True).ticks == (0, 20, 40, 60, 80)
+    assert axis([1.0, 3.0], whole=True).ticks == (1, 2, 3)
+    assert axis([0.5]).low <= 0.5 < axis([0.5]).high
+    assert axis([-0.3, 0.3]).share(0.0) == pytest.approx(50)
 
 
 def test_a_further_curve_that_no_run_has_is_named_and_has_no_column(tmp_path: Path) -> None:
@@ -470,5 +528,15 @@ def test_page_explains_its_columns_and_links_every_run(tmp_path: Path) -> None:
     report.write(results, tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "P(arm &gt; base) is the share of all pairs" in page and "Before is val/success_rate of the policy" in page
-    assert "<td>grpo</td><td><a href='grpo/seed_1/'>0.500</a></td><td><a href='grpo/seed_2/'>0.700</a></td>" in page
-    assert "<td>paw</td><td><a href='paw/seed_1/'>failed</a></td><td><a href='paw/seed_2/'>0.600</a></td>" in page
+    assert ">grpo</th><td><a href='grpo/seed_1/'>0.500</a></td><td><a href='grpo/seed_2/'>0.700</a></td>" in page
+    cells = "<td><a href='paw/seed_1/'>failed</a></td><td><a href='paw/seed_2/'>0.600</a><small>-0.100</small></td>"
+    assert f">paw</th>{cells}" in page, "0.6 - 0.7 with the same seed"
+    assert "<abbr title='Mean height of the curve over iterations" in page and "<dt>area</dt>" in page
+
+
+def test_a_run_with_a_page_of_its_episodes_has_a_link_to_it(tmp_path: Path) -> None:
+    (tmp_path / "grpo" / "seed_2").mkdir(parents=True)
+    (tmp_path / "grpo" / "seed_2" / "view.html").touch()
+    report.write(results_of(grpo={1: {1: 0.5}, 2: {1: 0.7}}), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count(">episodes</a>") == 1 and "<a href='grpo/seed_2/view.html'>episodes</a>" in page

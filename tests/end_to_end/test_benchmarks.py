@@ -41,8 +41,8 @@ def test_calls_take_turns_and_the_first_round_is_not_counted() -> None:
 
 def test_curves_are_one_record_per_iteration(tmp_path: Path) -> None:
     """Lightning writes what is logged at different times in rows of their own."""
-    (tmp_path / "metrics.csv").write_text("epoch,step,a,b\n0,1,1.5,\n0,1,,2\n1,2,3,\n")
-    assert measuring.curves(tmp_path) == [{"epoch": 0, "step": 1, "a": 1.5, "b": 2}, {"epoch": 1, "step": 2, "a": 3}]
+    (tmp_path / "metrics.csv").write_text("step,a,b\n1,1.5,\n1,,2\n2,3,\n")
+    assert measuring.curves(tmp_path) == [{"step": 1, "a": 1.5, "b": 2}, {"step": 2, "a": 3}]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")

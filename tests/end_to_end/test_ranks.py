@@ -251,6 +251,34 @@ def test_a_signal_to_one_rank_stops_all(strategy: str, one: Path, tiny_model_dir
 
 
 @pytest.mark.slow
+def test_all_ranks_break_a_validation_off_together(one: Path, tiny_model_dir: str, tmp_path: Path) -> None:
+    """The second rank alone is told to stop in the validation behind the first iteration, which is saved."""
+    probe = {"trainer__callbacks+": "tests.helpers.rank_probe.SignalInValidation"}
+    stopped = runs.fit_ranks(tmp_path / "a", tiny_model_dir, DDP, **(SETTINGS | probe))
+    curves = runs.read_curves(stopped)
+    assert set(curves["rollout/return"]) == {1} and "val/success_rate" not in curves
+    assert "the validation of iteration 1 is broken off" in (tmp_path / "a" / "output0.txt").read_text()
+    checkpoint = stopped / "checkpoints" / "last.ckpt"
+    resumed = runs.fit_ranks(tmp_path / "b", tiny_model_dir, DDP, ckpt_path=checkpoint, **SETTINGS)
+    assert_same_run(one, resumed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", [DDP, FSDP2])
+def test_all_ranks_drop_an_iteration_together(strategy: str, one: Path, tiny_model_dir: str, tmp_path: Path) -> None:
+    """The second rank alone is told to stop, in the second iteration, which does not fit into no time at all: 143 is
+    what all processes leave, rank 0 says it, and the first iteration's checkpoint goes on as the unbroken run."""
+    probe = {"trainer__callbacks+": "tests.helpers.rank_probe.SignalOnRankOne"}
+    probe |= {"trainer__callbacks__init_args__iteration": 1, "graceful_stop__seconds": 0}
+    stopped = runs.fit_ranks(tmp_path / "a", tiny_model_dir, strategy, exit_code=143, **(SETTINGS | probe))
+    assert "SIGTERM: iteration 2 is dropped (" in (tmp_path / "a" / "output0.txt").read_text()
+    assert set(runs.read_curves(stopped)["rollout/return"]) == {1}, "one iteration was finished"
+    checkpoint = stopped / "checkpoints" / "last.ckpt"
+    resumed = runs.fit_ranks(tmp_path / "b", tiny_model_dir, strategy, ckpt_path=checkpoint, **SETTINGS)
+    assert_same_run(one, resumed)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", [DDP, FSDP2])
 def test_bfloat16_arithmetic_on_two_ranks(strategy: str, tiny_model_dir: str, tmp_path: Path) -> None:
     """Sampler, scoring and trainer see one policy: their log-probs differ by bfloat16's rounding, not by more."""

@@ -66,11 +66,22 @@ class ShiftedMask(L.Callback):
         data.transfer_batch_to_device = shift
 
 
+class SignalInValidation(RankProbe):
+    """The second rank alone gets SIGTERM, when the first validation begins."""
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if ranks.world()[0] == 1 and trainer.current_epoch == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 class SignalOnRankOne(RankProbe):
-    """The second rank alone gets SIGTERM, in the first iteration."""
+    """The second rank alone gets SIGTERM, in an iteration."""
+
+    def __init__(self, iteration: int = 0) -> None:
+        self.iteration = iteration
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: MicroBatch, batch_idx: int
     ) -> None:
-        if ranks.world()[0] == 1 and trainer.current_epoch == batch_idx == 0:
+        if ranks.world()[0] == 1 and trainer.current_epoch == self.iteration and batch_idx == 0:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -76,6 +76,7 @@ def fit_ranks(
     *,
     devices: int = 2,
     configs: tuple[Path, ...] = (),
+    exit_code: int = 0,
     **settings: Any,
 ) -> Path:
     """Run `fit` in several processes, as torchrun starts them, and return the run's log directory.
@@ -107,7 +108,7 @@ def fit_ranks(
         process.join(120)
         process.kill()
     outputs = [(directory / f"output{rank}.txt").read_text()[-3000:] for rank in range(devices)]
-    assert all(process.exitcode == 0 for process in processes), "\n\n".join(outputs)
+    assert all(process.exitcode == exit_code for process in processes), "\n\n".join(outputs)
     return max((directory / "paw_lightning").iterdir(), key=lambda path: path.stat().st_mtime)
 
 

@@ -74,9 +74,9 @@ def test_one_update_takes_one_ratio(settings: dict, own: bool, tiny_model_dir: s
     """In the first step the policy is the trainer's own, at a ratio of 1, or as far from the sampler as it is."""
     skewed = {"rollout__sampler": f"{__name__}.Skewed", "canaries__enabled": False, **FIRST_STEP, **settings}
     curves = runs.curves(runs.fit(tmp_path, tiny_model_dir, **skewed))
-    gap = curves["rollout/sampler_gap" if own else "rollout/logprob_gap"][0]
+    gap = curves["rollout/sampler_gap" if own else "rollout/logprob_gap"][1]
     assert gap > 0.01, "of log-probs at temperatures 1 and 2"
-    assert (curves["train/approx_kl"][0] == 0) is own
+    assert ("train/approx_kl" in curves) is not own
     assert ("rollout/sampler_gap" in curves) is own
 
 
@@ -85,7 +85,7 @@ def test_the_native_sampler_needs_another_pass_for_a_cap_alone(
     cap: float | None, measured: bool, tiny_model_dir: str, tmp_path: Path
 ) -> None:
     curves = runs.curves(runs.fit(tmp_path, tiny_model_dir, rollout__importance_cap=cap, **FIRST_STEP))
-    assert ("rollout/sampler_gap" in curves) is measured and curves["train/approx_kl"][0] == 0
+    assert ("rollout/sampler_gap" in curves) is measured and "train/approx_kl" not in curves
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,51 @@
+"""Which observation tokens still teach the world model, summed over a file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from paw_lightning.rollout_files import RecordedEpisode
+
+SHOWN = 60
+"""Tokens kept of each file: those with the most weight."""
+
+
+@dataclass
+class Taught:
+    """What one token was as a target."""
+
+    targets: int = 0
+    teaching: int = 0
+    """Of them with w(p) above 0."""
+    weight: float = 0.0
+    """Sum of w(p)."""
+    logprob: float = 0.0
+    """Sum of log p, in nats."""
+
+
+def taught_tokens(episodes: Iterable[RecordedEpisode]) -> list[list[float]]:
+    """[token id, targets, of them with a loss, sum of w(p), sum of log p] of the tokens with the most weight, falling.
+
+    Example: a token that was a target twice, with w 0.5 and 0 and p 1/e each: ``[[7, 2, 1, 0.5, -2.0]]``.
+    """
+    sums: dict[int, Taught] = {}
+    for token, weight, logprob in targets(episodes):
+        own = sums.setdefault(token, Taught())
+        own.targets += 1
+        own.teaching += weight > 0
+        own.weight += weight
+        own.logprob += logprob
+    most = sorted(sums.items(), key=lambda item: (-item[1].weight, item[0]))[:SHOWN]
+    return [[token, own.targets, own.teaching, own.weight, own.logprob] for token, own in most]
+
+
+def targets(episodes: Iterable[RecordedEpisode]) -> Iterator[tuple[int, float, float]]:
+    """(id, w(p), log p) of every target token whose weight was written, and is a number."""
+    for episode in episodes:
+        for turn in episode.turns:
+            ids = turn.observation_ids if turn.control_ids is None else turn.control_ids
+            for token, weight, logprob in zip(ids, turn.loss_weights or [], turn.target_logprobs or [], strict=False):
+                if math.isfinite(weight) and math.isfinite(logprob):
+                    yield token, weight, logprob

@@ -1,0 +1,102 @@
+"""Twenty kills of the quickstart, wherever it is: nothing half is read as whole, and nothing finished is lost."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from paw_lightning.event_files import read_scalars
+from paw_lightning.text.prompts import Prompt
+from tests.helpers.killing import AtRandom, InWriting, Runs, checkpoint_of, curves_of
+
+ITERATIONS = 10
+QUICKSTART = [
+    "--config=household/paw",
+    f"--trainer.max_epochs={ITERATIONS}",
+    "--trainer.check_val_every_n_epoch=2",
+    "--trainer.accumulate_grad_batches=2",
+    "--trainer.num_sanity_val_steps=0",
+    "--data.groups=4",
+    "--data.group_size=4",
+    "--data.validation_tasks=8",
+]
+LAYOUTS = {  # the step layout reads no template of later turns: its default is as good as none
+    "episode": ["--rollout.layout=episode"],
+    "step": ["--rollout.layout=step", f"--rollout.prompt.turn_template={Prompt().turn_template}"],
+}
+HALF = ["*.part", "*.unchecked"]
+"""Names of what a kill in the midst of writing leaves."""
+
+
+def moments(layout: str, seconds: float) -> list[AtRandom | InWriting]:
+    """Ten kills: five at random moments, five in the midst of writing, the last of these of the policy."""
+    chance = random.Random(layout)
+    kills: list[AtRandom | InWriting] = [AtRandom(chance.uniform(0, 1.5 * seconds)) for _ in range(5)]
+    kills += [
+        InWriting("open", "last.ckpt.part", delay=chance.uniform(0, 0.005)),
+        InWriting("os.rename", "last.ckpt.part", count=2),
+        InWriting("open", "best.ckpt.part", delay=chance.uniform(0, 0.005)),
+        InWriting("os.rename", "config.yaml.part"),
+    ]
+    chance.shuffle(kills)
+    return [*kills, InWriting("open", "policy.unchecked", delay=chance.uniform(0, 0.1))]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_ten_kills(layout: str, tmp_path: Path) -> None:
+    options = [*QUICKSTART, *LAYOUTS[layout]]
+    unbroken, killed = Runs(tmp_path / "unbroken", *options), Runs(tmp_path / "killed", *options)
+    unbroken.finish()
+    costs = read_scalars(unbroken.run)
+    seconds = costs["time/rollout_s"][-1][1] + costs["time/update_s"][-1][1]
+    kills, finished, left = 0, 0, []
+    for moment in moments(layout, seconds):
+        kills += killed.kill(moment)
+        finished = assert_whole(killed, finished)
+        left += [path.name for pattern in HALF for path in killed.run.rglob(pattern)]
+    print(f"{layout}: {kills} kills, in the midst of {sorted(left)}")
+    killed.finish()
+    assert kills == 10
+    assert_equal(unbroken, killed)
+
+
+def assert_whole(runs: Runs, finished: int) -> int:
+    """What a killed run left can be read and is no older than before; returns its iterations."""
+    checkpoint = checkpoint_of(runs)
+    count, steps = (0, 0) if checkpoint is None else (checkpoint["epoch"] + 1, checkpoint["global_step"])
+    assert count >= finished, "an iteration was lost"
+    curve = curves_of(runs.run).get("rollout/return", {})
+    assert max(curve, default=-1) < steps, "a curve tells of an iteration that was not saved"
+    if checkpoint is not None:
+        assert yaml.safe_load((runs.run / "config.yaml").read_text())["ckpt_path"] is None
+    if (runs.run / "policy").exists():
+        AutoModelForCausalLM.from_pretrained(runs.run / "policy")
+    return count
+
+
+def assert_equal(unbroken: Runs, killed: Runs) -> None:
+    """Weights, optimizer and curves, bit for bit; and nothing half is left."""
+    one, other = (load_file(runs.run / "policy" / "model.safetensors") for runs in (unbroken, killed))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    old, new = checkpoint_of(unbroken), checkpoint_of(killed)
+    assert old["epoch"] == new["epoch"] == ITERATIONS - 1 and old["global_step"] == new["global_step"]
+    for name, tensor in old["state_dict"].items():
+        assert torch.equal(tensor, new["state_dict"][name]), name
+    moments = [state["optimizer_states"][0]["state"] for state in (old, new)]
+    for key, state in moments[0].items():
+        assert all(torch.equal(value, moments[1][key][name]) for name, value in state.items() if name != "step"), key
+    expected, found = curves_of(unbroken.run), curves_of(killed.run)
+    for tag, points in expected.items():
+        for step, value in points.items():
+            assert found.get(tag, {}).get(step, value) == value, (tag, step)
+    missing = {step for tag, points in expected.items() for step in points if step not in found.get(tag, {})}
+    print(f"steps whose point is missing from a curve: {sorted(missing)}")
+    assert not [path for pattern in HALF for path in killed.run.rglob(pattern)]
