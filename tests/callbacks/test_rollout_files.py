@@ -14,12 +14,15 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from paw_lightning.callbacks import RolloutFiles, rollout_files
+from paw_lightning.callbacks.target_readings import Reading, write_readings
 from paw_lightning.errors import SettingsError
 from paw_lightning.rollout_files import RecordedEpisode, RecordedTurn, RolloutFile, read
 from paw_lightning.rollout_files import rollout_files as files_of
+from paw_lightning.rollouts.recording import record
 from paw_lightning.training.module import PaWModule
 from tests.helpers import runs
 from tests.helpers.toy_env import ToyEnv
+from tests.helpers.updates import make_rollout
 
 STILL = {
     "model__optimizer": "torch.optim.SGD",
@@ -95,6 +98,21 @@ def test_a_horizon_reads_what_is_not_selected_too(fit: Any) -> None:
             assert (turn.target_logprobs is not None) is (turn.selected or before)
             before = turn.selected
     assert any(t.target_logprobs and not t.selected for e in file.episodes for t in e.turns)
+
+
+def test_of_several_readings_the_first_counts() -> None:
+    """In the order of the optimizer steps, whichever rank has read: the second turn was read in steps 1 and 0."""
+    rollout = make_rollout()
+    episodes = record(rollout.groups)
+    readings = [
+        Reading(1, 0, 0.5, [-1.0], [0.1]),
+        Reading(1, 1, 0.25, [-2.0], [0.2]),
+        Reading(4, 1, 0.125, [-3.0], [0.3]),
+    ]
+    write_readings(readings, episodes)
+    turns = [turn for episode in episodes for turn in episode.turns]
+    assert [turn.target_step for turn in turns] == [None, 0, None, None, 1, None]
+    assert (turns[1].target_weight, turns[1].target_logprobs, turns[1].loss_weights) == (0.5, [-1.0], [0.1])
 
 
 class Witness(L.Callback):
