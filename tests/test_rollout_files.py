@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from paw_lightning.errors import SettingsError
+from paw_lightning.errors import NotWrittenError, SettingsError
 from paw_lightning.rollout_files import (
     Header,
     RecordedEpisode,
@@ -28,6 +28,7 @@ from paw_lightning.rollout_files import (
 )
 from paw_lightning.rollout_files.run import RecordedRun, spans
 from paw_lightning.rollout_files.writing import common_length
+from paw_lightning.whole_files import PART
 
 SINGLE = array("f", [-0.1, -1.7e-30, -123.456, 0.3]).tolist()
 """Numbers that float32 has: those nearest to what is written here."""
@@ -182,23 +183,20 @@ def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path: Path, monkeypatch
     path = tmp_path / "train-000001.jsonl.gz"
     write(path, rollout(turn(), iteration=1))
 
-    def full(source: Path, target: Path) -> None:
+    def full(self: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
-        patch.setattr("os.replace", full)
+    with monkeypatch.context() as patch, pytest.raises(NotWrittenError, match="No space"):
+        patch.setattr(Path, "replace", full)
         write(path, rollout(turn(), turn(), iteration=1))
     assert len(read(path).episodes[0].turns) == 1
     assert [p.name for p in tmp_path.iterdir()] == [path.name], "what was begun is cleared away"
 
 
-def test_what_was_never_finished_is_not_read_and_cleared_away(tmp_path: Path) -> None:
+def test_what_was_never_finished_is_not_read(tmp_path: Path) -> None:
     write(tmp_path / "train-000001.jsonl.gz", rollout(turn()))
-    (tmp_path / "train-000002.jsonl.gz.unfinished").write_bytes(b"half")
-    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / f"train-000002.jsonl.gz{PART}").write_bytes(b"half")
     assert [path.name for path in rollout_files(tmp_path)] == ["train-000001.jsonl.gz"]
-    keeping.remove_leftovers(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "train-000001.jsonl.gz"]
 
 
 def test_equal_rollouts_are_equal_files(tmp_path: Path) -> None:

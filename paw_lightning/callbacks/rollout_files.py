@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,14 @@ from paw_lightning.callbacks.base import RolloutCallback
 from paw_lightning.callbacks.environment_loop import EnvironmentLoop
 from paw_lightning.callbacks.recorded_header import RecordedHeader
 from paw_lightning.callbacks.target_readings import Reading, TargetReadings, write_readings
-from paw_lightning.errors import SettingsError
+from paw_lightning.errors import NotWrittenError, SettingsError
 from paw_lightning.rollout_files import Header, RecordedEpisode, RolloutFile, keeping, write
 from paw_lightning.rollout_files.reading import ENDING, FOLDER
 from paw_lightning.rollouts.recording import record
 from paw_lightning.training.module import PaWModule
 from paw_lightning.training.run_folder import run_folder, shown
 from paw_lightning.types import Evaluation, MicroBatch, Rollout
+from paw_lightning.whole_files import clear_parts
 
 
 class RolloutFiles(RolloutCallback):
@@ -64,7 +64,7 @@ class RolloutFiles(RolloutCallback):
         self._rollout = None
         self._headers = None
         if self.folder is not None and trainer.is_global_zero:
-            keeping.remove_leftovers(self.folder)
+            clear_parts(self.folder)
 
     # Training
 
@@ -142,12 +142,11 @@ class RolloutFiles(RolloutCallback):
             write(self.folder / f"{name}{ENDING}", RolloutFile(header, episodes))
             keeping.remove_between(self.folder, self.keep_every, self.keep_last)
             removed = keeping.make_room(self.folder, int(self.max_megabytes * 1e6), self.keep_last)
-        except OSError as error:
-            why = errno.errorcode.get(error.errno or 0, type(error).__name__)
+        except (NotWrittenError, OSError) as error:
             self._warn_once(
                 "written",
-                f"{shown(self.folder / name)}{ENDING} was not written ({why}: {error.strerror or error}): the run "
-                "goes on without it, and a replay will miss it (rollout_files.enabled: false writes no files)",
+                f"{error}: the run goes on without its rollout, and a replay will miss it (rollout_files.enabled: "
+                "false writes no files)",
             )
             return
         if removed:

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from paw_lightning.rollout_files.reading import number_of, rollout_files
-from paw_lightning.rollout_files.writing import UNFINISHED
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what a run that was killed while it wrote has left."""
-    for path in folder.glob(f"*{UNFINISHED}"):
-        with suppress(OSError):  # nobody reads it, wherever it may lie
-            path.unlink()
 
 
 def remove_between(folder: Path, every: int, last: int) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from array import array
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,28 +21,20 @@ from paw_lightning.rollout_files.records import (
     RolloutFile,
     expected_texts,
 )
+from paw_lightning.whole_files import write_whole
 
 LEVEL = 1
 """Of gzip: six takes five times as long for a tenth less."""
-UNFINISHED = ".unfinished"
-"""Ending of a file that is being written."""
 
 
 def write(path: Path, rollout: RolloutFile) -> int:
-    """Write a file in the place of an older one, and return its size in bytes."""
+    """Write a file in the place of an older one, and return its size in bytes.
+
+    Raises:
+        NotWrittenError: the disk did not take it; the older one is as it was.
+    """
     packed = gzip.compress("".join(lines(rollout)).encode(), LEVEL, mtime=0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + UNFINISHED)
-    try:
-        with unfinished.open("wb") as file:
-            file.write(packed)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except OSError:
-        with suppress(OSError):
-            unfinished.unlink()
-        raise
+    write_whole(path, lambda file: file.write(packed), len(packed))
     return len(packed)
 
 

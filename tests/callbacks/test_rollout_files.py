@@ -13,13 +13,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from paw_lightning.callbacks import RolloutFiles, rollout_files
+from paw_lightning.callbacks import RolloutFiles
 from paw_lightning.callbacks.target_readings import Reading, write_readings
 from paw_lightning.errors import SettingsError
 from paw_lightning.rollout_files import RecordedEpisode, RecordedTurn, RolloutFile, read
 from paw_lightning.rollout_files import rollout_files as files_of
 from paw_lightning.rollouts.recording import record
 from paw_lightning.training.module import PaWModule
+from paw_lightning.whole_files import PART
 from tests.helpers import runs
 from tests.helpers.toy_env import ToyEnv
 from tests.helpers.updates import make_rollout
@@ -185,7 +186,7 @@ def test_a_file_is_there_before_any_checkpoint_of_its_iteration(fit: Any) -> Non
 
 
 def test_an_iteration_played_again_has_the_same_file(fit: Any, tmp_path: Path) -> None:
-    """Resumed from the first iteration's checkpoint in place; all but the clocks is equal."""
+    """Resumed from the first iteration's checkpoint; all but the clocks is equal."""
     first = fit(trainer__max_epochs=1, trainer__limit_val_batches=0)
     (tmp_path / "copy.ckpt").write_bytes((runs.log_dir(first) / "checkpoints" / "last.ckpt").read_bytes())
     whole = [fit(trainer__limit_val_batches=0, ckpt_path=tmp_path / "copy.ckpt") for _ in range(2)]
@@ -195,6 +196,15 @@ def test_an_iteration_played_again_has_the_same_file(fit: Any, tmp_path: Path) -
         file.header.seconds = {}
         file.header.metrics = {tag: value for tag, value in file.header.metrics.items() if "time/" not in tag}
     assert pairs[0].header == pairs[1].header
+
+
+def test_what_a_killed_run_left_is_cleared_away_by_the_next(fit: Any) -> None:
+    folder = runs.log_dir(fit(trainer__max_epochs=1, trainer__limit_val_batches=0))
+    part = folder / "rollouts" / f"train-000002.jsonl.gz{PART}"
+    part.write_bytes(b"half")
+    fit(trainer__limit_val_batches=0, ckpt_path=folder / "checkpoints" / "last.ckpt")
+    assert [path.name for path in (folder / "rollouts").iterdir() if PART in path.name] == []
+    assert len(files_of(folder)) == 2
 
 
 def test_evaluations_have_files_of_their_own(fit: Any, tiny_model_dir: str, tmp_path: Path) -> None:
@@ -299,13 +309,20 @@ def test_some_iterations_are_kept(fit: Any) -> None:
 
 
 def test_a_full_disk_is_one_line_and_training_goes_on(fit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, rollout: RolloutFile) -> int:
-        raise OSError(28, "No space left on device")
+    replace = Path.replace
 
-    monkeypatch.setattr(rollout_files, "write", full)
-    with pytest.warns(UserWarning, match=r"train-000001.jsonl.gz was not written \(ENOSPC: No space left") as caught:
+    def full(self: Path, target: Path) -> Path:
+        if target.parent.name == "rollouts":
+            raise OSError(28, "No space left on device")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    line = (
+        r"train-000001.jsonl.gz could not be written: No space left on device \(0.0 MB needed, .* free\): the run goes"
+    )
+    with pytest.warns(UserWarning, match=line) as caught:
         cli = fit(trainer__limit_val_batches=0)
-    assert sum("was not written" in str(w.message) for w in caught) == 1
+    assert sum("could not be written" in str(w.message) for w in caught) == 1
     assert cli.trainer.current_epoch == 2
 
 

@@ -67,7 +67,10 @@ def page(*runs: Path) -> str:
 
 
 def texts(browser: Browser, selector: str) -> list[str]:
-    return list(browser.run(f"[...document.querySelectorAll({selector!r})].map(e => e.innerText)"))
+    """The texts of elements; two frames later, since a turn that has just been drawn is laid out when it is seen."""
+    frames = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    found = f"[...document.querySelectorAll({selector!r})].map(e => e.innerText || e.textContent)"
+    return list(browser.run(f"{frames}.then(() => {found})"))
 
 
 # Hostile texts
