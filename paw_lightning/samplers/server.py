@@ -6,6 +6,7 @@ import json
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from http.client import HTTPException
 from typing import Any
 
@@ -54,17 +55,21 @@ class Server:
         """The same of what must not be repeated blindly."""
         return self._try(path, payload)
 
-    def _again(self, path: str, payload: dict[str, Any] | None) -> Any:
+    def tell(self, path: str, payload: dict[str, Any]) -> None:
+        """As `post`, where the answer is a sentence that nobody reads."""
+        self._again(path, payload, read=str)
+
+    def _again(self, path: str, payload: dict[str, Any] | None, read: Callable[[bytes], Any] = json.loads) -> Any:
         for pause in PAUSES:
             try:
-                return self._try(path, payload)
+                return self._try(path, payload, read)
             except (ConnectionError, RefusedRequestError) as error:
                 if isinstance(error, RefusedRequestError) and error.code not in PASSING:
                     raise
                 time.sleep(pause)
-        return self._try(path, payload)
+        return self._try(path, payload, read)
 
-    def _try(self, path: str, payload: dict[str, Any] | None) -> Any:
+    def _try(self, path: str, payload: dict[str, Any] | None, read: Callable[[bytes], Any] = json.loads) -> Any:
         """GET without a payload, else POST."""
         data = None if payload is None else json.dumps(payload).encode()
         request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
@@ -72,7 +77,7 @@ class Server:
             with urllib.request.urlopen(request, timeout=self.timeout) as answer:
                 body = answer.read()
             self.reached = True
-            return json.loads(body) if body else None
+            return read(body) if body else None
         except urllib.error.HTTPError as error:
             self.reached = True
             raise RefusedRequestError(self._refusal(path, error), error.code) from error

@@ -137,7 +137,7 @@ class VLLMSampler(Sampler):
 
     def _send_adapter(self, server: Server, folder: Path) -> None:
         try:
-            server.post("/v1/load_lora_adapter", {"lora_name": ADAPTER, "lora_path": str(folder), "load_inplace": True})
+            server.tell("/v1/load_lora_adapter", {"lora_name": ADAPTER, "lora_path": str(folder), "load_inplace": True})
         except RefusedRequestError as error:
             raise SamplerFailedError(
                 f"the vLLM server at {server.url} did not take the adapter in {folder}: {error}; wanted the same path "

@@ -105,7 +105,7 @@ class FakeVLLM:
         assert not (folder / "model.safetensors").exists(), "the adapter alone"
         base = AutoModelForCausalLM.from_pretrained(self.directory)
         self.adapter = PeftModel.from_pretrained(base, folder).merge_and_unload()
-        return None
+        return b"Success: LoRA adapter 'policy' added successfully."
 
     def v1_completions(self, payload: dict[str, Any], query: str) -> Any:
         if self.dead:
@@ -167,7 +167,7 @@ def serving(fake: FakeVLLM) -> Iterator[str]:
             except ConnectionResetError:
                 self.connection.close()
                 return
-            body = b"" if answer is None else json.dumps(answer).encode()
+            body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
             if fake.fault == "no JSON":
                 body = b"<html>"
             self.send_response(code)
