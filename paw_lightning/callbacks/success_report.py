@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from paw_lightning.callbacks.graceful_stop import Stopped
+from paw_lightning.rollout_files.reading import FOLDER
 from paw_lightning.training.run_folder import program, resume_command, run_folder, shown
 
 METRIC = "val/success_rate"
@@ -106,6 +108,8 @@ class SuccessReport(L.Callback):
         else:
             rank_zero_info(f"run:     {shown(folder)}")
             rank_zero_info(f"curves:  {curves(trainer)}")
+            if (folder / FOLDER).is_dir():
+                rank_zero_info(f"view:    {program('paw-lightning')} view {shlex.quote(str(shown(folder)))}")
         if command := resume_command(trainer, folder):
             rank_zero_info(f"{'go on' if complete(trainer) else 'resume'}:".ljust(9) + command)
         if self.next_command:

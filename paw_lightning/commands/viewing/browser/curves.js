@@ -165,7 +165,7 @@ function makeReadable(picture, series, { x, cursor, values, place }) {
   const show = (index, marked) => {
     at = Math.max(0, Math.min(steps.length - 1, index));
     series.forEach(({ points }, i) => (values[i].textContent = number(upTo(points, steps[at])?.[1])));
-    place.textContent = `${store.runs.some((_, run) => Object.keys(store.curves[run] ?? {}).length) ? "step" : "iteration"} ${steps[at]}`;
+    place.textContent = `iteration ${steps[at]}`;
     cursor.setAttribute("visibility", marked ? "visible" : "hidden");
     for (const end of ["x1", "x2"]) cursor.setAttribute(end, x(steps[at]));
   };
