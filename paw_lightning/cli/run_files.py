@@ -38,11 +38,9 @@ class RepeatableConfig(SaveConfigCallback):
         super().__init__(parser, config, **kwargs)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write the file; with a logger that has no folder, Lightning would let several runs share one file."""
+        """Write the file, if the run has a folder: elsewhere it would replace a file that is somebody's own."""
         folder = run_folder(trainer)
-        if folder is None:
-            super().setup(trainer, pl_module, stage)
-        elif trainer.is_global_zero:
+        if folder is not None and trainer.is_global_zero:
             clear_leftovers(folder / "checkpoints")
             text = self.parser.dump(self.config, skip_none=False)
             write_whole(folder / self.config_filename, lambda file: file.write(text.encode()))

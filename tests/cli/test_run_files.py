@@ -206,3 +206,13 @@ def test_the_quickstart_on_a_disk_that_may_not_be_written(small_disk: Path) -> N
     assert done.returncode in (1, 2) and "Traceback" not in done.stderr, done.stderr
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "may not be written to" in line or "Read-only file system" in line
+
+
+def test_a_run_without_a_folder_leaves_files_of_the_current_one_alone(
+    tiny_model_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("mine")
+    settings = {**runs.TOY, "model.path": tiny_model_dir, "trainer.logger": "false", "trainer.max_epochs": 1}
+    runs.run(["fit", *runs.arguments({**settings, "trainer.enable_checkpointing": "false"})])
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"config.yaml": "mine"}
