@@ -39,6 +39,8 @@ NAME_KEYS = {"WandbLogger": "name", "MLFlowLogger": "run_name"}
 """{logger: the argument that names a run for people}."""
 NOT_TRAINED = {"compare", "commands"}
 """Parts of the package that no training goes through."""
+KEEP_FEW = "--rollout_files.keep_every=10"
+"""A study has many runs: every tenth iteration's rollouts are enough to look at. What a study says itself wins."""
 LOG_TAIL = 4096
 """Bytes at the end of a log in which its newest progress is looked for."""
 
@@ -74,6 +76,7 @@ class Run:
         return [
             *LAUNCHER,
             *(f"--config={path}" for path in self.configs),
+            KEEP_FEW,
             *self.arguments,
             f"--seed_everything={self.seed}",
             *self._loggers(),
