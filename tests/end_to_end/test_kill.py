@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from paw_lightning.event_files import read_scalars
+from paw_lightning.rollout_files import read
+from paw_lightning.rollout_files.reading import train_files
 from paw_lightning.text.prompts import Prompt
 from tests.helpers.killing import AtRandom, InWriting, Runs, checkpoint_of, curves_of
 
@@ -35,14 +37,15 @@ HALF = ["*.part", "*.unchecked"]
 
 
 def moments(layout: str, seconds: float) -> list[AtRandom | InWriting]:
-    """Ten kills: five at random moments, five in the midst of writing, the last of these of the policy."""
+    """Ten kills: four at random moments, six in the midst of writing, the last of these of the policy."""
     chance = random.Random(layout)
-    kills: list[AtRandom | InWriting] = [AtRandom(chance.uniform(0, 1.5 * seconds)) for _ in range(5)]
+    kills: list[AtRandom | InWriting] = [AtRandom(chance.uniform(0, 1.5 * seconds)) for _ in range(4)]
     kills += [
         InWriting("open", "last.ckpt.part", delay=chance.uniform(0, 0.005)),
         InWriting("os.rename", "last.ckpt.part", count=2),
         InWriting("open", "best.ckpt.part", delay=chance.uniform(0, 0.005)),
         InWriting("os.rename", "config.yaml.part"),
+        InWriting("open", ".jsonl.gz.part", count=2, delay=chance.uniform(0, 0.005)),
     ]
     chance.shuffle(kills)
     return [*kills, InWriting("open", "policy.unchecked", delay=chance.uniform(0, 0.1))]
@@ -75,6 +78,8 @@ def assert_whole(runs: Runs, finished: int) -> int:
     assert count >= finished, "an iteration was lost"
     curve = curves_of(runs.run).get("rollout/return", {})
     assert max(curve, default=0) <= count, "a curve tells of an iteration that was not saved"
+    played = {} if runs.run is None else {number: read(path) for number, path in train_files(runs.run).items()}
+    assert {*range(1, count + 1)} <= {*played}, "a finished iteration has its rollouts"
     if checkpoint is not None:
         assert yaml.safe_load((runs.run / "config.yaml").read_text())["ckpt_path"] is None
     if (runs.run / "policy").exists():
@@ -99,4 +104,6 @@ def assert_equal(unbroken: Runs, killed: Runs) -> None:
             assert found.get(tag, {}).get(step, value) == value, (tag, step)
     missing = {step for tag, points in expected.items() for step in points if step not in found.get(tag, {})}
     print(f"steps whose point is missing from a curve: {sorted(missing)}")
+    for number, path in train_files(unbroken.run).items():
+        assert read(path).episodes == read(train_files(killed.run)[number]).episodes, number
     assert not [path for pattern in HALF for path in killed.run.rglob(pattern)]
