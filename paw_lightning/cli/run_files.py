@@ -15,7 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from paw_lightning.cli.resuming import forget_run
 from paw_lightning.errors import NotWrittenError
 from paw_lightning.training.checkpoint_files import clear_leftovers
-from paw_lightning.training.run_folder import last_checkpoint, resume_command, run_folder
+from paw_lightning.training.run_folder import CHECKPOINTS, last_checkpoint, resume_command, run_folder
 from paw_lightning.training.saved_settings import differences
 from paw_lightning.whole_files import FULL, chain, not_written, write_whole
 
@@ -38,12 +38,18 @@ class RepeatableConfig(SaveConfigCallback):
         super().__init__(parser, config, **kwargs)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write the file, if the run has a folder: elsewhere it would replace a file that is somebody's own."""
-        folder = run_folder(trainer)
-        if folder is not None and trainer.is_global_zero:
-            clear_leftovers(folder / "checkpoints")
+        """Write the file into the run's folder; of a run without one, beside its checkpoints if it saves any."""
+        folder = run_folder(trainer)  # asks all ranks
+        if folder is not None:
+            place = folder
+        elif stage == "fit" and trainer.checkpoint_callbacks and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            place = Path(trainer.default_root_dir, CHECKPOINTS)  # a config.yaml further up may be somebody's own
+        else:
+            return
+        if trainer.is_global_zero:
+            clear_leftovers(place if folder is None else place / CHECKPOINTS)
             text = self.parser.dump(self.config, skip_none=False)
-            write_whole(folder / self.config_filename, lambda file: file.write(text.encode()))
+            write_whole(place / self.config_filename, lambda file: file.write(text.encode()))
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Look what has changed; an evaluation changes nothing."""

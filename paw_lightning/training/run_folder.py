@@ -16,6 +16,9 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+CHECKPOINTS = "checkpoints"
+"""Folder of a run's checkpoints, in its own or, without a logger, in `trainer.default_root_dir`."""
+
 
 def run_folder(trainer: L.Trainer) -> Path | None:
     """The folder that belongs to this run alone, `<save_dir>/<name>/<version>`; None where nothing is logged.
@@ -75,7 +78,7 @@ def resume_command(trainer: L.Trainer, folder: Path | None) -> str | None:
     checkpoint = last_checkpoint(trainer)
     if checkpoint is None:
         return None
-    config = (folder or Path(trainer.default_root_dir)) / "config.yaml"
+    config = (folder or Path(trainer.default_root_dir, CHECKPOINTS)) / "config.yaml"
     if not config.exists():  # a script of the user's own
         return f'trainer.fit(module, datamodule, ckpt_path="{checkpoint}")'
     words = ["fit", "--config", str(shown(config)), "--ckpt_path", str(checkpoint), *longer(trainer)]

@@ -141,7 +141,7 @@ def test_without_a_logger_it_is_said_that_no_policy_was_exported(
     said = lines(caplog)
     assert said["policy"].startswith("not exported, as trainer.logger is false")
     assert said["run"].startswith("no folder") and "curves" not in said
-    assert "--ckpt_path checkpoints/last.ckpt" in said["go on"]
+    assert "--config checkpoints/config.yaml --ckpt_path checkpoints/last.ckpt" in said["go on"]
 
 
 def test_a_policy_of_another_run_is_not_written_over(tiny_model_dir: str, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_world_model_alone_needs_neither_group_nor_largest_return(tiny_model_dir
     files = (CONFIGS / "household" / "paw.yaml", CONFIGS / "method" / "wm_only.yaml")
     cli = runs.fit(tmp_path, tiny_model_dir, files, **SMALL | settings | {"trainer__max_epochs": 2})
     curves = runs.curves(cli)
-    assert set(curves["train/policy_loss"].values()) == {0.0}
+    assert "train/policy_loss" not in curves and curves["train/wm_loss"], "what is off has no curve"
     assert "train/reference_kl" not in curves
     assert all(value > 0 for value in curves["train/wm_loss"].values())
 
