@@ -49,7 +49,7 @@ $(LOWER)/.installed: pyproject.toml tools/lower_bounds.py
 		pytest pytest-timeout pytest-xdist hypothesis
 	touch $@
 
-test-kill: .venv/.installed-dev  ## Twenty kills of the quickstart, resumed to the same bits (about 10 minutes on 2 quiet cores).
+test-kill: .venv/.installed-dev  ## Twenty kills of the quickstart, resumed to the same bits (about 4 minutes on 2 cores).
 	$(BIN)/python -m pytest -m slow -s tests/end_to_end/test_kill.py
 
 test-lower-bounds: $(LOWER)/.installed  ## The oldest versions that pyproject.toml allows: install them (7 GB), test what they do.
