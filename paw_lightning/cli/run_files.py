@@ -17,7 +17,7 @@ from paw_lightning.errors import NotWrittenError
 from paw_lightning.training.checkpoint_files import clear_leftovers
 from paw_lightning.training.run_folder import CHECKPOINTS, last_checkpoint, resume_command, run_folder
 from paw_lightning.training.saved_settings import differences
-from paw_lightning.whole_files import FULL, chain, not_written, write_whole
+from paw_lightning.whole_files import FULL, chain, not_written, refused, write_whole
 
 STARTS = "starts.jsonl"
 """A line for each start of the run: when, from which checkpoint, after how many iterations, what changed."""
@@ -47,7 +47,8 @@ class RepeatableConfig(SaveConfigCallback):
         else:
             return
         if trainer.is_global_zero:
-            clear_leftovers(place if folder is None else place / CHECKPOINTS)
+            if folder is not None:
+                clear_leftovers(folder / CHECKPOINTS)
             text = self.parser.dump(self.config, skip_none=False)
             write_whole(place / self.config_filename, lambda file: file.write(text.encode()))
 
@@ -78,7 +79,8 @@ def said_of_the_disk(error: Exception, trainer: L.Trainer) -> str | None:
     Loggers write from threads of their own and when they are closed, so the reason may lie deep, and twice.
     """
     ours = next((str(e) for e in chain(error) if isinstance(e, NotWrittenError)), None)
-    refusal = next((e for e in chain(error) if isinstance(e, OSError) and e.errno in FULL), None)
+    found = refused(error)
+    refusal = found if found is not None and found.errno in FULL else None
     if ours is None and refusal is None:
         return None
     folder = run_folder(trainer) if trainer.world_size == 1 else None  # other ranks may have died: ask them nothing

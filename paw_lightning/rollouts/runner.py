@@ -120,7 +120,7 @@ class Runner:
     def release(self) -> None:
         """Give back what only playing needs."""
         self.policy.free()
-        self.sampler.release()
+        ranks.together(self.sampler.release)
 
     def play(self, iteration: int, task_seeds: list[int]) -> Rollout:
         """Play an iteration's tasks, and with dynamic sampling others in place of those that teach nothing."""

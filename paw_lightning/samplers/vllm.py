@@ -27,9 +27,8 @@ from paw_lightning.models.lora import has_adapters, save_adapter
 from paw_lightning.samplers.base import Generation, Sampler, evaluating
 from paw_lightning.samplers.paged import seed_of
 from paw_lightning.samplers.server import RefusedRequestError, Server
+from paw_lightning.whole_files import writing
 
-ADAPTER = "policy"
-"""Name of the adapter that a server is given."""
 PROVING_TOKENS = 64
 """Of a prompt's beginning, whose log-probs prove the weights."""
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.1}
@@ -65,10 +64,7 @@ class VLLMSampler(Sampler):
         timeout: float = 600.0,
         tolerance: float | None = None,
     ) -> None:
-        if not urls:
-            raise SettingsError("rollout.sampler.urls is empty; wanted the address of at least one vLLM server")
-        if tolerance is not None and not tolerance > 0:
-            raise SettingsError(f"rollout.sampler.tolerance is {tolerance}; wanted above 0, or null")
+        _check(urls, connections, timeout, tolerance)
         self.model, self.stop_token_ids = model, list(stop_token_ids)
         self.servers = [Server(url, timeout) for url in urls]
         self.connections, self.tolerance = connections, tolerance
@@ -98,10 +94,11 @@ class VLLMSampler(Sampler):
         if self.syncs == 1:
             weakref.finalize(self, _clear, own)
         folder = own / str(self.syncs)
-        if has_adapters(self.model):
-            save_adapter(self.model, self.served, folder)
-        else:
-            self.model.save_pretrained(folder)
+        with writing(folder, folder):
+            if has_adapters(self.model):
+                save_adapter(self.model, self.served, folder)
+            else:
+                self.model.save_pretrained(folder)
         _let_read(own, folder)
         for server in self.servers:
             send = self._send_adapter if has_adapters(self.model) else self._send_weights
@@ -137,13 +134,20 @@ class VLLMSampler(Sampler):
 
     def _send_adapter(self, server: Server, folder: Path) -> None:
         try:
-            server.tell("/v1/load_lora_adapter", {"lora_name": ADAPTER, "lora_path": str(folder), "load_inplace": True})
+            server.tell(
+                "/v1/load_lora_adapter", {"lora_name": self._adapter, "lora_path": str(folder), "load_inplace": True}
+            )
         except RefusedRequestError as error:
             raise SamplerFailedError(
                 f"the vLLM server at {server.url} did not take the adapter in {folder}: {error}; wanted the same path "
                 "there, readable, and a server that was started with --enable-lora --max-lora-rank of at least "
                 "model.lora.rank, and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 in its environment (rollout.sampler.weights)"
             ) from error
+
+    @property
+    def _adapter(self) -> str:
+        """Its name on the servers: no other run's takes its place, and a server that was started again has none."""
+        return f"policy-{self.run}"
 
     @property
     def _version(self) -> str:
@@ -194,7 +198,7 @@ class VLLMSampler(Sampler):
     def _request(self, prompt: list[int]) -> dict[str, Any]:
         """Every setting is named: what a request leaves out, a server takes from the model's generation_config."""
         neutral = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
-        name = ADAPTER if has_adapters(self.model) else self.served
+        name = self._adapter if has_adapters(self.model) else self.served
         return {"model": name, "prompt": prompt, "cache_salt": self._version, **neutral}
 
     def _generation(self, choice: dict[str, Any], server: Server, most: int) -> Generation:
@@ -252,6 +256,18 @@ class VLLMSampler(Sampler):
         device = self.model.device.type
         autocast = torch.is_autocast_enabled(device)
         return logprobs.cpu(), torch.get_autocast_dtype(device) if autocast else logits.dtype
+
+
+def _check(urls: Sequence[str], connections: int, timeout: float, tolerance: float | None) -> None:
+    if not urls or not all(url.startswith(("http://", "https://")) for url in urls):
+        wanted = "wanted addresses of vLLM servers, such as [http://localhost:8000]"
+        raise SettingsError(f"rollout.sampler.urls is {list(urls)!r}; {wanted}")
+    if connections < 1:
+        raise SettingsError(f"rollout.sampler.connections is {connections}; wanted at least 1")
+    if not timeout > 0:
+        raise SettingsError(f"rollout.sampler.timeout is {timeout:g}; wanted seconds above 0")
+    if tolerance is not None and not tolerance > 0:
+        raise SettingsError(f"rollout.sampler.tolerance is {tolerance}; wanted above 0, or null")
 
 
 def _clear(folder: Path) -> None:

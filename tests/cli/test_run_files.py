@@ -213,7 +213,10 @@ def test_a_run_without_a_folder_leaves_files_of_the_current_one_alone(
     tiny_model_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "config.yaml").write_text("mine")
+    mine = ("config.yaml", "thesis.part", "model.replaced")
+    for name in mine:
+        (tmp_path / name).write_text("mine")
     settings = {**runs.TOY, "model.path": tiny_model_dir, "trainer.logger": "false", "trainer.max_epochs": 1}
-    runs.run(["fit", *runs.arguments({**settings, "trainer.enable_checkpointing": "false"})])
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"config.yaml": "mine"}
+    runs.run(["fit", *runs.arguments(settings)])
+    assert {path.name for path in tmp_path.iterdir()} == {*mine, "checkpoints"}
+    assert all((tmp_path / name).read_text() == "mine" for name in mine)

@@ -46,7 +46,7 @@ class FakeVLLM:
     def start(self) -> None:
         """As a server that was started, or started again."""
         self.model: Any = AutoModelForCausalLM.from_pretrained(self.directory)
-        self.adapter: Any = None
+        self.adapters: dict[str, Any] = {}
         self.version, self.paused, self.dead = "default", False, False
 
     @property
@@ -104,14 +104,14 @@ class FakeVLLM:
             raise Refused(404, "Not Found")
         assert not (folder / "model.safetensors").exists(), "the adapter alone"
         base = AutoModelForCausalLM.from_pretrained(self.directory)
-        self.adapter = PeftModel.from_pretrained(base, folder).merge_and_unload()
+        self.adapters[payload["lora_name"]] = PeftModel.from_pretrained(base, folder).merge_and_unload()
         return b"Success: LoRA adapter 'policy' added successfully."
 
     def v1_completions(self, payload: dict[str, Any], query: str) -> Any:
         if self.dead:
             raise Refused(500, "EngineCore encountered an issue")
-        model = self.adapter if payload["model"] == "policy" else self.model
-        if model is None or payload["model"] not in ("tiny", "policy"):
+        model = self.model if payload["model"] == "tiny" else self.adapters.get(payload["model"])
+        if model is None:
             raise Refused(404, f"The model `{payload['model']}` does not exist.")
         if len(payload["prompt"]) + payload["max_tokens"] > self.longest:
             raise Refused(400, f"This model's maximum context length is {self.longest} tokens.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -152,3 +154,17 @@ def test_work_that_follows_runs_in_the_thread_that_waits() -> None:
     relay.run()
     assert done == [("a", True), ("b", True)]
     assert seconds["slow"] >= 0.045 and {*seconds} == {"slow", "quick"}
+
+
+def test_a_process_that_ends_does_not_wait_for_work_that_never_does() -> None:
+    """The work sleeps for a minute; the error of another piece ends the run, and the process with it."""
+    program = (
+        "import time\n"
+        "from paw_lightning.rollouts.relay import Relay\n"
+        "relay = Relay({'slow': 2}, {})\n"
+        "relay.submit('slow', lambda: time.sleep(60), print)\n"
+        "relay.submit('slow', lambda: 1 / 0, print)\n"
+        "relay.run()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=45, check=False)
+    assert ended.returncode == 1 and "ZeroDivisionError" in ended.stderr

@@ -134,7 +134,8 @@ def test_an_adapter_is_sent_alone(tiny_model_dir: str, tmp_path: Path) -> None:
         sampler.release()
     assert gap(merged(model), actions) < 1e-5
     assert fake.paths == ["/v1/models", "/v1/load_lora_adapter"]
-    assert {payload["model"] for path, payload in fake.calls if path == "/v1/completions"} == {"policy"}
+    [name] = {payload["model"] for path, payload in fake.calls if path == "/v1/completions"}
+    assert name == f"policy-{sampler.run}", "no other run's adapter takes its place"
 
 
 def test_each_run_has_a_folder_of_its_own(model: Any, tiny_model_dir: str, tmp_path: Path) -> None:
@@ -247,10 +248,9 @@ def test_a_missing_server_is_named(model: Any, tmp_path: Path) -> None:
 
 
 def test_settings_are_checked(model: Any) -> None:
-    with pytest.raises(SettingsError, match=r"rollout\.sampler\.urls is empty"):
-        VLLMSampler(model, [2], 0, urls=[])
-    with pytest.raises(SettingsError, match=r"rollout\.sampler\.tolerance is 0; wanted above 0"):
-        VLLMSampler(model, [2], 0, tolerance=0)
+    for name, value in (("urls", []), ("urls", ["gpu7"]), ("connections", 0), ("timeout", 0), ("tolerance", 0)):
+        with pytest.raises(SettingsError, match=rf"rollout\.sampler\.{name} is .*; wanted"):
+            VLLMSampler(model, [2], 0, **{name: value})
 
 
 def test_sampling_settings_are_all_named(model: Any, tiny_model_dir: str, tmp_path: Path) -> None:
