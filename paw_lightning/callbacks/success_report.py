@@ -110,7 +110,11 @@ class SuccessReport(L.Callback):
             rank_zero_info(f"curves:  {curves(trainer)}")
             if (folder / FOLDER).is_dir():
                 rank_zero_info(f"view:    {program('paw-lightning')} view {shlex.quote(str(shown(folder)))}")
-        if command := resume_command(trainer, folder):
+        replayed = getattr(trainer.datamodule, "replay", None)  # type: ignore[attr-defined]
+        if replayed is not None:
+            rank_zero_info(f"replay:  of {shown(replayed)}")
+        # A replay that is complete has nothing more to read.
+        if not (replayed is not None and complete(trainer)) and (command := resume_command(trainer, folder)):
             rank_zero_info(f"{'go on' if complete(trainer) else 'resume'}:".ljust(9) + command)
         if self.next_command:
             name, _, rest = self.next_command.partition(" ")

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from paw_lightning.training.loggers import keep_curves
 
 RUN_KEYS = {"TensorBoardLogger": "version", "CSVLogger": "version", "WandbLogger": "version", "MLFlowLogger": "run_id"}
 """{logger: the argument that names a run within what it belongs to}."""
+FOLDERS = ("TensorBoardLogger", "CSVLogger")
+"""Loggers whose runs are folders and nothing else."""
 HOMES = {"WandbLogger": "project"}
 """{logger: the argument that names the folder between `save_dir` and a run's own}; else `name`."""
 
@@ -21,9 +24,37 @@ def continue_run(config: Any) -> None:
     if not config.get("ckpt_path"):
         return
     folder = Path(config.ckpt_path).resolve().parent.parent
+    if _is_replayed(config, folder):
+        return  # what is replayed stays as it is
     for name, options in _loggers(config):
-        if options.get(RUN_KEYS[name]) is None and folder.parent == _home(config, name, options, folder):
+        if options.get(RUN_KEYS[name]) is not None:
+            continue
+        home = _home(config, name, options, folder)
+        if folder.parent != home and _moved(name, options, folder, home):
+            options["save_dir"], home = str(folder.parent.parent), folder.parent
+        if folder.parent == home:
             options[RUN_KEYS[name]] = folder.name
+        elif name in FOLDERS and _is_run(folder):
+            rank_zero_warn(
+                f"ckpt_path lies in {folder} and trainer.logger writes into {home}: the run goes on in a new folder "
+                "there"
+            )
+
+
+def _is_replayed(config: Any, folder: Path) -> bool:
+    """Whether the run of the checkpoint is the one whose rollouts are trained on again."""
+    replay = config.get("data", {}).get("replay")
+    return replay is not None and Path(replay).expanduser().resolve() in (folder, folder / "rollouts")
+
+
+def _moved(name: str, options: Any, folder: Path, home: Path) -> bool:
+    """Whether a run's folder is where its relative `save_dir` was, seen from where the run was started."""
+    given = Path(options.get("save_dir") or ".")
+    return name in FOLDERS and not given.is_absolute() and folder.parent.name == home.name and _is_run(folder)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.yaml").exists()
 
 
 def forget_run(config: Any) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paw_lightning.cli.command_arguments import NO_MATPLOTLIB, Arguments
-from paw_lightning.errors import SettingsError
+from paw_lightning.errors import NotWrittenError, SettingsError
+from paw_lightning.whole_files import not_written
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +57,12 @@ def command(args: list[str]) -> int:
     iteration_of = iterations(scalars)
     scalars = {tag: [(iteration_of.get(s, s), value) for s, value in points] for tag, points in scalars.items()}
     picture = options.output or options.run / "curves.png"
-    draw(scalars, picture)
+    try:
+        draw(scalars, picture)
+    except OSError as error:
+        raise NotWrittenError(
+            f"{not_written(picture, error)}; wanted a place that can be written (--output)"
+        ) from error
     print(f"wrote {picture}")
     return 0
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from paw_lightning.commands.plot import command
-from paw_lightning.errors import SettingsError
+from paw_lightning.errors import NotWrittenError, SettingsError
 from paw_lightning.event_files import read_scalars
 
 
@@ -56,3 +56,11 @@ def test_what_cannot_be_drawn_is_named(run: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(SettingsError, match=r"matplotlib is not installed.*pip install 'matplotlib>=3.9'"):
         command([str(run)])
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with SummaryWriter(str(tmp_path / "run")) as writer:
+        writer.add_scalar("rollout/success_rate", 0.5, 1)
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(NotWrittenError, match=r"file/x\.png could not be written: Not a directory.*--output"):
+        command([str(tmp_path / "run"), "--output", str(tmp_path / "file" / "x.png")])

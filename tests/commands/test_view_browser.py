@@ -14,7 +14,7 @@ from paw_lightning.commands.view import command
 from paw_lightning.commands.viewing.runs import open_runs
 from paw_lightning.commands.viewing.server import HOST, Answer, Files
 from tests.helpers.browser import Browser, needs_browser
-from tests.helpers.recorded_runs import HOSTILE, Words, episode, hostile_run, save, small_run
+from tests.helpers.recorded_runs import HOSTILE, Words, episode, hostile_run, save, small_run, turn
 
 pytestmark = [needs_browser, pytest.mark.timeout(180)]
 LOST = "#e=A%2Ftrain-000002%2F2"
@@ -219,6 +219,21 @@ def test_the_keyboard_stays_where_it_was(browser: Browser, two: str) -> None:
     browser.press("Enter")
     browser.until("document.querySelector('.turn.chosen')")
     assert browser.run("document.activeElement === document.querySelectorAll('[data-turn=\"2\"] h3 button')[1]")
+
+
+def test_characters_that_are_split_over_tokens_are_shown(browser: Browser, tmp_path: Path) -> None:
+    """A mug of three tokens that have no text of their own; its first token shows it."""
+    words = Words()
+    played = turn(words, "look", "a x and tea", observation_text=" a \U0001f375 and tea")
+    split = [len(words) + i for i in range(3)]
+    words |= dict.fromkeys(split, "\ufffd")
+    before, _, *after = played.observation_ids
+    played.observation_ids = [before, *words.ids(" "), *split, *after]
+    played.target_logprobs = played.loss_weights = None
+    save(tmp_path / "run", "train-000001", [episode(words, 17, turns=[played])], words)
+    browser.open(page(tmp_path / "run") + "#e=A%2Ftrain-000001%2F0")
+    shown = "".join(texts(browser, "#episode .turn"))
+    assert "\U0001f375" in shown and "\ufffd" not in shown
 
 
 # The three questions of docs/viewer.md

@@ -82,6 +82,8 @@ def episode_data(episode: RecordedEpisode) -> dict[str, Any]:
 
 def _turn_data(turn: RecordedTurn, before: list[int]) -> dict[str, Any]:
     own = _set(turn)
+    if turn.target_weight == 0 and turn.loss_weights:  # lambda is 0: nothing teaches, however unsure the model is
+        own["loss_weights"] = [0.0] * len(turn.loss_weights)
     if prompt := own.pop("prompt_ids", None):
         shared = common_length(before, prompt)
         own["prompt"] = {"shared": shared, "ids": prompt[shared:]}

@@ -42,10 +42,10 @@ def taught_tokens(episodes: Iterable[RecordedEpisode]) -> list[list[float]]:
 
 
 def targets(episodes: Iterable[RecordedEpisode]) -> Iterator[tuple[int, float, float]]:
-    """(id, w(p), log p) of every target token whose weight was written, and is a number."""
+    """(id, w(p), log p) of every target token whose weight was written, and is a number; where lambda is 0, w is."""
     for episode in episodes:
         for turn in episode.turns:
             ids = turn.observation_ids if turn.control_ids is None else turn.control_ids
             for token, weight, logprob in zip(ids, turn.loss_weights or [], turn.target_logprobs or [], strict=False):
                 if math.isfinite(weight) and math.isfinite(logprob):
-                    yield token, weight, logprob
+                    yield token, 0.0 if turn.target_weight == 0 else weight, logprob

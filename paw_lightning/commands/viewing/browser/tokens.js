@@ -82,10 +82,32 @@ function observations(turn, episode) {
   const known = ids.length
     ? taught(turn.selected && !replaced ? "target" : "observation", ids)
     : { role: "observation", text: turn.observation_text };
-  if (ids.length) markNuisance(known.tokens, turn);
+  if (ids.length) {
+    spell(known.tokens, turn.observation_text);
+    markNuisance(known.tokens, turn);
+  }
   if (!replaced) return [known];
   for (const item of known.tokens ?? []) item.logprob = item.weight = item.share = undefined;
   return [known, taught(turn.selected ? "control" : "observation", turn.control_ids)];
+}
+
+// A character may be split over several tokens, none of which has a text of its own: its first token shows it.
+function spell(tokens, whole = "") {
+  const split = (item) => item.text.includes("\uFFFD");
+  let start = 0;
+  for (let i = 0; i < tokens.length; ) {
+    let after = i + 1;
+    if (split(tokens[i])) {
+      while (after < tokens.length && split(tokens[after])) after++;
+      const end = after < tokens.length ? whole.indexOf(tokens[after].text, start + 1) : whole.length;
+      if (end <= start) return;
+      for (let k = i; k < after; k++) tokens[k].text = k === i ? whole.slice(start, end) : "";
+      start = end;
+    } else if (whole.startsWith(tokens[i].text, start)) {
+      start += tokens[i].text.length;
+    } else return; // what follows is not of this text, such as the token that ends an action
+    i = after;
+  }
 }
 
 // The environment labels characters that nobody can predict; they are found where the tokens spell the text.
