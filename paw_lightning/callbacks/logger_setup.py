@@ -8,6 +8,7 @@ import lightning as L
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from paw_lightning.event_files import EVENTS
 from paw_lightning.training.loggers import FolderCurves, keep_curves, unserved, write_settings
 from paw_lightning.training.module import PaWModule
 from paw_lightning.training.run_folder import run_folder, shown
@@ -87,4 +88,4 @@ def _writes_curves(logger: object, folder: Path) -> bool:
 
 def _continues(logger: TensorBoardLogger) -> bool:
     """Its folder has the event files of an earlier process, with a first page in them."""
-    return len(list(Path(logger.log_dir).glob("events.out.tfevents.*"))) > 1
+    return len(list(Path(logger.log_dir).glob(EVENTS))) > 1

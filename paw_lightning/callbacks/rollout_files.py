@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from paw_lightning.callbacks.base import RolloutCallback
 from paw_lightning.callbacks.environment_loop import EnvironmentLoop
@@ -15,8 +15,9 @@ from paw_lightning.callbacks.recorded_header import RecordedHeader
 from paw_lightning.callbacks.target_readings import Reading, TargetReadings, write_readings
 from paw_lightning.errors import NotWrittenError, SettingsError
 from paw_lightning.rollout_files import Header, RecordedEpisode, RolloutFile, keeping, write
-from paw_lightning.rollout_files.reading import ENDING, FOLDER
+from paw_lightning.rollout_files.reading import ENDING, FOLDER, number_of
 from paw_lightning.rollouts.recording import record
+from paw_lightning.rollouts.replay import Replay
 from paw_lightning.training.module import PaWModule
 from paw_lightning.training.run_folder import run_folder, shown
 from paw_lightning.types import Evaluation, MicroBatch, Rollout
@@ -27,9 +28,9 @@ class RolloutFiles(RolloutCallback):
     """Writes every rollout, whole, into the folder `rollouts` of the run (config key ``rollout_files``).
 
     An iteration's file is written after its last micro-batch and before any checkpoint of it, so that a finished
-    iteration has its file, and one that is played again replaces it; an update that fails has one, too. Where a file
-    cannot be written, a warning says so and training goes on. docs/rollout_files.md describes the files, docs/replay.md
-    what they are good for.
+    iteration has its file; an update that fails has one, too. A run that went back to an earlier checkpoint removes the
+    files of what it plays anew, when the first such iteration is finished. Where a file cannot be written, a warning
+    says so and training goes on. docs/rollout_files.md describes the files, docs/replay.md what they are good for.
 
     Args:
         enabled: false writes nothing.
@@ -101,6 +102,8 @@ class RolloutFiles(RolloutCallback):
         write_readings(readings, episodes)
         header = self._header(trainer, module).of_rollout(rollout, episodes)
         header.error = error
+        if not error:  # before that the checkpoint that was left is still the latest
+            self._remove_left(header.iteration)
         self._write(f"train-{header.iteration:06d}", header, episodes)
 
     # Evaluation
@@ -134,6 +137,23 @@ class RolloutFiles(RolloutCallback):
             [advantage] = [type(loop.advantage).__name__ for loop in callbacks if isinstance(loop, EnvironmentLoop)]
             self._headers = RecordedHeader(self.runner, module, advantage)
         return self._headers
+
+    def _remove_left(self, iteration: int) -> None:
+        """Remove what the run had played from here on before it was resumed from an earlier checkpoint."""
+        assert self.folder is not None
+        if isinstance(self.runner, Replay) and self.runner.run.place.resolve() == self.folder.resolve():
+            return  # it will read them
+        try:
+            removed = keeping.remove_from(self.folder, iteration)
+        except OSError as error:
+            self._warn_once("left", f"{error}: the file is of rollouts that the run has left; remove it yourself")
+            return
+        later = sum(number_of(path) > iteration for path in removed)
+        if later:
+            rank_zero_info(
+                f"rollouts: {later} files of later iterations are removed: the run went on from iteration "
+                f"{iteration - 1}, and plays them anew"
+            )
 
     def _write(self, name: str, header: Header, episodes: list[RecordedEpisode]) -> None:
         """Write a file, and make room for the next."""

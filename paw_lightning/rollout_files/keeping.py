@@ -17,6 +17,19 @@ def remove_between(folder: Path, every: int, last: int) -> None:
             path.unlink(missing_ok=True)
 
 
+def remove_from(folder: Path, iteration: int) -> list[Path]:
+    """Remove the training and validation files of an iteration and of those after it, and return them.
+
+    Example: a run of 20 iterations is resumed from the checkpoint of the 4th. When it has played the 5th anew, the
+    files of 5 to 20 belong to a future that will not come.
+    """
+    files = [path for path in rollout_files(folder) if not path.name.startswith("test-")]
+    removed = [path for path in files if number_of(path) >= iteration]
+    for path in removed:
+        path.unlink(missing_ok=True)
+    return removed
+
+
 def make_room(folder: Path, limit: int, last: int) -> list[Path]:
     """Remove files until the folder holds at most `limit` bytes, and return them.
 

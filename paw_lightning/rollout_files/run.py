@@ -36,6 +36,11 @@ class RecordedRun:
         """The last iteration."""
         return max(self.files)
 
+    @property
+    def place(self) -> Path:
+        """The folder that its files lie in."""
+        return self.files[self.length].parent
+
     def read(self, iteration: int) -> RolloutFile:
         """The rollout of an iteration, which counts from 1.
 

@@ -17,8 +17,9 @@ from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoa
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
-from paw_lightning.event_files import METRICS
+from paw_lightning.event_files import METRICS, whole_lines
 from paw_lightning.training.run_folder import run_folder
+from paw_lightning.whole_files import write_whole
 
 SERVED = (TensorBoardLogger, WandbLogger, MLFlowLogger)
 """Loggers that take texts and histograms; for any other they are files in the run's folder."""
@@ -128,7 +129,10 @@ def unserved(loggers: Sequence[Logger]) -> list[Logger]:
 
 @rank_zero_only
 def keep_curves(logger: CSVLogger) -> None:
-    """Let a CSVLogger go on with the file of the run that it continues; by itself it would delete it."""
+    """Let a CSVLogger go on with the file of the run that it continues; by itself it would delete it.
+
+    Half a row goes: the next one would stand on its line, and the logger fails over such a line at the next new curve.
+    """
     path = Path(logger.log_dir, METRICS)
     kept = path.with_suffix(".kept")  # also found by the next start, should this one be killed on the way
     if path.exists():
@@ -137,6 +141,9 @@ def keep_curves(logger: CSVLogger) -> None:
         warnings.filterwarnings("ignore", "Experiment logs directory")
         writer = logger.experiment
     if kept.exists():
-        with kept.open(newline="") as lines:
-            writer.metrics_keys = next(csv.reader(lines), [])
+        lines = whole_lines(kept)
+        whole = "".join(lines).encode()
+        if len(whole) != kept.stat().st_size:
+            write_whole(kept, lambda file: file.write(whole), len(whole))
+        writer.metrics_keys = next(csv.reader(lines), [])
         kept.rename(path)

@@ -122,6 +122,38 @@ def test_a_start_that_was_killed_loses_no_curves(tmp_path: Path) -> None:
     assert rows == [{"a,b": "2", "c": "", "step": "1"}, {"a,b": "3.0", "c": "4.0", "step": "2"}]
 
 
+def test_half_a_row_is_taken_out_before_the_next_is_written(tmp_path: Path) -> None:
+    """Of one row the disk took "0.5,0.", and the next stands on its line; of the last row it took "0."."""
+    file = tmp_path / "metrics.csv"
+    first = CSVLogger(tmp_path.parent, name="", version=tmp_path.name)
+    first.log_metrics({"a": 0.5, "b": 0.25}, step=1)
+    first.save()
+    whole = file.read_bytes()
+    assert whole == b"a,b,step\r\n0.5,0.25,1\r\n"
+    file.write_bytes(whole + b"0.5,0.")
+    first.log_metrics({"a": 0.75, "b": 0.5}, step=3)
+    first.save()
+    assert file.read_bytes() == whole + b"0.5,0.0.75,0.5,3\r\n"
+    file.write_bytes(file.read_bytes() + b"0.25,0.5,4\r\n0.")
+    mine = CSVLogger(tmp_path.parent, name="", version=tmp_path.name)
+    keep_curves(mine)
+    assert file.read_bytes() == whole + b"0.25,0.5,4\r\n"
+    mine.log_metrics({"a": 1.0, "b": 1.0, "c": 1.0}, step=5)  # a new curve: Lightning reads the file and writes it anew
+    mine.save()
+    scalars = read_scalars(tmp_path)
+    assert scalars == {"a": [(1, 0.5), (4, 0.25), (5, 1.0)], "b": [(1, 0.25), (4, 0.5), (5, 1.0)], "c": [(5, 1.0)]}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.csv"]
+
+
+def test_half_a_head_leaves_an_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_bytes(b"a,b,st")
+    mine = CSVLogger(tmp_path.parent, name="", version=tmp_path.name)
+    keep_curves(mine)
+    mine.log_metrics({"a": 0.5}, step=1)
+    mine.save()
+    assert read_scalars(tmp_path) == {"a": [(1, 0.5)]}
+
+
 def test_an_unknown_logger_is_named_once_and_its_folder_has_the_rest(
     tiny_model_dir: str, tmp_path: Path, caplog
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +19,7 @@ from paw_lightning.callbacks.target_readings import Reading, write_readings
 from paw_lightning.errors import SettingsError
 from paw_lightning.rollout_files import RecordedEpisode, RecordedTurn, RolloutFile, read
 from paw_lightning.rollout_files import rollout_files as files_of
+from paw_lightning.rollout_files.run import RecordedRun
 from paw_lightning.rollouts.recording import record
 from paw_lightning.training.module import PaWModule
 from paw_lightning.whole_files import PART
@@ -205,6 +207,69 @@ def test_what_a_killed_run_left_is_cleared_away_by_the_next(fit: Any) -> None:
     fit(trainer__limit_val_batches=0, ckpt_path=folder / "checkpoints" / "last.ckpt")
     assert [path.name for path in (folder / "rollouts").iterdir() if PART in path.name] == []
     assert len(files_of(folder)) == 2
+
+
+QUICK = {"policy_export__folder": None, "trainer__num_sanity_val_steps": -1}
+
+
+@pytest.fixture(scope="module")
+def three(tiny_model_dir: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of three iterations that also has the checkpoint of the first."""
+    fit = functools.partial(runs.fit, tmp_path_factory.mktemp("three"), tiny_model_dir, **QUICK)
+    folder = runs.log_dir(fit(trainer__max_epochs=1))
+    shutil.copy(folder / "checkpoints" / "last.ckpt", folder / "checkpoints" / "first.ckpt")
+    return runs.log_dir(fit(trainer__max_epochs=3, ckpt_path=folder / "checkpoints" / "last.ckpt"))
+
+
+@pytest.fixture
+def gone_back(three: Path, fit: Any, tmp_path: Path) -> tuple[Path, Any]:
+    """A copy of that folder, and what resumes the run there from its first iteration."""
+    folder = shutil.copytree(three, tmp_path / "paw_lightning" / "version_0")
+    return folder, functools.partial(fit, **QUICK, ckpt_path=folder / "checkpoints" / "first.ckpt")
+
+
+ALL = [f"train-00000{n}" for n in (1, 2, 3)] + [f"val-00000{n}" for n in (0, 1, 2, 3)]
+
+
+def names(folder: Path) -> list[str]:
+    return [path.name.removesuffix(".jsonl.gz") for path in files_of(folder)]
+
+
+def test_a_run_that_went_back_leaves_no_files_of_the_other_course(gone_back: Any, caplog: Any) -> None:
+    """Of three iterations the second is played anew, otherwise: later files would belong to no run."""
+    folder, fit = gone_back
+    assert names(folder) == ALL
+    with caplog.at_level("INFO"):
+        fit(trainer__max_epochs=2, seed_everything=1)
+    assert names(folder) == ["train-000001", "train-000002", "val-000000", "val-000001", "val-000002"]
+    assert RecordedRun(folder).length == 2
+    [line] = [message for message in caplog.messages if message.startswith("rollouts:")]
+    assert line.startswith("rollouts: 2 files of later iterations are removed: the run went on from iteration 1,")
+
+
+def test_without_an_iteration_that_is_finished_the_other_course_stays(
+    gone_back: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checkpoint is still the latest one; only the rollout whose update failed is new."""
+    folder, fit = gone_back
+
+    def fail(*_: Any) -> None:
+        raise FloatingPointError("the gradient norm is nan")
+
+    monkeypatch.setattr(PaWModule, "on_before_optimizer_step", fail)
+    with pytest.raises(FloatingPointError):
+        fit(trainer__max_epochs=3)
+    assert names(folder) == ALL
+    assert [bool(read(path).header.error) for path in files_of(folder)[:3]] == [False, True, False]
+
+
+def test_a_replay_of_its_own_folder_keeps_what_it_will_read(gone_back: Any) -> None:
+    """The third iteration reads a file that lies after the second, which is finished by then."""
+    folder, fit = gone_back
+    before = read(folder / "rollouts" / "train-000003.jsonl.gz").episodes
+    fit(trainer__max_epochs=3, data__replay=folder)
+    assert names(folder) == ALL
+    assert read(folder / "rollouts" / "train-000003.jsonl.gz").episodes == before
 
 
 def test_evaluations_have_files_of_their_own(fit: Any, tiny_model_dir: str, tmp_path: Path) -> None:

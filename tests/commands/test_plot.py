@@ -45,6 +45,25 @@ def test_a_run_may_have_files_of_two_loggers(run: Path) -> None:
     assert scalars["other"] == [(2, 7.0), (2, 8.0)]
 
 
+@pytest.mark.parametrize(
+    "torn",
+    ["2,0.2,0.3,0.25,6\n", "2,0.5,oo\n", "2,0.2.5,6\n", "x,0.25,6\n", ",0.25,6\n", "2,0.25\n", '2,"0.25,6\n', "\n"],
+    ids=["glued", "no number", "glued within a number", "no step", "empty step", "short", "quoted", "empty"],
+)
+def test_rows_that_cannot_be_read_are_left_out(torn: str, tmp_path: Path) -> None:
+    """The rows around it are read, and the last one, which is still being written or never will be, is not."""
+    (tmp_path / "metrics.csv").write_text(f"step,wm/coefficient,a\n1,0.25,5\n{torn}3,0.75,7\n4,0.5,1")
+    assert read_scalars(tmp_path) == {"wm/coefficient": [(1, 0.25), (3, 0.75)], "a": [(1, 5.0), (3, 7.0)]}
+    assert command([str(tmp_path)]) == 0
+    assert (tmp_path / "curves.png").exists()
+
+
+@pytest.mark.parametrize("content", ["", "step,a", "a,b\n1,2\n"])
+def test_a_file_without_a_whole_head_holds_no_curves(content: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text(content)
+    assert read_scalars(tmp_path) == {}
+
+
 def test_what_cannot_be_drawn_is_named(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match="required: run; wanted what paw-lightning plot --help shows"):
         command([])

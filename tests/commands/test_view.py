@@ -103,6 +103,14 @@ def test_curves_come_from_event_files(tmp_path: Path) -> None:
     assert curves == {"train/entropy": [[0, 0.5], [1, 0.75]]}  # what was written again replaces what was there
 
 
+def test_curves_come_from_a_csv_file_as_well(tmp_path: Path) -> None:
+    """Runs with CSV, W&B or MLflow have no event files; of a resumed run's iteration the later value counts."""
+    run = small_run(tmp_path)
+    (run / "metrics.csv").write_text("step,train/entropy,a\n0,0.5,\n1,0.25,\n1,0.75,3\n")
+    [curves] = unpacked(data(written(run, "--output", tmp_path / "page.html"), "curves")[0])
+    assert curves == {"train/entropy": [[0, 0.5], [1, 0.75]], "a": [[1, 3.0]]}
+
+
 # What cannot get out of its place
 
 

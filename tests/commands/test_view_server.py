@@ -65,6 +65,15 @@ def test_a_file_that_was_written_again_is_read_again(port: int, tmp_path: Path) 
     assert table["columns"]["task_seed"] == [5]
 
 
+def test_new_rows_of_a_csv_file_are_noticed(port: int, tmp_path: Path) -> None:
+    """The half row is still being written."""
+    file = tmp_path / "run" / "metrics.csv"
+    file.write_text("step,a\n1,0.5\n2,0.")
+    assert [*unpacked(get(port, "/curves?run=0")[1])] == [{"a": [[1, 0.5]]}]
+    file.write_text("step,a\n1,0.5\n2,0.25\n")
+    assert [*unpacked(get(port, "/curves?run=0")[1])] == [{"a": [[1, 0.5], [2, 0.25]]}]
+
+
 @pytest.mark.parametrize(
     "path",
     ["/part?run=0&name=../../secret", "/part?run=0&name=%2e%2e%2fsecret", "/part?run=1&name=train-000001", "/part",

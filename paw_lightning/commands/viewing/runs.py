@@ -7,6 +7,7 @@ from pathlib import Path
 
 from paw_lightning.commands.viewing.parts import packed, part
 from paw_lightning.errors import SettingsError
+from paw_lightning.event_files import EVENTS, METRICS, read_scalars
 from paw_lightning.rollout_files import read, rollout_files
 from paw_lightning.rollout_files.reading import ENDING
 
@@ -48,10 +49,11 @@ class Run:
         return text
 
     def curves(self) -> str:
-        """The curves of the run's event files, packed: {tag: [[step, value], ...]}."""
-        stamps = [_stamp(path) for path in sorted(self.folder.glob("events.out.tfevents.*"))]
+        """The curves of the run's event files and of its `metrics.csv`, packed: {tag: [[step, value], ...]}."""
+        files = [path for name in (EVENTS, METRICS) for path in sorted(self.folder.glob(name))]
+        stamps = [_stamp(path) for path in files]
         if self._curves is None or self._curves[0] != stamps:
-            self._curves = stamps, packed(_scalars(self.folder) if stamps else {})
+            self._curves = stamps, packed(_scalars(self.folder))
         return self._curves[1]
 
 
@@ -79,8 +81,6 @@ def _short(parts: tuple[str, ...]) -> str:
 
 def _scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Every curve; what a resumed run wrote again replaces what it had written before."""
-    from paw_lightning.event_files import read_scalars
-
     return {tag: sorted(dict(points).items()) for tag, points in read_scalars(folder).items()}
 
 
