@@ -60,15 +60,17 @@ def test_ten_kills(layout: str, tmp_path: Path) -> None:
     unbroken.finish()
     costs = read_scalars(unbroken.run)
     seconds = costs["time/rollout_s"][-1][1] + costs["time/update_s"][-1][1]
-    kills, finished, left = 0, 0, []
+    kills, finished, left, lost = 0, 0, [], set[tuple[str, int]]()
     for moment in moments(layout, seconds):
         kills += killed.kill(moment)
         finished = assert_whole(killed, finished)
+        lost |= new_gaps(unbroken, killed, finished, lost)
         left += [path.name for pattern in HALF for path in killed.run.rglob(pattern)]
     print(f"{layout}: {kills} kills, in the midst of {sorted(left)}")
     killed.finish()
     assert kills == 10
     assert_equal(unbroken, killed)
+    assert_curves(unbroken, killed, lost)
 
 
 def assert_whole(runs: Runs, finished: int) -> int:
@@ -88,7 +90,7 @@ def assert_whole(runs: Runs, finished: int) -> int:
 
 
 def assert_equal(unbroken: Runs, killed: Runs) -> None:
-    """Weights, optimizer and curves, bit for bit; and nothing half is left."""
+    """Weights, optimizer and rollouts, bit for bit; and nothing half is left."""
     one, other = (load_file(runs.run / "policy" / "model.safetensors") for runs in (unbroken, killed))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     old, new = checkpoint_of(unbroken), checkpoint_of(killed)
@@ -98,12 +100,29 @@ def assert_equal(unbroken: Runs, killed: Runs) -> None:
     moments = [state["optimizer_states"][0]["state"] for state in (old, new)]
     for key, state in moments[0].items():
         assert all(torch.equal(value, moments[1][key][name]) for name, value in state.items() if name != "step"), key
-    expected, found = curves_of(unbroken.run), curves_of(killed.run)
-    for tag, points in expected.items():
-        for step, value in points.items():
-            assert found.get(tag, {}).get(step, value) == value, (tag, step)
-    missing = {step for tag, points in expected.items() for step in points if step not in found.get(tag, {})}
-    print(f"steps whose point is missing from a curve: {sorted(missing)}")
     for number, path in train_files(unbroken.run).items():
         assert read(path).episodes == read(train_files(killed.run)[number]).episodes, number
     assert not [path for pattern in HALF for path in killed.run.rglob(pattern)]
+
+
+def points(runs: Runs, last: int = ITERATIONS) -> dict[tuple[str, int], float]:
+    """{(tag, iteration): value} of all curves, up to the iteration `last`."""
+    curves = {} if runs.run is None else curves_of(runs.run)
+    return {(tag, step): value for tag, curve in curves.items() for step, value in curve.items() if step <= last}
+
+
+def new_gaps(unbroken: Runs, killed: Runs, finished: int, lost: set[tuple[str, int]]) -> set[tuple[str, int]]:
+    """Points that a kill has left out: of the last finished iteration alone, whose checkpoint was just there."""
+    if finished == 0:
+        return set()  # it will be started anew
+    gaps = points(unbroken, finished).keys() - points(killed).keys() - lost
+    assert {step for _, step in gaps} <= {finished}, "a finished iteration before the last has its points"
+    return gaps
+
+
+def assert_curves(unbroken: Runs, killed: Runs, lost: set[tuple[str, int]]) -> None:
+    """The same points, bit for bit, but for those that the kills have left out."""
+    expected, found = points(unbroken), points(killed)
+    assert {tag for tag, _ in found} == {tag for tag, _ in expected}
+    print(f"points that the kills left out: {sorted(lost - found.keys())}")
+    assert found == {point: value for point, value in expected.items() if point in found or point not in lost}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -106,18 +107,33 @@ def test_both_parts_of_the_optimizer_step_at_the_scheduled_rate() -> None:
     assert 0.0007 < (1 - matrix).mean() < 0.0015
 
 
-def test_a_policy_is_made_end_to_end(tmp_path: Path) -> None:
+def test_a_policy_is_made_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three short runs of imitation, the second in the step layout: another policy after each, the same one again."""
     short = tuple(replace(phase, iterations=2, episodes=8) for phase in SEARCH.phases)
     world = replace(SEARCH, phases=short)
     assert [phase.layout for phase in short] == ["episode", "step", "episode"]
-    made = [load_language_model(str(_make(world, tmp_path / name))) for name in ("one", "again")]
-    one, again = (dict(model.named_parameters()) for model in made)
-    assert all(torch.equal(weight, again[name]) for name, weight in one.items())
+    imitate, policies = make_base_policy.imitate, list[dict[str, torch.Tensor]]()
+
+    def watched(world: World, number: int, start: Path, output: Path, seed: int) -> None:
+        policies.append(_weights(start))
+        imitate(world, number, start, output, seed)
+        policies.append(_weights(output))
+
+    monkeypatch.setattr(make_base_policy, "imitate", watched)
+    for name in ("one", "again"):
+        make_base_policy.make(world, tmp_path / name, seed=0)
+    one, again = policies[:6], policies[6:]
+    assert [_same(*pair) for pair in zip(one, again, strict=True)] == [True] * 6
+    # start and output of phase 1, of phase 2, of phase 3: each trains, and the next begins where it ended
+    assert [_same(*pair) for pair in pairwise(one)] == [False, True, False, True, False]
+    assert _same(_weights(tmp_path / "one"), one[-1])
     tokenizer = load_tokenizer(str(tmp_path / "one"))
-    assert len(tokenizer) == made[0].config.vocab_size <= SEARCH.vocabulary
+    assert len(tokenizer) == load_language_model(str(tmp_path / "one")).config.vocab_size <= SEARCH.vocabulary
 
 
-def _make(world: World, folder: Path) -> Path:
-    make_base_policy.make(world, folder, seed=0)
-    return folder
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: weight.detach() for name, weight in load_language_model(str(folder)).named_parameters()}
+
+
+def _same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
