@@ -16,7 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from paw_lightning import ranks
-from paw_lightning.callbacks.stop_watch import ORDER, POLL, Listener, StopWatch, call_main_thread, end_process
+from paw_lightning.callbacks.stop_watch import POLL, Listener, StopWatch, call_main_thread, end_process, next_order
 from paw_lightning.errors import EvaluationCut, SettingsError
 from paw_lightning.training.run_folder import last_checkpoint, resume_command, run_folder
 
@@ -60,12 +60,14 @@ class GracefulStop(L.Callback):
         self._folder: Any = None
         self._watch: StopWatch | None = None
         self._listener: Listener | None = None
+        self._order = ""
 
     # Taking the signals over
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Look who has the signals now, as Lightning takes SIGTERM over before anything runs; begin anew."""
-        self.received, self.phase, self._watch = None, "before", None
+        self.received, self.phase, self._watch, self._listener = None, "before", None, None
+        self._order = next_order() if ranks.world()[1] > 1 else ""
         data: Any = getattr(trainer, "datamodule", None)
         if data is not None:
             data.cut = data.cut_asked = False
@@ -88,17 +90,17 @@ class GracefulStop(L.Callback):
         """Handle them here; with several ranks, listen for those of the others as well."""
         self.trainer = trainer
         if ranks.world()[1] > 1 and self._listener is None:
-            self._listener = Listener(self._hear)
+            self._listener = Listener(self._order, self._hear)
         if threading.current_thread() is threading.main_thread():
             for number in self.SIGNALS:
                 signal.signal(number, self._handle)
 
-    def _hear(self, order: str) -> None:
+    def _hear(self, word: str) -> None:
         """Another rank was told to stop: this one does the same, from outside where its main thread is blocked."""
-        number = signal.Signals(int(order.split()[0]))
+        number = signal.Signals(int(word.split()[0]))
         if self.received is None:
             call_main_thread(number)
-        if order.endswith("drop"):
+        if word.endswith("drop"):
             StopWatch(number, None, self._dropped(number, "another rank was told to stop"))
 
     # What a signal does
@@ -119,7 +121,7 @@ class GracefulStop(L.Callback):
         fits = self.seconds is None or left is None or left <= self.seconds
         verdict = "finish" if fits and self.phase != "before" else "drop"
         if ranks.world()[1] > 1:
-            verdict = ranks.post(ORDER, f"{int(self._number)} {verdict}").split()[1]
+            verdict = ranks.post(self._order, f"{int(self._number)} {verdict}").split()[1]
         if verdict == "drop":
             limit = f"graceful_stop.seconds is {self.seconds:g}" if self.seconds is not None else ""
             self._drop("" if left is None else f"it needs about {left:.0f} s more, {limit}")

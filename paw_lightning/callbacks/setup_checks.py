@@ -18,7 +18,7 @@ from paw_lightning.errors import SettingsError
 from paw_lightning.iteration import Iteration
 from paw_lightning.models.window import context_window
 from paw_lightning.policy.advantages import Advantage
-from paw_lightning.rollouts.collector import FirstLook
+from paw_lightning.rollouts.episodes import FirstLook
 from paw_lightning.rollouts.settings import RolloutSettings
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import PromptBuilder

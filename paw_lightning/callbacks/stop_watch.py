@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -14,8 +15,16 @@ GRACE = 10.0
 """Seconds that the main thread has to react: it may be saving, or inside one long operation that is not Python's."""
 POLL = 1.0
 """Seconds between two looks at whether another rank was told to stop."""
-ORDER = "paw_lightning stop"
-"""Under this name the rank that gets a signal leaves word for the others."""
+_ENTRIES = itertools.count(1)
+
+
+def next_order() -> str:
+    """Under this name the rank that gets a signal leaves word for the others; each entry point has another.
+
+    The words outlast a `fit`: those of its stop must not reach the `test` after it. All ranks come to the same number,
+    as those of one process group run the same entry points.
+    """
+    return f"paw_lightning stop {next(_ENTRIES)}"
 
 
 class StopWatch(threading.Thread):
@@ -47,20 +56,20 @@ class StopWatch(threading.Thread):
 class Listener(threading.Thread):
     """On one of several ranks: waits for word from another, and calls the main thread as the signal would have."""
 
-    def __init__(self, heard: Callable[[str], None]) -> None:
+    def __init__(self, order: str, heard: Callable[[str], None]) -> None:
         super().__init__(daemon=True, name="stop listener")
-        self.heard, self.cancelled = heard, threading.Event()
+        self.order, self.heard, self.cancelled = order, heard, threading.Event()
         self.start()
 
     def run(self) -> None:
         """Look, every now and then."""
         while not self.cancelled.wait(POLL):
             try:
-                order = ranks.posted(ORDER)
+                word = ranks.posted(self.order)
             except RuntimeError:  # whoever keeps the words is gone, and soon this process will be
                 return
-            if order is not None:
-                self.heard(order)
+            if word is not None:
+                self.heard(word)
                 return
 
 

@@ -27,6 +27,7 @@ from paw_lightning.cli.messages import explain
 from paw_lightning.cli.quiet import quiet
 from paw_lightning.cli.resuming import continue_run, keep_files
 from paw_lightning.cli.run_files import RepeatableConfig, said_of_the_disk
+from paw_lightning.cli.sampler_names import with_sampler_paths
 from paw_lightning.cli.sections import SECTIONS, TRAINING
 from paw_lightning.errors import NotWrittenError, SettingsError
 from paw_lightning.training.datamodule import RolloutDataModule
@@ -137,7 +138,7 @@ class PaWCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Find the files of ``--config``; refuse what can be refused long before a model is built."""
         if args is None or isinstance(args, list):
-            args = config_files.expand(sys.argv[1:] if args is None else args)
+            args = with_sampler_paths(config_files.expand(sys.argv[1:] if args is None else args))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # they are the process's own, expanded
             super().parse_arguments(parser, args)

@@ -10,13 +10,13 @@ shown together, so that the same task can be read side by side.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from paw_lightning.cli.command_arguments import Arguments
 from paw_lightning.commands.viewing.page import page, printable
 from paw_lightning.commands.viewing.runs import Run, open_runs
 from paw_lightning.errors import SettingsError
+from paw_lightning.whole_files import write_whole
 
 PORT = 8321
 
@@ -57,15 +57,13 @@ def write(runs: list[Run], output: Path) -> None:
     """Make the page and put it in its place whole.
 
     Raises:
-        SettingsError: it cannot be written there.
+        SettingsError: no file can be there.
+        NotWrittenError: the disk did not take it.
     """
+    if output.is_dir() or not output.parent.is_dir():
+        what = "is a folder" if output.is_dir() else "lies in a folder that does not exist"
+        raise SettingsError(f"--output is {output}, which {what}; wanted a file")
     parts = [(place, run.part(name)) for place, run in enumerate(runs) for name in run.files()]
-    text = page([run.name for run in runs], [run.curves() for run in runs], parts)
-    draft = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(output)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise SettingsError(f"output is {output}, which cannot be written ({error.strerror}); wanted a file") from None
+    text = page([run.name for run in runs], [run.curves() for run in runs], parts).encode()
+    write_whole(output, lambda file: file.write(text), needed=len(text))
     print(f"wrote {printable(str(output))}: {len(parts)} rollout files, {len(text) / 1e6:.1f} MB; open it in a browser")

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from paw_lightning import config_files
 from paw_lightning.errors import SettingsError
+from paw_lightning.whole_files import write_whole
 
 LAUNCHER = [sys.executable, "-m", "paw_lightning", "fit"]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -110,9 +111,8 @@ class Run:
 
     def write_outcome(self, state: str, **details: Any) -> None:
         """Replace the outcome, at once or not at all."""
-        draft = self.folder / "outcome.draft"
-        draft.write_text(json.dumps({"state": state, **details}))
-        draft.replace(self.folder / "outcome.json")
+        text = json.dumps({"state": state, **details})
+        write_whole(self.folder / "outcome.json", lambda file: file.write(text.encode()))
 
     def progress(self) -> float:
         """Finished share, read off the progress bar in the log."""

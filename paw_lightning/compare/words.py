@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from paw_lightning.compare import statistics
 from paw_lightning.compare.folder import listed
 from paw_lightning.compare.results import ArmSummary, Difference, Results
+from paw_lightning.rollout_files.run import spans
 
 FURTHER = "Further differences"
 # Of 4,000 tables each by tools/comparison_rates.py; normal values, and success on 200 tasks around 0.5 and 0.1.
@@ -189,12 +190,12 @@ def table(results: Results, rows: list[ArmSummary]) -> list[list[str]]:
 
 def _cells(results: Results, row: ArmSummary, several_bases: bool) -> list[str]:
     missing = {"failed": results.failures, "not finished": results.unfinished}
-    seeds_of = {why: ranges(sorted(run.seed for run in runs if run.arm == row.arm)) for why, runs in missing.items()}
+    seeds_of = {why: spans(sorted(run.seed for run in runs if run.arm == row.arm)) for why, runs in missing.items()}
     without = "; ".join(f"{why}: {seeds}" for why, seeds in seeds_of.items() if seeds)
     difference = _with_interval(_number(row.difference, "+"), row.difference_interval, "+")
     return [
         row.arm,
-        (ranges(row.seeds) or "none") + (f" ({without})" if without else ""),
+        (spans(row.seeds) or "none") + (f" ({without})" if without else ""),
         _number(row.before),
         _with_interval(_number(row.last), row.interval),
         "base" if row.arm == row.base else difference + (f" ({row.base})" if several_bases else ""),
@@ -247,17 +248,6 @@ def meaning(header: str, metric: str) -> str:
     if header.startswith("difference from"):
         return f"{MEANINGS['difference']} It is a result only where the sentence above says so."
     return MEANINGS.get(header, "The last value of this curve, mean over seeds.")
-
-
-def ranges(seeds: list[int]) -> str:
-    """1, 2, 3, 5 as "1-3, 5"; two in a row stay two."""
-    runs: list[list[int]] = []
-    for seed in seeds:
-        if runs and seed == runs[-1][-1] + 1:
-            runs[-1].append(seed)
-        else:
-            runs.append([seed])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
 
 
 def _number(value: float | None, sign: str = "", digits: int = 3) -> str:

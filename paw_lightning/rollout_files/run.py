@@ -85,11 +85,11 @@ def _same(key: str, recorded: Any, now: Any) -> bool:
 
 
 def spans(numbers: Iterable[int]) -> str:
-    """Numbers in ascending order with runs of neighbours joined. Example: 3, 5-8, 11."""
+    """Ascending numbers with neighbours joined; two in a row stay two. Example: 3, 5-8, 10, 11."""
     parts: list[list[int]] = []
     for number in numbers:
         if parts and number == parts[-1][-1] + 1:
-            parts[-1][1:] = [number]
+            parts[-1].append(number)
         else:
             parts.append([number])
-    return ", ".join("-".join(map(str, part)) for part in parts)
+    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 2 else ", ".join(map(str, part)) for part in parts)

@@ -9,17 +9,13 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from paw_lightning.rollouts.episodes import EpisodeError, Player, Seat
+from paw_lightning.rollouts.episodes import EpisodeError, FirstLook, Player, Seat
 from paw_lightning.rollouts.layouts import Context
 from paw_lightning.rollouts.relay import Relay
 from paw_lightning.rollouts.timing import timed
 from paw_lightning.rollouts.turns import Turn
 from paw_lightning.samplers.base import Generation, Sampler
 from paw_lightning.types import RolloutGroup
-
-Start = tuple[str, dict[str, Any]]
-"""An environment's first observation and its info."""
-
 
 MOST_STEPS = 256
 """Environments that reset or step at a time."""
@@ -46,7 +42,7 @@ class Table(Protocol):
     counterfactuals: bool
 
     def open(self, seat: Seat, seed: Sequence[int | str]) -> EpisodeError | None: ...
-    def reset(self, seat: Seat, seed: Sequence[int | str]) -> Start | EpisodeError: ...
+    def reset(self, seat: Seat, seed: Sequence[int | str]) -> FirstLook | EpisodeError: ...
     def seat(self, seat: Seat, group: RolloutGroup, observation: str, info: dict[str, Any]) -> Player: ...
     def context(self, p: Player) -> Context | None: ...
     def read(self, p: Player, context: Context, generation: Generation) -> Turn: ...
@@ -83,7 +79,7 @@ class Apart:
                 "environment", partial(self.table.reset, seat, self.play.seed), partial(self._begin, seat)
             )
 
-    def _begin(self, seat: Seat, came: Start | EpisodeError) -> None:
+    def _begin(self, seat: Seat, came: FirstLook | EpisodeError) -> None:
         if isinstance(came, EpisodeError):
             self._fail(seat, came)
         elif self._in_play(seat):

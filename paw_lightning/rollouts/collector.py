@@ -18,6 +18,7 @@ from paw_lightning.rollouts.apart import Apart, Play
 from paw_lightning.rollouts.demonstrations import Demonstrator
 from paw_lightning.rollouts.episodes import (
     EpisodeError,
+    FirstLook,
     Player,
     Seat,
     check_info,
@@ -39,8 +40,6 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with (finished episodes, all episodes) after every turn."""
-FirstLook = tuple[str, dict[str, Any]]
-"""An environment's first observation and its info."""
 
 
 @dataclass

@@ -17,6 +17,9 @@ from paw_lightning.types import Episode, RolloutGroup
 
 logger = logging.getLogger(__name__)
 
+FirstLook = tuple[str, dict[str, Any]]
+"""An environment's first observation and its info."""
+
 
 class EpisodeError(RuntimeError):
     """This attempt at an episode cannot be finished; `retry` says whether another could be."""

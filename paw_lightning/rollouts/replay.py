@@ -9,7 +9,8 @@ from paw_lightning import ranks
 from paw_lightning.errors import SettingsError
 from paw_lightning.rollout_files.run import KEY, RecordedRun
 from paw_lightning.rollouts import scoring
-from paw_lightning.rollouts.collector import FirstLook, PlayedGroups
+from paw_lightning.rollouts.collector import PlayedGroups
+from paw_lightning.rollouts.episodes import FirstLook
 from paw_lightning.rollouts.provenance import played_with
 from paw_lightning.rollouts.recording import restore
 from paw_lightning.rollouts.runner import Policy, Progress, Runner

@@ -13,9 +13,9 @@ from paw_lightning.errors import EnvironmentFailedError, SettingsError
 from paw_lightning.models.fingerprint import fingerprint
 from paw_lightning.models.policy_world_model import PolicyWorldModel
 from paw_lightning.rollouts import scoring
-from paw_lightning.rollouts.collector import Collector, FirstLook, PlayedGroups
+from paw_lightning.rollouts.collector import Collector, PlayedGroups
 from paw_lightning.rollouts.dynamic_sampling import play_useful
-from paw_lightning.rollouts.episodes import describe
+from paw_lightning.rollouts.episodes import FirstLook, describe
 from paw_lightning.rollouts.settings import RolloutSettings
 from paw_lightning.rollouts.tasks import Split, TaskOrder
 from paw_lightning.rollouts.timing import timed

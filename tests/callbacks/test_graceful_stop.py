@@ -9,12 +9,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from paw_lightning.callbacks import GracefulStop, PolicyExport
+from paw_lightning import ranks
+from paw_lightning.callbacks import GracefulStop, PolicyExport, graceful_stop, stop_watch
 from paw_lightning.callbacks.graceful_stop import Stopped
 from paw_lightning.errors import SettingsError
 from tests.helpers import runs
@@ -186,6 +188,33 @@ def test_an_evaluation_ends_at_once(tiny_model_dir: str, tmp_path: Path, monkeyp
     monkeypatch.setattr(ToyEnv, "reset", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(60))
     seconds, line = stopped_in(tmp_path, tiny_model_dir, caplog, command="validate")
     assert line == "SIGTERM: the evaluation is broken off" and seconds < 30
+
+
+def test_with_several_ranks_each_entry_point_listens_for_its_own_stop(monkeypatch) -> None:
+    """`fit`, stopped, and then `test` in one process: the word of the first stop is not the second's."""
+    words, called = dict[str, str](), list[int]()
+    monkeypatch.setattr(ranks, "world", lambda: (0, 2))
+    monkeypatch.setattr(ranks, "post", words.setdefault)
+    monkeypatch.setattr(ranks, "posted", words.get)
+    monkeypatch.setattr(stop_watch, "POLL", 0.01)
+    monkeypatch.setattr(graceful_stop, "call_main_thread", called.append)
+    stop, trainer = GracefulStop(seconds=None), SimpleNamespace()
+
+    stop.setup(trainer, None, "fit")
+    stop.on_test_start(trainer, None)
+    stop.phase = "saving"
+    os.kill(os.getpid(), signal.SIGTERM)
+    stop.teardown(trainer, None, "fit")
+    assert [*words.values()] == ["15 finish"]
+
+    stop.setup(trainer, None, "test")
+    stop.on_test_start(trainer, None)
+    time.sleep(0.1)  # ten looks
+    assert called == [], "nobody has stopped this one"
+    assert ranks.post(stop._order, "2 finish") == "2 finish", "the other rank decides anew"
+    stop._listener.join(timeout=5)
+    stop.teardown(trainer, None, "test")
+    assert called == [signal.SIGINT]
 
 
 def test_seconds_below_zero_are_refused() -> None:

@@ -67,6 +67,55 @@ def test_the_help_begins_with_our_keys_and_has_a_writers_keys_once(cli: training
     assert "--last_checkpoint.filename" not in text
 
 
+NATIVE, VLLM = "paw_lightning.samplers.native.NativeSampler", "paw_lightning.samplers.vllm.VLLMSampler"
+
+
+@pytest.mark.parametrize(
+    ("args", "path", "given"),
+    [
+        (["--rollout.sampler=vllm", "--rollout.sampler.urls=[http://a]"], VLLM, {"urls": ["http://a"]}),
+        (
+            ["--rollout.sampler", "vllm", "--rollout.sampler.urls", "[http://a]", "--rollout.sampler.timeout", "9"],
+            VLLM,
+            {"urls": ["http://a"], "timeout": 9.0},
+        ),
+        (["--config=FILE", "--rollout.sampler.init_args.urls=[http://a]"], VLLM, {"urls": ["http://a"]}),
+        (["--rollout.sampler.max_batch_tokens=4"], NATIVE, {"max_batch_tokens": 4}),
+        ([f"--rollout.sampler={VLLM}", "--rollout.sampler.urls=[http://a]"], VLLM, {"urls": ["http://a"]}),
+        (
+            [
+                "--config=FILE",
+                "--rollout.sampler.timeout=9",
+                "--rollout.sampler=native",
+                "--rollout.sampler.max_batch_tokens=4",
+            ],
+            NATIVE,
+            {"max_batch_tokens": 4},
+        ),
+    ],
+)
+def test_a_sampler_with_a_short_name_takes_settings(
+    args: list[str], path: str, given: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "vllm.yaml"
+    file.write_text("rollout: {sampler: vllm}")
+    args = [arg.replace("FILE", str(file)) for arg in args]
+    sampler = parse(*args).config.fit.rollout.sampler
+    assert sampler.class_path == path and given.items() <= vars(sampler.init_args).items()
+
+
+def test_a_sampler_without_settings_keeps_its_short_name() -> None:
+    assert parse("--rollout.sampler=vllm").config.fit.rollout.sampler == "vllm"
+
+
+def test_a_short_name_is_no_class_path(tmp_path: Path) -> None:
+    file = tmp_path / "vllm.yaml"
+    file.write_text("rollout: {sampler: {class_path: vllm, init_args: {timeout: 9}}}")
+    wanted = re.escape(f"rollout.sampler.class_path in {file} is 'vllm'; wanted '{VLLM}'")
+    with pytest.raises(SettingsError, match=wanted):
+        training.run(["fit", f"--config={file}"])
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -85,6 +134,10 @@ def test_the_help_begins_with_our_keys_and_has_a_writers_keys_once(cli: training
         ),
         (["--trainer.logger.sav_dir=x"], "sav_dir is no argument of TensorBoardLogger; did you mean save_dir?"),
         (["--model.critic=sharde"], "model.critic is sharde; wanted one of 'none', 'shared', 'separate'"),
+        (
+            ["--rollout.sampler=vllm", "--rollout.sampler.ulrs=[http://a]"],
+            "rollout.sampler.init_args.ulrs is no argument of VLLMSampler; did you mean urls?",
+        ),
         (["--trainer.max_epochs=x"], "trainer.max_epochs is x; wanted an integer"),
         (["--seed_everything=true"], "seed_everything is True; wanted an integer"),
         (["--rollout.advantage=GIGPO"], "rollout.advantage is 'GIGPO', which names no class; did you mean GiGPO?"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import errno
 import gzip
 import hashlib
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from paw_lightning.commands.view import command
 from paw_lightning.commands.viewing.page import BROWSER, SCRIPTS, STYLES, joined_script
 from paw_lightning.commands.viewing.parts import episode_data, part, shortened, unpacked
 from paw_lightning.commands.viewing.tokens import taught_tokens
-from paw_lightning.errors import SettingsError
+from paw_lightning.errors import NotWrittenError, SettingsError
 from paw_lightning.rollout_files import RecordedEpisode, RecordedTurn, read
 from tests.helpers.recorded_runs import HOSTILE, Words, episode, hostile_run, save, small_run
 
@@ -213,13 +215,26 @@ def test_what_cannot_be_shown_or_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"empty, which holds no episodes.*rollout_files.enabled true"):
         command([str(tmp_path / "empty")])
     run = small_run(tmp_path / "run")
-    with pytest.raises(SettingsError, match=r"output is .*no/page.html, which cannot be written \(No such file"):
+    with pytest.raises(SettingsError, match=r"--output is .*no/page.html, which lies in a folder that does not"):
         command([str(run), "--output", str(tmp_path / "no" / "page.html")])
-    with pytest.raises(SettingsError, match=r"output is .*run, which cannot be written \(Is a directory"):
+    with pytest.raises(SettingsError, match=r"--output is .*run, which is a folder; wanted a file"):
         command([str(run), "--output", str(run)])
-    assert list(tmp_path.glob(".run*")) == []
     with pytest.raises(SettingsError, match="--output and --serve; wanted one of them"):
         command([str(run), "--serve", "--output", "page.html"])
+
+
+def test_a_full_disk_leaves_the_page_before(tmp_path: Path, monkeypatch) -> None:
+    run = small_run(tmp_path / "run")
+    command([str(run)])
+    page, files = (run / "view.html").read_bytes(), sorted(run.iterdir())
+
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(NotWrittenError, match=r"view.html could not be written: No space left on device \(\d+"):
+        command([str(run)])
+    assert (run / "view.html").read_bytes() == page and sorted(run.iterdir()) == files
 
 
 def test_no_model_library_is_imported(tmp_path: Path) -> None:

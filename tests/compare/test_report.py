@@ -365,11 +365,6 @@ def test_without_further_pairs_the_report_does_not_speak_of_them(tmp_path: Path)
     assert "urther differences" not in text + (tmp_path / "report.html").read_text()
 
 
-def test_seeds_in_a_row_are_a_range() -> None:
-    assert words.ranges([1, 2, 3, 5, 7, 8]) == "1-3, 5, 7, 8"
-    assert words.ranges([]) == ""
-
-
 def test_json_and_page_hold_every_table(tmp_path: Path) -> None:
     report.write(grouped_results(), tmp_path)
     content = json.loads((tmp_path / "report.json").read_text())
