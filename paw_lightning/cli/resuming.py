@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from paw_lightning.rollout_files.reading import FOLDER
 from paw_lightning.training.loggers import keep_curves
 
 RUN_KEYS = {"TensorBoardLogger": "version", "CSVLogger": "version", "WandbLogger": "version", "MLFlowLogger": "run_id"}
@@ -44,7 +45,7 @@ def continue_run(config: Any) -> None:
 def _is_replayed(config: Any, folder: Path) -> bool:
     """Whether the run of the checkpoint is the one whose rollouts are trained on again."""
     replay = config.get("data", {}).get("replay")
-    return replay is not None and Path(replay).expanduser().resolve() in (folder, folder / "rollouts")
+    return replay is not None and Path(replay).expanduser().resolve() in (folder, folder / FOLDER)
 
 
 def _moved(name: str, options: Any, folder: Path, home: Path) -> bool:

@@ -42,7 +42,7 @@ def lines(rollout: RolloutFile) -> Iterable[str]:
     """The header's line, then each episode's."""
     doubles = float64_fields(rollout.episodes)
     header = replace(rollout.header, float64=sorted(doubles))
-    first = {"format": FORMAT, "version": VERSION, **_set(header), "dropped_groups": header.dropped_groups}
+    first = {"format": FORMAT, "version": VERSION, **set_fields(header), "dropped_groups": header.dropped_groups}
     yield json.dumps(first) + "\n"
     for episode in rollout.episodes:
         yield _episode(episode, doubles) + "\n"
@@ -61,7 +61,7 @@ def float64_fields(episodes: Sequence[RecordedEpisode]) -> set[str]:
 
 
 def _episode(episode: RecordedEpisode, doubles: set[str]) -> str:
-    own = _set(episode)
+    own = set_fields(episode)
     own.pop("turns", None)
     own |= {"ended": episode.ended, "return": episode.episode_return, "retries": episode.retries}
     turns = ", ".join(_turn(turn, episode.turns[i - 1] if i else None, doubles) for i, turn in enumerate(episode.turns))
@@ -70,7 +70,7 @@ def _episode(episode: RecordedEpisode, doubles: set[str]) -> str:
 
 def _turn(turn: RecordedTurn, before: RecordedTurn | None, doubles: set[str]) -> str:
     """A turn without what follows from the one before it, or from another field."""
-    own = _set(turn)
+    own = set_fields(turn)
     # What is said by other fields
     if prompt := own.pop("prompt_ids", None):
         shared = common_length(before.prompt_ids, prompt) if before is not None else 0
@@ -101,7 +101,7 @@ def _floats(values: Sequence[float], name: str, doubles: set[str]) -> str:
     return text.replace("-0,", "-0.0,").replace("-0]", "-0.0]") if "-0," in text or "-0]" in text else text
 
 
-def _set(record: Any) -> dict[str, Any]:
+def set_fields(record: Any) -> dict[str, Any]:
     """The fields that are not at their defaults."""
     defaults = DEFAULTS[type(record)]
     return {name: value for name, value in vars(record).items() if value != defaults[name]}

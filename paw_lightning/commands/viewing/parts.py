@@ -12,8 +12,7 @@ from typing import Any
 
 from paw_lightning.commands.viewing.tokens import taught_tokens
 from paw_lightning.rollout_files import RecordedEpisode, RecordedTurn, RolloutFile
-from paw_lightning.rollout_files.records import DEFAULTS
-from paw_lightning.rollout_files.writing import common_length
+from paw_lightning.rollout_files.writing import common_length, set_fields
 
 DIGITS = 4
 """Significant digits of every number that is shown."""
@@ -77,22 +76,17 @@ def episode_data(episode: RecordedEpisode) -> dict[str, Any]:
     for turn in episode.turns:
         turns.append(_turn_data(turn, before))
         before = turn.prompt_ids
-    return {**_set(episode), "turns": turns}
+    return {**set_fields(episode), "turns": turns}
 
 
 def _turn_data(turn: RecordedTurn, before: list[int]) -> dict[str, Any]:
-    own = _set(turn)
+    own = set_fields(turn)
     if turn.target_weight == 0 and turn.loss_weights:  # lambda is 0: nothing teaches, however unsure the model is
         own["loss_weights"] = [0.0] * len(turn.loss_weights)
     if prompt := own.pop("prompt_ids", None):
         shared = common_length(before, prompt)
         own["prompt"] = {"shared": shared, "ids": prompt[shared:]}
     return own
-
-
-def _set(record: RecordedEpisode | RecordedTurn) -> dict[str, Any]:
-    defaults = DEFAULTS[type(record)]
-    return {name: value for name, value in vars(record).items() if value != defaults[name]}
 
 
 def shortened(value: Any) -> Any:
