@@ -10,6 +10,9 @@ from paw_lightning.commands.estimating.work import Work
 
 RECORD_BYTES, RECORD_SPEED = 40, 1e8
 """Bytes of a token's record that ranks exchange, and how many of them are packed and unpacked in a second (choice)."""
+DRAW_BYTES = 64
+"""Bytes that the native sampler moves for each word of the vocabulary when it draws a token: log-softmax,
+probabilities, their sums in double precision, the entropy (counted in `samplers/decoding.draw`)."""
 HEAD_TRAINED, HEAD_FROZEN = 4, 3
 """Products of the log-prob kernel with the head's matrix: forward, its recomputation, and the gradients."""
 TENSOR_PARALLEL_US = 15.0
@@ -74,7 +77,8 @@ class Reader:
         """Seconds of one step, in which each row gets a token and all `remembered` tokens' keys and values are read."""
         multiplied = self._multiplying(2.0 * rows * self.shape.read_in_a_step)
         cache = remembered * self.shape.remembered * self.element / (self.device.memory_speed * self.gpus)
-        return self._call + max(multiplied, self.weights_seconds) + cache
+        drawn = 0.0 if self.server else rows * self.shape.vocabulary * DRAW_BYTES / self.device.memory_speed
+        return self._call + max(multiplied, self.weights_seconds) + cache + drawn
 
 
 @dataclass(frozen=True)

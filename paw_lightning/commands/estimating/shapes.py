@@ -24,6 +24,7 @@ class Shape:
     """Width of a layer's queries: heads x head size."""
     remembered: int
     """Numbers of keys and values that a token leaves behind, in all layers."""
+    vocabulary: int
     total: int
     """Parameters of everything, looked-up embeddings included."""
     adapters: int = 0
@@ -47,6 +48,7 @@ def shape_of(model: PreTrainedModel) -> Shape:
         layers=text.num_hidden_layers,
         attention=heads * (getattr(text, "head_dim", None) or text.hidden_size // heads),
         remembered=token_bytes(model.config, 1),
+        vocabulary=text.vocab_size,
         total=sum(p.numel() for p in model.parameters()),
         adapters=sum(p.numel() for name, p in model.named_parameters() if "lora_" in name),
     )
