@@ -3,8 +3,8 @@
     python benchmarks/predictions.py            # the table
     python benchmarks/predictions.py --write    # into docs/scaling.md
 
-Our own benchmarks are read from docs/benchmarks.json, whose processor is the device `cpu`; each of the others says where
-it comes from. A device is never fitted to a row: a processor core has one set of figures for all of them.
+Our own benchmarks are read from docs/benchmarks.json, whose processor is the device `cpu`; the others say where they come
+from. A device is never fitted to a row: a processor core has one set of figures for all of them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,18 @@ import run_all
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from paw_lightning.commands import estimate
+from paw_lightning.commands.estimating.bottleneck import bottleneck
 from paw_lightning.commands.estimating.costs import Reader, Trainer
 from paw_lightning.commands.estimating.devices import DEVICES, Device
 from paw_lightning.commands.estimating.iteration import Plan, Seconds, Servers, seconds
 from paw_lightning.commands.estimating.playing import Worlds
+from paw_lightning.commands.estimating.reading import FREE
 from paw_lightning.commands.estimating.shapes import SIZES, Shape, shape_of
 from paw_lightning.commands.estimating.work import Work
+from paw_lightning.commands.memory import GIB, Memory
+from paw_lightning.commands.parsing import parse_settings
+from paw_lightning.commands.sizes import Sizes
 
 DOCUMENT = Path(__file__).parent.parent / "docs/scaling.md"
 NUMBERS = json.loads(run_all.NUMBERS.read_text())
@@ -82,8 +88,8 @@ def qwen(
 TINY = qwen(96, 3, 545, inner=256, heads=4, groups=4)
 """The bundled policies."""
 SMOLLM2_TURNS, SMOLLM2_ACTION, SMOLLM2_GROWN, SMOLLM2_SEEN = 6.5, 6.0, 92.0, 41.0
-"""Of household/smollm2: most episodes last to the seventh turn; tokens of commands, turns and observations, counted with
-its tokenizer in 12 houses."""
+"""Of household/smollm2: most episodes last to the seventh turn; tokens of commands, turns and observations, counted
+with its tokenizer in 12 houses."""
 SMOLLM2 = counted(
     model_type="llama",
     hidden_size=576,
@@ -457,14 +463,47 @@ def _written(value: float) -> str:
     return f"{value:,.0f}" if value >= 99.5 else f"{value:.3g}"
 
 
+# From 1 to 64 GPUs
+
+GPUS = (1, 2, 4, 8, 16, 32, 64)
+TYPICAL = ["--turns", "25", "--prompt", "690", "--action", "120", "--observation", "20"]
+WHOLE = ["--config", "alfworld/paper", "--config", "strategy/ddp", *TYPICAL]
+SHARDED = ["--config", "alfworld/paper", "--config", "strategy/fsdp2", *TYPICAL]
+ADAPTERS = [*SHARDED, "--config", "lora", "--model.dtype", "bfloat16"]
+KINDS = {"0.5B": WHOLE, "1.5B": WHOLE, "7B": SHARDED, "14B": SHARDED, "32B": ADAPTERS, "70B": ADAPTERS}
+SAMPLERS = {"native": [], "vllm": ["--rollout.sampler", "vllm"]}
+
+
+def sweep(sizes: Sequence[str] = tuple(KINDS), gpus: Sequence[int] = GPUS) -> str:
+    """Markdown: seconds of an iteration of alfworld/paper on H100s and its longest phase; a dash where it does not fit."""
+    head = f"| model | sampler | {' | '.join(map(str, gpus))} |\n|---|---|{'--:|' * len(gpus)}\n"
+    lines = []
+    for size in sizes:
+        for sampler, words in SAMPLERS.items():
+            told, rest = estimate.parse([*KINDS[size], *words, "--model_size", size])
+            config = parse_settings(rest)
+            cells = [_cell(*estimate.planned(config, number, number, told)) for number in gpus]
+            kind = "LoRA, FSDP2" if KINDS[size] is ADAPTERS else "FSDP2" if KINDS[size] is SHARDED else "DDP"
+            lines.append(f"| {size}, {kind} | {sampler} | {' | '.join(cells)} |")
+    return head + "\n".join(lines) + "\n"
+
+
+def _cell(plan: Plan, memory: Memory, _: Sizes) -> str:
+    if memory.peak > (1 - FREE) * plan.trainer.device.memory * GIB:
+        return f"- ({memory.peak / GIB:.0f} GiB)"
+    found = seconds(plan)
+    return f"{found.total:,.0f} {bottleneck(plan, found).phase}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="into docs/scaling.md")
+    parser.add_argument("--write", action="store_true", help="into docs/scaling.md, the sweep over GPUs too")
     options = parser.parse_args()
     text = table(rows())
     print(text)
     if options.write:
-        DOCUMENT.write_text(run_all.inserted(DOCUMENT.read_text(), "predictions", text))
+        document = run_all.inserted(DOCUMENT.read_text(), "predictions", text)
+        DOCUMENT.write_text(run_all.inserted(document, "sweep", sweep()))
 
 
 if __name__ == "__main__":

@@ -103,7 +103,6 @@ def _episode(work: Work, seed: str) -> list[int]:
 
 
 def dealt(groups: list[list[list[int]]], ranks: int) -> list[list[list[int]]]:
-    """The episodes of each rank: neighbouring groups, the first ranks one more where they do not divide."""
-    share, more = divmod(len(groups), ranks)
-    ends = [rank * share + min(rank, more) for rank in range(ranks + 1)]
+    """The episodes of each rank: neighbouring groups, cut where :func:`paw_lightning.ranks.rank_slice` cuts them."""
+    ends = [len(groups) * rank // ranks for rank in range(ranks + 1)]
     return [[e for group in groups[a:b] for e in group] for a, b in pairwise(ends)]
