@@ -3,8 +3,8 @@
     python benchmarks/predictions.py            # the table
     python benchmarks/predictions.py --write    # into docs/scaling.md
 
-Our own benchmarks are read from docs/benchmarks.json, whose processor is the device `cpu`; the others say where they come
-from. A device is never fitted to a row: a processor core has one set of figures for all of them.
+Our own benchmarks are read from docs/benchmarks.json, whose processor is the device `cpu`; the others say where
+they come from. A device is never fitted to a row: a processor core has one set of figures for all of them.
 """
 
 from __future__ import annotations
@@ -282,7 +282,7 @@ def samplers() -> list[Row]:
             group_size=1,
             groups=64,
         )
-        changes: dict[str, Any] = {
+        kinds: dict[str, dict[str, Any]] = {
             "ragged, nothing shared": {},
             "equal lengths, nothing shared": {},
             "8 groups of 8 identical": {"group_size": 8, "groups": 8},
@@ -297,8 +297,8 @@ def samplers() -> list[Row]:
                 "most_turns": 8,
                 "prompt": 225 + 7 * (12 + 40),
             },
-        }[found["prompts"]]
-        said = iteration(replace(work, **changes), shape, cores(1))
+        }
+        said = iteration(replace(work, **kinds[found["prompts"]]), shape, cores(1))
         rows.append(Row(f"sampler, {found['model']}, {found['prompts']}", "generation", found["native, s"], said.play))
     return rows
 
@@ -475,7 +475,7 @@ SAMPLERS = {"native": [], "vllm": ["--rollout.sampler", "vllm"]}
 
 
 def sweep(sizes: Sequence[str] = tuple(KINDS), gpus: Sequence[int] = GPUS) -> str:
-    """Markdown: seconds of an iteration of alfworld/paper on H100s and its longest phase; a dash where it does not fit."""
+    """Markdown: seconds of an iteration of alfworld/paper on H100s, its longest phase; a dash where it does not fit."""
     head = f"| model | sampler | {' | '.join(map(str, gpus))} |\n|---|---|{'--:|' * len(gpus)}\n"
     lines = []
     for size in sizes:

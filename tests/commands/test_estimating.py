@@ -327,6 +327,23 @@ def test_own_pace_by_hand() -> None:
     assert played.tokens == 6 and played.places == pytest.approx(2 * 2 + 1 + 1)
 
 
+def test_what_is_read_sees_what_was_there() -> None:
+    """The first 20 tokens see 10 on average, though a quarter of them counts; the next 20 see the 25 and 10 more."""
+    seen: list[float] = []
+
+    class Seeing(Counted):
+        def read(self, tokens: float, seen_: float, predicted: float) -> float:
+            seen.append(seen_)
+            return 0.0
+
+        def join(self, tokens: float, seen_: float) -> float:
+            return self.read(tokens, seen_, 1)
+
+    in_lock_step([[5, 5]], WORK, Seeing(), Worlds(), None)
+    at_their_own_pace([[5, 5]], WORK, Seeing(), Worlds(), None, 1)
+    assert seen == [10, 35] * 2
+
+
 def test_connections_and_room_bound_what_runs_together() -> None:
     """ByRow writes nobody faster for company: 4 rows of 5 take 20 s however many run, but places show how many did."""
     four = [[5]] * 4

@@ -75,14 +75,18 @@ def in_lock_step(
         lengths = sorted(episode[turn] for episode in episodes if len(episode) > turn)
         context = work.context(turn)
         fitting = len(lengths) if room is None else max(1, int(room // (context + work.most_action)))
-        read = work.read(turn)
-        seen = context - (read if turn else context) / 2
+        read, seen = work.read(turn), _seen(work, turn)
         for begin in range(0, len(lengths), fitting):
             batch = lengths[begin : begin + fitting]
             played.reading += model.read(read * len(batch), seen, len(batch))
             _write(played, batch, context, model)
         played.environment += worlds.turn(dice, len(lengths))
     return played
+
+
+def _seen(work: Work, turn: int) -> float:
+    """Tokens that one of those read at this turn sees, on average; the first prompt is read from its start."""
+    return work.context(turn) - (work.read(turn) if turn else work.context(0)) / 2
 
 
 def _write(played: Played, lengths: Sequence[int], context: float, model: Model) -> None:
@@ -109,48 +113,80 @@ def at_their_own_pace(
 ) -> Played:
     """A server: whoever has a prompt joins the running batch at once, environments step beside it.
 
-    From event to event, an event being the end of an action or of an environment's step. All running rows get a token
-    in a step, so a row that joins when `written` tokens have been written ends when that many more have.
     `connections` is the most rows at a time; the other arguments are those of :func:`in_lock_step`.
     """
-    played, dice, now, written, offset = Played(), random.Random(seed), 0.0, 0.0, 0.0
-    waiting = deque((number, 0) for number in range(len(episodes)))
-    running: list[tuple[float, int, int, float]] = []  # ends when so much is written, episode, turn, its offset
-    outside: list[tuple[float, int, int]] = []  # ready at, episode, turn
-    while waiting or running or outside:
-        # Rows that have a prompt join
-        while waiting and len(running) < connections:
-            number, turn = waiting[0]
-            context = work.context(turn)
-            held = offset + (len(running) + 1) * (written + work.action) + context - written
-            if running and room is not None and held > room:
+    server = _Server(episodes, work, model, worlds, room, connections, random.Random(seed))
+    while server.waiting or server.running or server.outside:
+        server.let_in()
+        server.go_on()
+    return server.played
+
+
+class _Server:
+    """From event to event, an event being the end of an action or of an environment's step.
+
+    All running rows get a token in a step, so a row that joins when `written` steps have been made ends when as many
+    more have been as its action has tokens.
+    """
+
+    def __init__(
+        self,
+        episodes: Sequence[Sequence[int]],
+        work: Work,
+        model: Model,
+        worlds: Worlds,
+        room: float | None,
+        connections: int,
+        dice: random.Random,
+    ) -> None:
+        self.episodes, self.work, self.model, self.worlds, self.dice = episodes, work, model, worlds, dice
+        self.room, self.connections = room, connections
+        self.played, self.now, self.written = Played(), 0.0, 0.0
+        self.offset = 0.0
+        """Sum over running rows of their context less `written` when they joined; with `written` each, their tokens."""
+        self.waiting = deque((number, 0) for number in range(len(episodes)))
+        """Episode and turn, of prompts that nobody reads yet."""
+        self.running: list[tuple[float, int, int, float]] = []
+        """Ends when so much is written, episode, turn, its part of `offset`."""
+        self.outside: list[tuple[float, int, int]] = []
+        """Comes back at, episode, turn."""
+
+    def let_in(self) -> None:
+        """Rows that have a prompt join, as far as there is room."""
+        while self.waiting and len(self.running) < self.connections:
+            number, turn = self.waiting[0]
+            own = self.work.context(turn) - self.written
+            held = self.offset + own + (len(self.running) + 1) * (self.written + self.work.action)
+            if self.running and self.room is not None and held > self.room:
                 break
-            waiting.popleft()
-            read = work.read(turn)
-            seconds = model.join(read, context - (read if turn else context) / 2)
-            played.reading, now = played.reading + seconds, now + seconds
-            heapq.heappush(running, (written + episodes[number][turn], number, turn, context - written))
-            offset += context - written
-        # The next event
-        step = model.write(len(running), offset + len(running) * written) if running else 0.0
-        ended = now + (running[0][0] - written) * step if running else float("inf")
-        back = outside[0][0] if outside else float("inf")
-        if running and ended <= back:
-            steps = running[0][0] - written
+            self.waiting.popleft()
+            read = self.work.read(turn)
+            seconds = self.model.join(read, _seen(self.work, turn))
+            self.played.reading, self.now = self.played.reading + seconds, self.now + seconds
+            heapq.heappush(self.running, (self.written + self.episodes[number][turn], number, turn, own))
+            self.offset += own
+
+    def go_on(self) -> None:
+        """Write, or wait, up to the next event, and do what it brings."""
+        rows = len(self.running)
+        step = self.model.write(rows, self.offset + rows * self.written) if rows else 0.0
+        ended = self.now + (self.running[0][0] - self.written) * step if rows else float("inf")
+        back = max(self.now, self.outside[0][0]) if self.outside else float("inf")
+        if rows:
+            steps = self.running[0][0] - self.written if ended <= back else (back - self.now) / step
+            self.played.writing += steps * step
+            self.played.places += steps * rows
+            self.written += steps
         else:
-            steps = max(0.0, back - now) / step if running else 0.0
-            played.environment += 0.0 if running else max(0.0, back - now)
-        played.writing += steps * step
-        played.places += steps * len(running)
-        written, now = written + steps, min(ended, max(back, now))
-        # What it brings
-        if running and ended <= back:
-            _, number, turn, own = heapq.heappop(running)
-            offset -= own
-            played.tokens += episodes[number][turn]
-            heapq.heappush(outside, (now + worlds.step(dice) + REQUEST_SECONDS, number, turn + 1))
+            self.played.environment += back - self.now
+        self.now = min(ended, back)
+        if ended <= back:
+            _, number, turn, own = heapq.heappop(self.running)
+            self.offset -= own
+            self.played.tokens += self.episodes[number][turn]
+            returns = self.now + self.worlds.step(self.dice) + REQUEST_SECONDS
+            heapq.heappush(self.outside, (returns, number, turn + 1))
         else:
-            _, number, turn = heapq.heappop(outside)
-            if turn < len(episodes[number]):
-                waiting.append((number, turn))
-    return played
+            _, number, turn = heapq.heappop(self.outside)
+            if turn < len(self.episodes[number]):
+                self.waiting.append((number, turn))

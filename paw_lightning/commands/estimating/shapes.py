@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from paw_lightning.errors import SettingsError
@@ -40,7 +41,7 @@ def shape_of(model: PreTrainedModel) -> Shape:
     """Count a model; tensors without data will do."""
     text, decoder = model.config.get_text_config(), model.get_decoder()
     head = model.get_output_embeddings().weight.numel()
-    looked_up = model.get_input_embeddings().weight.numel()
+    looked_up = cast(nn.Embedding, model.get_input_embeddings()).weight.numel()
     heads = text.num_attention_heads
     return Shape(
         backbone=sum(p.numel() for p in decoder.parameters()) - looked_up,
