@@ -121,6 +121,7 @@ def test_episodes_are_those_of_one_rank_and_dealt_as_a_run_deals_them(monkeypatc
     work = replace(WORK, groups=5, turns=2.0, action=2.0)
     drawn_ = episodes(work, seed=3)
     assert drawn_ == episodes(work, seed=3) != episodes(work, seed=4)
+    assert len({str(episode) for group in drawn_ for episode in group}) > 10, "members of a group differ"
     assert [e for share in dealt(drawn_, 3) for e in share] == [e for group in drawn_ for e in group]
     for size in (1, 3, 8):
         for rank, share in enumerate(dealt(drawn_, size)):
@@ -344,6 +345,26 @@ def test_what_is_read_sees_what_was_there() -> None:
     assert seen == [10, 35] * 2
 
 
+def test_what_is_remembered_is_that_of_the_running_rows() -> None:
+    """One row at a time: each begins with its own 20 tokens, whatever was written before."""
+    held: list[float] = []
+
+    class Holding(Counted):
+        def write(self, rows: float, remembered: float) -> float:
+            held.append(remembered)
+            return 10.0
+
+    at_their_own_pace([[5], [5]], WORK, Holding(), Worlds(), None, connections=1)
+    assert held[0] == 20 == held[-1]
+
+
+def test_a_row_that_comes_back_joins_in_mid_action() -> None:
+    """The other row needs five steps in all, whoever comes and goes meanwhile."""
+    played = at_their_own_pace([[1, 1], [5]], WORK, Counted(), Worlds(), None, connections=8)
+    assert played.writing == pytest.approx(50)
+    assert played.places == pytest.approx(5 + 1 + 1)
+
+
 def test_connections_and_room_bound_what_runs_together() -> None:
     """ByRow writes nobody faster for company: 4 rows of 5 take 20 s however many run, but places show how many did."""
     four = [[5]] * 4
@@ -381,6 +402,8 @@ def test_an_iteration_is_its_parts() -> None:
     assert found.play == max(p.total for p in play(plan(2)))
     assert found.sync == costs.exchange_of_episodes(WORK, 2)
     assert found.player_busy + found.trainer_busy < 1
+    sharded = trainer(2, sharded=True)
+    assert seconds(replace(plan(2), trainer=sharded)).sync == found.sync + sharded.gathering() > found.sync
     with_servers = seconds(plan(2, servers=1))
     assert with_servers.sync - found.sync == pytest.approx(costs.sending(SLOW, 100, 60, 1))
 
@@ -436,6 +459,13 @@ def test_what_is_hidden_is_no_bottleneck() -> None:
     assert bottleneck(plan(), replace(base, update=12.5)).phase == "generation"
     assert bottleneck(plan(), replace(base, ahead=False, update=12.5)).phase == "generation"
     assert bottleneck(plan(), replace(base, update=14, ahead=False)).phase == "update"
+
+
+def test_a_hidden_phase_does_not_count_however_long_it_is() -> None:
+    """13 s of generation hide behind 6 + 8 s of training; 13 s of update behind 6 + 8 s of playing."""
+    base = Seconds(reading=13, writing=0, environment=0, idle=0, scoring=6, update=8, sync=1, ahead=True)
+    assert bottleneck(plan(), base).phase == "update"
+    assert bottleneck(plan(), replace(base, reading=6, environment=8, scoring=0, update=13)).phase == "environment"
 
 
 def test_neighbours_share_a_sentence() -> None:
