@@ -9,7 +9,7 @@ from unittest import mock
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from paw_lightning.commands.sizes import Sizes
 from paw_lightning.models.linear_logprob import CHUNK_BYTES
@@ -17,6 +17,8 @@ from paw_lightning.models.loading import resolve_model_path, without_dropout
 from paw_lightning.models.lora import add_adapters
 from paw_lightning.samplers.kv_cache import CACHE_BYTES, token_bytes
 from paw_lightning.training.strategies import MIXED, TRUE
+
+GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class Memory:
         """Largest number of bytes that playing needs; there are no gradients then."""
         return self.weights + self.optimizer + self.reference + self.rollout_cache + self.rollout_copy
 
+    @property
+    def peak(self) -> float:
+        """Of the whole iteration."""
+        return max(self.update, self.rollout)
+
 
 @dataclass(frozen=True)
 class Parameters:
@@ -57,9 +64,9 @@ class Parameters:
     """Of a critic's own backbone; its head of one output is not worth counting."""
 
 
-def build(sizes: Sizes) -> PreTrainedModel:
-    """The language model, adapters included, as shapes alone."""
-    shape = without_dropout(AutoConfig.from_pretrained(resolve_model_path(sizes.path)))
+def build(sizes: Sizes, config: PretrainedConfig | None = None) -> PreTrainedModel:
+    """The language model, adapters included, as shapes alone; of this config, or of the one at `sizes.path`."""
+    shape = without_dropout(config or AutoConfig.from_pretrained(resolve_model_path(sizes.path)))
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(shape, dtype=getattr(torch, sizes.dtype))
         if sizes.lora.rank:

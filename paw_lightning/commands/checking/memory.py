@@ -7,13 +7,12 @@ import os
 import torch
 
 from paw_lightning.commands.checking.findings import Finding, ok, warning
-from paw_lightning.commands.memory import build, memory, parameters
+from paw_lightning.commands.memory import GIB, build, memory, parameters
 from paw_lightning.commands.run_settings import RunSettings
 from paw_lightning.commands.sizes import read_sizes
 from paw_lightning.commands.terminal import headline
 from paw_lightning.errors import SettingsError
 
-GIB = 2**30
 SHARE = 0.9
 """Of a device's memory that a run may plan with; the rest is the allocator's and the kernels'."""
 

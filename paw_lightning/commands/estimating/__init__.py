@@ -1,0 +1,1 @@
+"""What one iteration costs: arithmetic for reading, writing and training, a simulation for playing."""
