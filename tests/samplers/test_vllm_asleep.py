@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from paw_lightning.errors import SamplerFailedError, SettingsError
 from paw_lightning.models.lora import LoRA, add_adapters, merged
 from paw_lightning.samplers import server as http
+from paw_lightning.samplers import vllm
 from tests.helpers import runs
 from tests.helpers.fake_vllm import FakeVLLM, serving
 from tests.helpers.served import SYNC, gap, make_synced, move, sample
@@ -33,9 +34,13 @@ def model(tiny_model_dir: str) -> Any:
     return model
 
 
-def test_the_card_is_the_trainers_between_two_rollouts(model: Any, tiny_model_dir: str, tmp_path: Path) -> None:
-    """It wakes with nothing in its weights, and plays with the new ones."""
+def test_the_card_is_the_trainers_between_two_rollouts(
+    model: Any, tiny_model_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It wakes empty, when the trainer has given back what it can, and plays with the new weights."""
     fake = FakeVLLM(tiny_model_dir, sleep_mode=True)
+    given_back: list[int] = []
+    monkeypatch.setattr(vllm, "_give_back_cached_memory", lambda: given_back.append(len(fake.paths)))
     with serving(fake) as url:
         sampler = make_synced(model, url, tmp_path, sleep=True)
         assert fake.paths == ["/v1/models", "/server_info?config_format=json", *SYNC]
@@ -47,7 +52,7 @@ def test_the_card_is_the_trainers_between_two_rollouts(model: Any, tiny_model_di
         move(model)
         asked = len(fake.paths)
         sampler.update_weights()
-        assert fake.paths[asked:] == WOKEN
+        assert fake.paths[asked:] == WOKEN and given_back[1:] == [asked]
         assert gap(model, sample(sampler)) < 1e-5
 
 

@@ -121,14 +121,19 @@ def test_each_card_has_its_own_handles(cuda: None, model: Any, monkeypatch: pyte
 
 
 def test_the_server_receives_while_the_trainer_sends(
-    cuda: None, model: Any, tiny_model_dir: str, tmp_path: Path
+    cuda: None, model: Any, tiny_model_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One group for all syncs."""
-    fake = FakeVLLM(tiny_model_dir, backend="nccl")
+    """One group for all syncs; nothing is sent before the last step is over, nor left on its way."""
+    fake, events, send = FakeVLLM(tiny_model_dir, backend="nccl"), [], FakeNCCL.broadcast
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: events.append(threading.current_thread().name))
+    monkeypatch.setattr(FakeNCCL, "broadcast", lambda *args, **how: (events.append("sent"), send(*args, **how)))
     with serving(fake) as url:
         sampler = make_synced(model, url, tmp_path, transfer="nccl")
         sync = around(["/get_world_size", "/init_weight_transfer_engine", *UPDATE])
         assert fake.paths == ["/v1/models", "/server_info?config_format=json", *sync]
+        assert [name == "MainThread" for name in events if name != "sent"] == [True, False, True, False]
+        whole = ["sent"] * len(checkpoint_tensors(model))
+        assert (events[1], events[4:-1]) == ("sent", whole), "a group's sum, then all tensors"
         assert gap(model, sample(sampler)) < 1e-5
         sampler.release()
         move(model)
