@@ -143,3 +143,25 @@ def test_a_run_beside_a_server_on_its_card(tiny_model_dir: str, tmp_path: Path) 
     syncs = fake.paths.count("/collective_rpc")
     assert fake.paths.count(SLEEP) == syncs == 3 and fake.paths[-1] == SLEEP
     assert fake.paths.count("/wake_up?tags=kv_cache") == syncs - 1, "the first found it awake"
+
+
+@pytest.mark.slow
+def test_two_ranks_with_a_server_each(tiny_model_dir: str, tmp_path: Path) -> None:
+    """No server is put to sleep while a rank plays, and each plays with the weights that rank 0 has sent."""
+    fakes = [FakeVLLM(tiny_model_dir, sleep_mode=True) for _ in range(2)]
+    with serving(fakes[0]) as first, serving(fakes[1]) as second:
+        folder = runs.fit_ranks(
+            tmp_path,
+            tiny_model_dir,
+            "lightning.pytorch.strategies.DDPStrategy",
+            rollout__sampler="paw_lightning.samplers.vllm.VLLMSampler",
+            rollout__sampler__urls=f"[{first}, {second}]",
+            rollout__sampler__weights=tmp_path / "weights",
+            rollout__sampler__sleep=True,
+            rollout__max_steps=1,
+            trainer__limit_val_batches=0,
+        )
+    assert max(runs.read_curves(folder)["rollout/sampler_gap"].values()) < 1e-5
+    for fake in fakes:
+        assert fake.paths.count("/collective_rpc") == fake.paths.count(SLEEP) == 2
+        assert [payload for path, payload in fake.calls if path == "/v1/completions"], "each rank asks its own"
