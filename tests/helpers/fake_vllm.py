@@ -303,7 +303,7 @@ def serving(fake: FakeVLLM) -> Iterator[str]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
+    Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()  # how fast it shuts down
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
