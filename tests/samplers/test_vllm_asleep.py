@@ -54,6 +54,8 @@ def test_the_card_is_the_trainers_between_two_rollouts(
         sampler.update_weights()
         assert fake.paths[asked:] == WOKEN and given_back[1:] == [asked]
         assert gap(model, sample(sampler)) < 1e-5
+        sampler.release()
+        assert fake.paths[-1] == SLEEP
 
 
 def test_below_an_adapter_the_weights_are_kept(tiny_model_dir: str, tmp_path: Path) -> None:
