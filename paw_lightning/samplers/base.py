@@ -67,10 +67,12 @@ class Sampler(ABC):
         """Called in the main thread before each prompt that is asked for."""
 
     def update_weights(self) -> None:  # noqa: B027 - most read the live model
-        """The model's weights have changed; called on every rank before each rollout and evaluation."""
+        """The model's weights have changed, and prompts come next; called on every rank before each rollout and
+        evaluation."""
 
     def release(self) -> None:  # noqa: B027 - most have nothing to give back
-        """A rollout or an evaluation is over: give back memory of the trainer's device that only sampling needs."""
+        """A rollout or an evaluation is over, and an update comes next: give back memory of the trainer's device that
+        only sampling needs. Called on every rank; `update_weights` comes before the next prompt."""
 
     def session(self) -> Sampler:
         """A sampler for one rollout of growing transcripts; one that remembers what it has read saves time.

@@ -131,6 +131,15 @@ DEVELOPER_ROUTES = (
     "/reset_prefix_cache",
     "/update_weight_version",
     "/weight_info",
+    "/server_info",
+    "/is_sleeping",
+    "/sleep",
+    "/wake_up",
+    "/get_world_size",
+    "/init_weight_transfer_engine",
+    "/start_weight_update",
+    "/update_weights",
+    "/finish_weight_update",
 )
 
 

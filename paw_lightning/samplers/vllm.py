@@ -6,16 +6,12 @@ proved by what the new weights say of a prompt, and watched: one that was starte
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
 import uuid
-import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,11 +19,12 @@ from transformers import PreTrainedModel
 
 from paw_lightning import ranks
 from paw_lightning.errors import SamplerFailedError, SettingsError
-from paw_lightning.models.lora import has_adapters, save_adapter
+from paw_lightning.models.lora import has_adapters
 from paw_lightning.samplers.base import Generation, Sampler, evaluating
 from paw_lightning.samplers.paged import seed_of
-from paw_lightning.samplers.server import RefusedRequestError, Server
-from paw_lightning.whole_files import writing
+from paw_lightning.samplers.server import Server
+from paw_lightning.samplers.server_states import check_flags, drop_prefixes, put_to_sleep, taking_weights
+from paw_lightning.samplers.weight_transfer import NCCL, Adapter, CudaIPC, Disk, RunFolder, Transfer, check_cuda
 
 PROVING_TOKENS = 64
 """Of a prompt's beginning, whose log-probs prove the weights."""
@@ -37,7 +34,7 @@ a prompt's tokens are less expected than an action's, and rounding shows more.""
 
 
 class VLLMSampler(Sampler):
-    """Asks servers that hold a copy of the weights, refreshed through a folder that all can read.
+    """Asks servers that hold a copy of the weights, refreshed through a folder that all can read, or from card to card.
 
     It gives no entropies (scoring fills them in), and its arithmetic is not the trainer's: `rollout/sampler_gap`
     shows by how much, `rollout.importance_cap` corrects for it. With LoRA the adapter alone is sent, to servers that
@@ -51,6 +48,12 @@ class VLLMSampler(Sampler):
         timeout: seconds one request may take.
         tolerance: largest mean difference of a server's log-probs from the trainer's on a prompt after the weights were
             sent, nats; null goes by the arithmetic, 1e-3 in float32, 0.01 in float16, 0.1 in bfloat16 (choice).
+        sleep: the servers are on the trainer's cards: let them sleep while the update needs the memory. After a rollout
+            they drop keys, values and weights (below adapters they keep the weights in the host's memory); before the
+            next the weights wake, are sent, and then the keys and values get their room. Not yet run on hardware.
+        transfer: how a whole model's weights get there. `disk`: through the folder; `ipc`: the server maps the
+            trainer's memory, on the same card; `nccl`: from card to card. An adapter goes through the folder always.
+            `ipc` and `nccl` are not yet run on hardware.
     """
 
     def __init__(
@@ -63,8 +66,11 @@ class VLLMSampler(Sampler):
         connections: int = 64,
         timeout: float = 600.0,
         tolerance: float | None = None,
+        sleep: bool = False,
+        transfer: Literal["disk", "ipc", "nccl"] = "disk",
     ) -> None:
         _check(urls, connections, timeout, tolerance)
+        check_cuda(transfer)
         self.model, self.stop_token_ids = model, list(stop_token_ids)
         self.servers = [Server(url, timeout) for url in urls]
         self.connections, self.tolerance = connections, tolerance
@@ -77,72 +83,49 @@ class VLLMSampler(Sampler):
         """The server has shown the weights of the last sync."""
         self.served = ""
         """The server's name of its model."""
+        self.sleep, self.way = sleep, transfer
+        self.transfer: Transfer | None = None
+        """None before the first sync: only then it is known whether the model has adapters."""
+        self.asleep = False
 
     # Weights
 
     def update_weights(self) -> None:
-        """Write the weights once, let every server read them, and forget what they computed with the old ones."""
+        """Let every server take the weights, awake whatever it was, and forget what it computed with the old ones."""
         if not self.syncs:
             self.run = ranks.gathered(self.run)[0]
         self.syncs, self.proved = self.syncs + 1, False
-        if not self.served:
-            model = self._server.get("/v1/models")["data"][0]
-            self.served, self.context_length = model["id"], model.get("max_model_len")
+        if self.transfer is None:
+            ranks.together(self._meet)
+            self.transfer = self._way()
+        if self.sleep:
+            ranks.together(_give_back_cached_memory)
+        self.transfer.prepare(self.syncs)
+        self.asleep = False
         if ranks.world()[0] != 0:
             return
-        own = self.weights / self.run
-        if self.syncs == 1:
-            weakref.finalize(self, _clear, own)
-        folder = own / str(self.syncs)
-        with writing(folder, folder):
-            if has_adapters(self.model):
-                save_adapter(self.model, self.served, folder)
-            else:
-                self.model.save_pretrained(folder)
-        _let_read(own, folder)
         for server in self.servers:
-            send = self._send_adapter if has_adapters(self.model) else self._send_weights
-            send(server, folder)
-        shutil.rmtree(own / str(self.syncs - 1), ignore_errors=True)
+            whole = not has_adapters(self.model)
+            with taking_weights(server, pause=whole):
+                self.transfer.send(server)
+                if whole:
+                    drop_prefixes(server)
+                    server.post("/update_weight_version", {"new_version": self._version})
 
-    def _send_weights(self, server: Server, folder: Path) -> None:
-        """No request is under way while the server reads, lest old keys and values be kept."""
-        server.post("/pause?mode=wait", {})
-        try:
-            try:
-                load = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
-                server.post_once("/collective_rpc", load)
-            except RefusedRequestError as error:
-                if error.code == 404:
-                    raise
-                raise SamplerFailedError(
-                    f"the vLLM server at {server.url} could not read the weights in {folder}: {error}; wanted the same "
-                    "path there, readable, and the server started with the model that is trained "
-                    "(rollout.sampler.weights). It may hold no weights now: start it again if its next answers fail"
-                ) from error
-            dropped = server.post("/reset_prefix_cache", {})
-            if isinstance(dropped, dict) and not dropped.get("success", True):
-                dropped = server.post("/reset_prefix_cache?reset_running_requests=true", {})
-            if isinstance(dropped, dict) and not dropped.get("success", True):
-                raise SamplerFailedError(
-                    f"the vLLM server at {server.url} keeps what it has computed with the old weights, as requests are "
-                    "under way; wanted one that no other run asks (rollout.sampler.urls)"
-                )
-            server.post("/update_weight_version", {"new_version": self._version})
-        finally:
-            server.post("/resume", {})
+    def _meet(self) -> None:
+        """Read the server's name of its model, and that it was started with the flags that the settings need."""
+        model = self._server.get("/v1/models")["data"][0]
+        self.served, self.context_length = model["id"], model.get("max_model_len")
+        for server in self.servers if ranks.world()[0] == 0 else ():
+            check_flags(server, self.sleep, "disk" if has_adapters(self.model) else self.way)
 
-    def _send_adapter(self, server: Server, folder: Path) -> None:
-        try:
-            server.tell(
-                "/v1/load_lora_adapter", {"lora_name": self._adapter, "lora_path": str(folder), "load_inplace": True}
-            )
-        except RefusedRequestError as error:
-            raise SamplerFailedError(
-                f"the vLLM server at {server.url} did not take the adapter in {folder}: {error}; wanted the same path "
-                "there, readable, and a server that was started with --enable-lora --max-lora-rank of at least "
-                "model.lora.rank, and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 in its environment (rollout.sampler.weights)"
-            ) from error
+    def _way(self) -> Transfer:
+        """LoRA's adapter is small, and goes through the folder whatever the setting."""
+        adapters = has_adapters(self.model)
+        if self.way != "disk" and not adapters:
+            return {"ipc": CudaIPC, "nccl": NCCL}[self.way](self.model)
+        folder = RunFolder(self.weights / self.run)
+        return Adapter(self.model, folder, self.served, self._adapter) if adapters else Disk(self.model, folder)
 
     @property
     def _adapter(self) -> str:
@@ -187,9 +170,16 @@ class VLLMSampler(Sampler):
         return self._generation(choice, self._server, max_new_tokens)
 
     def release(self) -> None:
-        """A rollout is over: the server that was asked still has the weights that it began with."""
+        """A rollout is over: the server that was asked still has the weights that it began with, and may sleep now."""
         if self.proved:
             self._check_version(self._server)
+        if self.transfer is None:
+            return
+        self.transfer.finish()
+        if self.sleep and not self.asleep and ranks.world()[0] == 0:
+            for server in self.servers:  # weights that are sent anew need not be kept, those below an adapter have to
+                put_to_sleep(server, level=1 if has_adapters(self.model) else 2)
+        self.asleep = self.sleep
 
     @property
     def _server(self) -> Server:
@@ -270,17 +260,7 @@ def _check(urls: Sequence[str], connections: int, timeout: float, tolerance: flo
         raise SettingsError(f"rollout.sampler.tolerance is {tolerance}; wanted above 0, or null")
 
 
-def _clear(folder: Path) -> None:
-    """Take a run's folder away, and the one around it if no other run uses it."""
-    shutil.rmtree(folder, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        folder.parent.rmdir()
-
-
-def _let_read(*folders: Path) -> None:
-    """Servers may run under another user: files are written readable for their writer alone."""
-    for folder in folders:
-        os.chmod(folder, 0o755)
-        for file in folder.iterdir():
-            if file.is_file():
-                os.chmod(file, 0o644)
+def _give_back_cached_memory() -> None:
+    """What the trainer's allocator keeps for later, no server on the same card can have."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

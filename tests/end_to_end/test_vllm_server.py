@@ -14,8 +14,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from paw_lightning.errors import SamplerFailedError
+from paw_lightning.errors import SamplerFailedError, SettingsError
 from paw_lightning.models.lora import LoRA, add_adapters
+from paw_lightning.samplers import vllm, weight_transfer
+from paw_lightning.samplers.server import Server
 from paw_lightning.samplers.vllm import VLLMSampler
 from tests.conftest import ROOT
 from tests.helpers import runs
@@ -47,7 +49,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def server(directory: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
-    with serving(directory, tmp_path_factory.mktemp("server")) as running:
+    transfer = ("--weight-transfer-config", '{"backend": "ipc"}')
+    with serving(directory, tmp_path_factory.mktemp("server"), *transfer) as running:
         yield running
 
 
@@ -88,6 +91,49 @@ def test_three_syncs(server: RealServer, directory: str, tmp_path: Path) -> None
         sampler.release()
         before = actions
     assert sampler.context_length == 2048
+
+
+def test_states_around_a_sync(
+    server: RealServer, directory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On CPUs a server keeps its memory, and what it says of itself and waits for is as on a card."""
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    settings = {"urls": [server.url], "weights": str(tmp_path / "weights"), "sleep": True}
+    with pytest.raises(SettingsError, match="without --enable-sleep-mode"):
+        VLLMSampler(model, [1], 0, **settings).update_weights()
+    monkeypatch.setattr(vllm, "check_flags", lambda *_: None)
+    sampler = VLLMSampler(model, [1], 0, **settings)
+    for number in range(2):
+        move(model.parameters(), number)
+        sampler.update_weights()
+        assert gap(model, sample(sampler)) < CLOSE
+        sampler.release()
+        assert Server(server.url, 60).get("/is_sleeping") == {"is_sleeping": True}
+    sampler = VLLMSampler(model, [1], 0, **{**settings, "sleep": False})  # of the next run
+    sampler.update_weights()
+    assert gap(model, sample(sampler)) < CLOSE
+
+
+def test_requests_of_a_transfer(
+    server: RealServer, directory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads all that it is told, and fails where CUDA would have to map the trainer's memory; then it goes on."""
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    settings = {"urls": [server.url], "weights": str(tmp_path / "weights")}
+    monkeypatch.setattr(vllm, "check_cuda", lambda transfer: None)
+    monkeypatch.setattr(weight_transfer, "_card", lambda tensor: "GPU-0")
+    monkeypatch.setattr(weight_transfer, "reduce_tensor", lambda tensor: (None, (1, 2, 3)))
+    for _ in range(2):  # the second time an update is under way, as after a kill
+        with pytest.raises(SamplerFailedError, match=r"did not take the weights: .*not compiled with CUDA"):
+            VLLMSampler(model, [1], 0, **settings, transfer="ipc").update_weights()
+        Server(server.url, 60).post_once("/start_weight_update", {})
+    Server(server.url, 60).post_once("/finish_weight_update", {})
+    with pytest.raises(SettingsError, match=r"without --weight-transfer-config .*nccl"):
+        VLLMSampler(model, [1], 0, **settings, transfer="nccl").update_weights()
+    move(model.parameters(), 3)
+    sampler = VLLMSampler(model, [1], 0, **settings)
+    sampler.update_weights()
+    assert gap(model, sample(sampler)) < CLOSE
 
 
 def test_the_stop_token_is_the_last(server: RealServer, directory: str, tmp_path: Path) -> None:

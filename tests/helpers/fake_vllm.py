@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock, Thread
 from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from paw_lightning.samplers.native import NativeSampler
 from paw_lightning.samplers.server import DEVELOPER_ROUTES
+from tests.helpers.fake_nccl import FakeNCCL
 
 
 class Refused(Exception):
@@ -33,10 +38,22 @@ class FakeVLLM:
         directory: the model it is started with.
         fault: what it does wrong, by name; see where `self.fault` is read.
         longest: --max-model-len.
+        sleep_mode: --enable-sleep-mode.
+        backend: --weight-transfer-config's.
+        insecure: VLLM_ALLOW_INSECURE_SERIALIZATION.
     """
 
-    def __init__(self, directory: str, fault: str | None = None, longest: int = 4096) -> None:
+    def __init__(
+        self,
+        directory: str,
+        fault: str | None = None,
+        longest: int = 4096,
+        sleep_mode: bool = False,
+        backend: str | None = None,
+        insecure: bool = True,
+    ) -> None:
         self.directory, self.fault, self.longest = directory, fault, longest
+        self.sleep_mode, self.backend, self.insecure = sleep_mode, backend, insecure
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.lock = Lock()
         self.failures: dict[str, list[int]] = {}
@@ -48,6 +65,11 @@ class FakeVLLM:
         self.model: Any = AutoModelForCausalLM.from_pretrained(self.directory)
         self.adapters: dict[str, Any] = {}
         self.version, self.paused, self.dead = "default", False, False
+        self.asleep: set[str] = set()
+        """The parts of its memory that it has given back."""
+        self.received: dict[str, torch.Tensor] | None = None
+        """What has arrived of an update that was started and not finished."""
+        self.group: Any = None
 
     @property
     def paths(self) -> list[str]:
@@ -63,19 +85,60 @@ class FakeVLLM:
                 raise ConnectionResetError if code == 0 else Refused(code, "told to fail")
             if self.fault == "no developer mode" and route in DEVELOPER_ROUTES:
                 raise Refused(404, "Not Found")
-            name = route.strip("/").replace("/", "_")
-            answers = {"pause": {"status": "paused"}, "resume": {"status": "resumed"}}
-            if name in answers:
-                self.paused = name == "pause"
-                return answers[name]
-            return getattr(self, name)(payload, query)
+            return getattr(self, route.strip("/").replace("/", "_"))(payload, query)
+
+    # States
+
+    def server_info(self, payload: dict[str, Any], query: str) -> Any:
+        assert query == "config_format=json", "otherwise it is a text"
+        transfer = {"backend": self.backend} if self.backend else None
+        return {
+            "vllm_config": {
+                "model_config": {"enable_sleep_mode": self.sleep_mode},
+                "weight_transfer_config": transfer,
+            },
+            "vllm_env": {"VLLM_ALLOW_INSECURE_SERIALIZATION": self.insecure},
+        }
+
+    def pause(self, payload: dict[str, Any], query: str) -> Any:
+        assert query == "mode=wait", "no request is aborted"
+        self.paused = True
+        return {"status": "paused"}
+
+    def resume(self, payload: dict[str, Any], query: str) -> Any:
+        assert not self.asleep, "a step without keys and values ends a real server"
+        self.paused = False
+        return {"status": "resumed"}
+
+    def is_sleeping(self, payload: dict[str, Any], query: str) -> Any:
+        return {"is_sleeping": self.paused or bool(self.asleep)}
+
+    def sleep(self, payload: dict[str, Any], query: str) -> Any:
+        level, _, mode = query.removeprefix("level=").partition("&mode=")
+        assert mode == "wait", "no request is aborted"
+        self.paused = True
+        if self.sleep_mode:  # a server without it answers alike
+            self.asleep = {"weights", "kv_cache"}
+            if level == "2":
+                fill(self.model, 0.0)
+        return {"status": "sleeping", "level": int(level)}
+
+    def wake_up(self, payload: dict[str, Any], query: str) -> Any:
+        tag = query.removeprefix("tags=")
+        if self.fault == f"no room for {tag}":
+            raise Refused(500, "CUDA Error: out of memory")
+        self.asleep.discard(tag)
+        self.paused = self.paused and bool(self.asleep)
+        return {"status": "sleeping" if self.asleep else "awake", "tags": [tag]}
+
+    # Weights
 
     def v1_models(self, payload: dict[str, Any], query: str) -> Any:
         return {"data": [{"id": "tiny", "max_model_len": self.longest}]}
 
     def collective_rpc(self, payload: dict[str, Any], query: str) -> Any:
         assert payload["method"] == "reload_weights"
-        assert self.paused, "nothing is computed while weights are read"
+        self.check_ready()
         folder = Path(payload["kwargs"]["weights_path"])
         if self.fault == "cannot read":
             self.dead = True  # it has emptied the model first
@@ -85,6 +148,60 @@ class FakeVLLM:
         if self.fault != "keeps its weights":
             self.model = AutoModelForCausalLM.from_pretrained(folder)
         return {"results": [None]}
+
+    def check_ready(self) -> None:
+        assert self.paused, "nothing is computed while weights are read"
+        assert "weights" not in self.asleep, "there is room for them"
+
+    def get_world_size(self, payload: dict[str, Any], query: str) -> Any:
+        return {"world_size": 1}
+
+    def init_weight_transfer_engine(self, payload: dict[str, Any], query: str) -> Any:
+        told = payload["init_info"]
+        if self.fault == "no group":
+            raise Refused(500, "Worker failed with error 'no NCCL'")
+        if self.backend == "ipc":
+            assert told == {"packed": False}
+        else:
+            name = base64.b64decode(told["nccl_unique_id_b64"], validate=True)
+            assert len(name) == 128 and {*told} == {"nccl_unique_id_b64", "rank_offset", "world_size"}
+            self.group = FakeNCCL.GROUPS[name]
+            self.group.together.wait(10)
+            assert (told["rank_offset"], told["world_size"]) == (1, self.group.size) == (1, 2), "behind the trainer"
+            self.group.take(torch.float32, [1])  # every group begins with a sum
+        return {"message": "Weight transfer initialized"}
+
+    def start_weight_update(self, payload: dict[str, Any], query: str) -> Any:
+        self.check_ready()
+        if self.received is not None:
+            raise Refused(500, "start_weight_update called while a weight update is already active. Call finish first.")
+        self.received = {}
+        return {"message": "Weight update started"}
+
+    def update_weights(self, payload: dict[str, Any], query: str) -> Any:
+        assert self.received is not None
+        told = payload["update_info"]
+        kinds = [getattr(torch, name) for name in told["dtype_names"]]
+        if self.backend == "ipc":
+            handles = pickle.loads(base64.b64decode(told["ipc_handles_pickled"]))
+            tensors = [handle["GPU-of-this-server"][0] for handle in handles]
+        else:
+            tensors = [self.group.take(*kind) for kind in zip(kinds, told["shapes"], strict=True)]
+        if self.fault == "another card":
+            self.received = None
+            raise Refused(500, "IPC handle not found for GPU UUID GPU-1.")
+        for name, kind, shape, tensor in zip(told["names"], kinds, told["shapes"], tensors, strict=True):
+            assert (tensor.dtype, list(tensor.shape)) == (kind, shape)
+            self.received[name] = tensor
+        return {"message": "Weights updated"}
+
+    def finish_weight_update(self, payload: dict[str, Any], query: str) -> Any:
+        assert self.received is not None
+        with TemporaryDirectory() as folder:  # by the checkpoint's names, as a real server reads them
+            self.model.config.save_pretrained(folder)
+            save_file({name: t.contiguous() for name, t in self.received.items()}, Path(folder, "model.safetensors"))
+            self.model, self.received = AutoModelForCausalLM.from_pretrained(folder), None
+        return {"message": "Weight update finished"}
 
     def reset_prefix_cache(self, payload: dict[str, Any], query: str) -> Any:
         busy = self.fault == "always busy" or (self.fault == "busy" and "reset_running_requests=true" not in query)
@@ -98,7 +215,7 @@ class FakeVLLM:
         return {"weight_version": self.version}
 
     def v1_load_lora_adapter(self, payload: dict[str, Any], query: str) -> Any:
-        assert payload["load_inplace"] is True
+        assert payload["load_inplace"] is True and "weights" not in self.asleep
         folder = Path(payload["lora_path"])
         if self.fault == "no adapters":
             raise Refused(404, "Not Found")
@@ -108,6 +225,7 @@ class FakeVLLM:
         return b"Success: LoRA adapter 'policy' added successfully."
 
     def v1_completions(self, payload: dict[str, Any], query: str) -> Any:
+        assert not (self.paused or self.asleep), "a request waits until somebody wakes the server"
         if self.dead:
             raise Refused(500, "EngineCore encountered an issue")
         model = self.model if payload["model"] == "tiny" else self.adapters.get(payload["model"])
@@ -147,6 +265,12 @@ class FakeVLLM:
         return {"token_ids": tokens, "logprobs": {"token_logprobs": logprobs}, "finish_reason": reason}
 
 
+def fill(model: Any, value: float) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(value)
+
+
 @contextmanager
 def serving(fake: FakeVLLM) -> Iterator[str]:
     """The server's address."""
@@ -179,7 +303,7 @@ def serving(fake: FakeVLLM) -> Iterator[str]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
+    Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()  # how fast it shuts down
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:

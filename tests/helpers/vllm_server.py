@@ -68,7 +68,11 @@ class RealServer:
         self.url = f"http://127.0.0.1:{self.port}"
         self.arguments = [command, "serve", model, "--host", "127.0.0.1", "--port", str(self.port), *FLAGS, *flags]
         own = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_CI_ENV": "1", "VLLM_NO_USAGE_STATS": "1"}
-        own |= {"VLLM_SERVER_DEV_MODE": "1"} if developer else {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+        own |= (
+            {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_INSECURE_SERIALIZATION": "1"}
+            if developer
+            else {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+        )
         self.environment, self.log = {**os.environ, **own}, log
         self.environment.pop("PYTHONPATH", None)
         self.start()

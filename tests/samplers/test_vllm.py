@@ -22,10 +22,7 @@ from paw_lightning.update.rows import policy_rows
 from tests.helpers import runs
 from tests.helpers.factories import make_transition
 from tests.helpers.fake_vllm import FakeVLLM, serving
-
-PROMPTS = [list(range(10, 40)), list(range(10, 33)), list(range(10, 40))]
-UNIFORMS = torch.rand(3, 6, generator=torch.Generator().manual_seed(0))
-SYNC = ["/pause?mode=wait", "/collective_rpc", "/reset_prefix_cache", "/update_weight_version", "/resume"]
+from tests.helpers.served import SYNC, gap, make, make_synced, move, sample
 
 
 @pytest.fixture(autouse=True)
@@ -41,30 +38,6 @@ def model(tiny_model_dir: str) -> Any:
     return model
 
 
-def move(model: Any) -> None:
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())) * 0.2)
-
-
-def make(model: Any, url: str, folder: Path, **settings: Any) -> VLLMSampler:
-    return VLLMSampler(model, settings.pop("stops", [2]), 0, urls=[url], weights=str(folder / "weights"), **settings)
-
-
-def sample(sampler: VLLMSampler) -> list:
-    return sampler.generate(PROMPTS, temperature=0.7, max_new_tokens=6, uniforms=UNIFORMS)
-
-
-def gap(model: Any, actions: list) -> float:
-    worst = 0.0
-    for prompt, action in zip(PROMPTS, actions, strict=True):
-        with torch.no_grad():
-            logits = model(torch.tensor([prompt + action.token_ids])).logits[0, len(prompt) - 1 : -1] / 0.7
-        own = torch.log_softmax(logits, -1).gather(1, torch.tensor(action.token_ids)[:, None])[:, 0]
-        worst = max(worst, (own - torch.tensor(action.logprobs)).abs().max().item())
-    return worst
-
-
 # Weights
 
 
@@ -77,7 +50,7 @@ def test_the_server_plays_with_the_trainers_weights(model: Any, tiny_model_dir: 
         actions = sample(sampler)
         sampler.release()
     assert gap(model, actions) < 1e-5 < 0.1 < gap(AutoModelForCausalLM.from_pretrained(tiny_model_dir), actions)
-    assert fake.paths[6:] == ["/weight_info", "/weight_info"], "before and after the rollout"
+    assert fake.paths[7:] == ["/weight_info", "/weight_info"], "before and after the rollout"
     requests = [payload for path, payload in fake.calls if path == "/v1/completions"]
     assert "prompt_logprobs" in requests[0] and len(requests) == 1 + 3, "proved once, then asked"
     assert len({payload["seed"] for payload in requests[1:]}) == 3, "equal prompts of a group are drawn independently"
@@ -112,12 +85,6 @@ def test_weights_that_do_not_arrive(model: Any, tiny_model_dir: str, tmp_path: P
         sample(make_synced(model, url, tmp_path, tolerance=100.0))
 
 
-def make_synced(model: Any, url: str, folder: Path, **settings: Any) -> VLLMSampler:
-    sampler = make(model, url, folder, **settings)
-    sampler.update_weights()
-    return sampler
-
-
 def test_an_adapter_is_sent_alone(tiny_model_dir: str, tmp_path: Path) -> None:
     """Needs no developer mode; the served base model stays as it is."""
     fake, model = (
@@ -133,7 +100,7 @@ def test_an_adapter_is_sent_alone(tiny_model_dir: str, tmp_path: Path) -> None:
         actions = sample(sampler)
         sampler.release()
     assert gap(merged(model), actions) < 1e-5
-    assert fake.paths == ["/v1/models", "/v1/load_lora_adapter"]
+    assert fake.paths == ["/v1/models", "/is_sleeping", "/v1/load_lora_adapter"]
     [name] = {payload["model"] for path, payload in fake.calls if path == "/v1/completions"}
     assert name == f"policy-{sampler.run}", "no other run's adapter takes its place"
 
@@ -157,7 +124,7 @@ def test_keys_of_old_weights(model: Any, tiny_model_dir: str, tmp_path: Path) ->
     busy = FakeVLLM(tiny_model_dir, fault="busy")
     with serving(busy) as url:
         make_synced(model, url, tmp_path)
-    assert busy.paths[3:5] == ["/reset_prefix_cache", "/reset_prefix_cache?reset_running_requests=true"]
+    assert busy.paths[4:6] == ["/reset_prefix_cache", "/reset_prefix_cache?reset_running_requests=true"]
     always = FakeVLLM(tiny_model_dir, fault="always busy")
     with serving(always) as url, pytest.raises(SamplerFailedError, match=r"keeps what it has computed.*no other run"):
         make_synced(model, url, tmp_path)
