@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from torch.testing import assert_close
 
 from paw_lightning.samplers import kv_cache as module
-from paw_lightning.samplers.decoding import draw
+from paw_lightning.samplers.writing import draw
 from paw_lightning.samplers.kv_cache import buckets, shared_prefix_length
 from paw_lightning.samplers.native import NativeSampler
 from tests.helpers.tiny_models import (
