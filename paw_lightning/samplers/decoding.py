@@ -200,6 +200,8 @@ class Decoder:
 
     def _capture(self, capture: Callable[[Step], Step], step: Step) -> Step:
         """Capture a step; where that fails, now and from now on it is launched kernel by kernel."""
+        if not self.fixed:
+            return step
         try:
             replay = capture(step)
         except torch.OutOfMemoryError:

@@ -83,8 +83,8 @@ def test_the_cache_is_bounded_by_its_bytes(name):
     model = make_model(name)
     layers = model(torch.tensor([[1, 2, 3]]), use_cache=True).past_key_values.layers
     token = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers) // 3
-    assert NativeSampler(model, [0], 0).max_batch_tokens == 2**32 // token
-    assert NativeSampler(model, [0], 0, max_batch_tokens=7).max_batch_tokens == 7
+    assert NativeSampler(model, [0], 0).token_budget(5) == 2**32 // token
+    assert NativeSampler(model, [0], 0, max_batch_tokens=7).token_budget(5) == 7
     with pytest.raises(ValueError, match=r"rollout\.sampler\.init_args\.max_batch_tokens is 0; wanted at least 1"):
         NativeSampler(model, [0], 0, max_batch_tokens=0)
 
