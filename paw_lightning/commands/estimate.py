@@ -43,8 +43,8 @@ def command(args: list[str]) -> int:
     lengths = {name: getattr(options, name) for name in LENGTHS}
     sizes = read_sizes(parse_settings(words), options.gpus, **lengths)
     model = build(sizes)
-    counts, limit = parameters(model, sizes), cache_limit(model, sizes)
-    needed = memory(model, sizes)
+    counts, needed = parameters(model, sizes), memory(model, sizes, options.gpu_gib * GIB)
+    limit = cache_limit(model, sizes, needed, options.gpu_gib * GIB)
     row = f"a micro-batch is {sizes.micro_batch} rows of {sizes.lengths.row} tokens"
     print(f"{counts.policy / 1e6:,.1f} M parameters; {row}; per device:")
     show_memory(needed, options.gpu_gib)

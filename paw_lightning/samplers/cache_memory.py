@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from paw_lightning.samplers.kv_cache import READ_TOKENS, token_bytes
 
 CACHE_BYTES = 2**32
-"""Where free memory is not asked for, as on CPUs: batches are then cut alike on every machine, whatever else it does."""
+"""Where free memory is not asked for, as on CPUs: batches are then cut alike on every machine, however busy it is."""
 
 MARGIN = 0.1
 """Share of the free memory that is left alone: what lies scattered in the allocator, and kernels' own (choice)."""

@@ -19,8 +19,8 @@ class NativeSampler(Decoder, Sampler):
     tokens; a model that cannot is told so once, and written token by token. Not yet run on hardware.
 
     Args:
-        max_batch_tokens: the most rows x tokens in the cache at a time, what is being read apart. None: what free memory
-            holds when a rollout begins (on CPUs what 4 GiB hold). It cuts rows into batches, and so changes rounding.
+        max_batch_tokens: the most rows x tokens in the cache at a time, what is being read apart. None: what free
+            memory holds when a rollout begins (on CPUs what 4 GiB hold). How rows are cut into batches changes rounding.
     """
 
     trainers_arithmetic: ClassVar[bool] = True

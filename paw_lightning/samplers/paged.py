@@ -100,7 +100,7 @@ class PagedSampler(Sampler):
         return self.num_blocks or max(*needed, min(2 * sum(needed), self.most_blocks))
 
     def _page_bytes(self) -> int:
-        """What a page takes: keys and values, and its columns in two masks, one being read while the other is filled."""
+        """A page's keys and values, and its columns in two masks, one being read while the other is filled."""
         element = next(self.model.parameters()).element_size()
         flash = "flash" in (getattr(self.model.config, "_attn_implementation", None) or "")
         mask = 0 if flash else 2 * self.max_batch_tokens * element

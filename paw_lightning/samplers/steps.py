@@ -1,9 +1,9 @@
 """Two ways to read the next token of every row: with a cache that grows, or with one whose shapes never change.
 
-The first looks at no more than has been written, which suits a CPU. The second also reads the free places, hidden by a mask:
-all its steps are the same work on the same tensors, so that a CUDA graph can repeat one without launching its kernels one
-by one. Graphs are captured anew for each batch: weights and caches may lie elsewhere then, and nothing outlives a rollout.
-Not yet run on hardware; the tests replay recorded steps on a CPU.
+The first looks at no more than has been written, which suits a CPU. The second also reads the free places, hidden by a
+mask: all its steps are the same work on the same tensors, so that a CUDA graph can repeat one without launching its
+kernels one by one. Graphs are captured anew for each batch: weights and caches may lie elsewhere then, and no graph
+outlives its batch. Not yet run on hardware; the tests replay recorded steps on a CPU.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def waiting_refused(device: torch.device) -> Iterator[None]:
 def cuda_graph(step: Step) -> Step:
     """Capture the kernels of a step, which does nothing yet, and return what runs them all.
 
-    Only this thread's calls may spoil the capture: other threads ask CUDA for events (NCCL's) or pinned memory meanwhile.
+    Only this thread's calls may spoil the capture: others ask CUDA for events (NCCL's) or pinned memory meanwhile.
     """
     graph = torch.cuda.CUDAGraph()
     here = torch.cuda.stream(torch.cuda.current_stream())  # returned to also where the capture fails

@@ -13,8 +13,8 @@ from paw_lightning.samplers.base import Generation
 class Writing:
     """What a batch of prompts has been answered so far, and the token that each row reads next.
 
-    `record` changes tensors in place and never asks the device for a number, so that a CUDA graph can replay it; the host
-    looks where it wants to, with `left`.
+    `record` changes tensors in place and never asks the device for a number, so that a CUDA graph can replay it; the
+    host looks where it wants to, with `left`.
 
     Args:
         prompts: token ids; their contexts end at column `width` of the cache, padded on the left.

@@ -14,6 +14,7 @@ from paw_lightning.commands.parsing import parse_settings
 from paw_lightning.commands.sizes import Lengths, Sizes, read_sizes
 from paw_lightning.errors import SettingsError
 from paw_lightning.models.lora import LoRA
+from paw_lightning.samplers.cache_memory import passing_bytes
 from paw_lightning.samplers.kv_cache import token_bytes
 from paw_lightning.training.module import PaWModule
 from paw_lightning.training.strategies import full_name
@@ -181,7 +182,7 @@ def test_the_samplers_own_limit_counts(tiny_model_dir: str) -> None:
     needed = [memory(build(sizes), sizes) for sizes in (plain, limited)]
     assert [need.rollout_cache for need in needed] == [64 * 25 * token, 100 * token]
     times = [
-        estimate.seconds(sizes, need, counts, cache_limit(model, sizes), 1.0, 1.0)["rollout: writing"]
+        estimate.seconds(sizes, need, counts, cache_limit(model, sizes, need), 1.0, 1.0)["rollout: writing"]
         for sizes, need in zip((plain, limited), needed, strict=True)
     ]
     assert times[1] / times[0] == 16
@@ -196,3 +197,29 @@ def test_growing_transcripts_are_remembered(tiny_model_dir: str) -> None:
     needed = memory(build(growing), growing)
     times = [estimate.seconds(growing, needed, counts, limit, 1.0, 1.0)["rollout: writing"] for limit in (None, 100)]
     assert times[1] / times[0] == 64 * 25 / 50
+
+
+def test_on_a_gpu_the_cache_takes_what_playing_leaves(tiny_model_dir: str) -> None:
+    """The run holds `held` bytes while it plays; a tenth of what is free is left alone, reading and drawing 64 rows
+    need their bytes for a moment, and the rest has to hold 5/4 of the cache. A large card holds all that is wanted."""
+    sizes = sizes_of(tiny_model_dir)
+    model = build(sizes)
+    plain, token = memory(model, sizes), token_bytes(model.config, 4)
+    held = plain.weights + plain.optimizer
+    gpu = held + (passing_bytes(model.config, 64, 4) + 1.25 * 100 * token) / 0.9 + 2
+    needed = memory(build(sizes), sizes, gpu)
+    assert needed.rollout_cache == 100 * token
+    assert cache_limit(model, sizes, needed, gpu) == 100
+    assert memory(build(sizes), sizes, 80 * estimate.GIB).rollout_cache == 64 * 25 * token
+    assert cache_limit(model, sizes, plain, 0) == 1, "one token at least, so that times can be divided by it"
+    assert cache_limit(model, sizes, plain) == 2**32 // token
+
+
+def test_the_command_plans_with_its_own_card(capsys) -> None:
+    """A smaller one cuts a turn into more batches, each of which reads the weights anew."""
+    words = ["--config=household/paw", "--model.lora.rank=0", "--data.groups=4000", "--bandwidth=0.001", "--gpu_gib"]
+    written = []
+    for gib in ("4", "80"):
+        estimate.command([*words, gib])
+        written.append(float(capsys.readouterr().out.partition("rollout: writing")[2].split()[0]))
+    assert written[0] > written[1]

@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 class RecordedStep(TorchDispatchMode):
     """A step as a CUDA graph has it: the kernels that it ran, with the very tensors that it ran them on.
 
-    Nothing of Python is run again by a replay: a number that was read, or a tensor that took another's place, stays what
-    it was. Capturing does no work either, so what the step writes to is put back.
+    Nothing of Python is run again by a replay: a number that was read, or a tensor that took another's place, stays
+    what it was. Capturing does no work either, so what the step writes to is put back.
     """
 
     def __init__(self) -> None:
@@ -110,8 +110,8 @@ class _Kernels(TorchDispatchMode):
 
 
 class HostWaits:
-    """Counts by name, inside, what would make the host wait for a GPU: numbers that Python reads, kernels whose result has
-    as many elements as the data say, and tensors made of Python's numbers."""
+    """Counts by name, inside, what would make the host wait for a GPU: numbers that Python reads, kernels whose result
+    has as many elements as the data say, and tensors made of Python's numbers."""
 
     def __init__(self) -> None:
         self.seen: Counter[str] = Counter()

@@ -49,8 +49,8 @@ def test_share_by_hand() -> None:
 
 
 def test_what_is_needed_for_a_moment_by_hand() -> None:
-    """16,384 tokens of 2 x 2 layers x 16 numbers of keys and values and of 6 x 32 + 4 x 48 of states, 4 bytes each; for each
-    of 10 rows 1,000 words of 40 bytes, twice."""
+    """16,384 tokens of 2 x 2 layers x 16 numbers of keys and values and of 6 x 32 + 4 x 48 of states, 4 bytes each; for
+    each of 10 rows 1,000 words of 40 bytes, twice."""
     assert READ_TOKENS["accelerator"] == 16_384
     assert passing_bytes(SMALL, 10, 4) == 16_384 * 4 * (64 + 384) + 2 * 10 * 1000 * 40
 
@@ -58,8 +58,8 @@ def test_what_is_needed_for_a_moment_by_hand() -> None:
 def test_a_card_of_80_gib_holds_128_long_episodes_of_a_model_of_1_5_billion() -> None:
     """28 layers x 2 x 256 numbers x 4 bytes are 57,344 bytes a token; 4 GiB hold 74,898 of them.
 
-    Of 55 GiB free 49.5 count, 53,150 MB; reading needs 16,384 x (57,344 + 180,224) bytes, 3,892 MB, and drawing 2 x 128 x
-    151,936 x 40, 1,556 MB; 4/5 of the rest, 38,162 MB, are 665,486 tokens: 128 rows of 2,599, twice."""
+    Of 55 GiB free 49.5 count, 53,150 MB; reading needs 16,384 x (57,344 + 180,224) bytes, 3,892 MB, and drawing
+    2 x 128 x 151,936 x 40, 1,556 MB; 4/5 of the rest, 38,162 MB, are 665,486 tokens: 128 rows of 2,599, twice."""
     config = Qwen2Config(
         vocab_size=151_936,
         hidden_size=1536,

@@ -9,9 +9,9 @@ from peft import LoraConfig, get_peft_model
 from torch.testing import assert_close
 
 from paw_lightning.samplers import kv_cache as module
-from paw_lightning.samplers.writing import draw
 from paw_lightning.samplers.kv_cache import buckets, shared_prefix_length
 from paw_lightning.samplers.native import NativeSampler
+from paw_lightning.samplers.writing import draw
 from tests.helpers.tiny_models import (
     CONFIGS,
     NEW_TOKENS,
