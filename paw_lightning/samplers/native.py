@@ -20,7 +20,7 @@ class NativeSampler(Decoder, Sampler):
 
     Args:
         max_batch_tokens: the most rows x tokens in the cache at a time, what is being read apart. None: what free
-            memory holds when a rollout begins (on CPUs what 4 GiB hold). How rows are cut into batches changes rounding.
+            memory holds when a rollout begins (on CPUs what 4 GiB hold). How rows are batched changes rounding.
     """
 
     trainers_arithmetic: ClassVar[bool] = True
