@@ -50,24 +50,24 @@ class FixedLayer(StaticLayer):
     def __init__(self, storage: LayerStates, column: Tensor) -> None:
         super().__init__(max_cache_len=storage[0].shape[2])
         self.dtype, self.device, self.is_initialized = storage[0].dtype, storage[0].device, True
-        self.keys, self.values = storage
+        self._hold(storage)
         self.column = column
         """[1], long: where the next token goes, in every layer of the cache."""
 
-    @property
-    def storage(self) -> LayerStates:
-        return self.keys, self.values
+    def _hold(self, storage: LayerStates) -> None:
+        self.storage = storage
+        self.keys, self.values = storage
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> LayerStates:
-        self.keys.index_copy_(2, self.column, key_states)
-        self.values.index_copy_(2, self.column, value_states)
+        self.storage[0].index_copy_(2, self.column, key_states)
+        self.storage[1].index_copy_(2, self.column, value_states)
         return self.storage
 
     def get_seq_length(self) -> Any:
         return self.column[0]
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        self.keys, self.values = self.keys[indices], self.values[indices]
+        self._hold((self.storage[0][indices], self.storage[1][indices]))
 
 
 def token_bytes(config: Any, element: int) -> int:
