@@ -96,15 +96,17 @@ def planned(
     from paw_lightning.commands.estimating.devices import device
     from paw_lightning.commands.estimating.reading import plan_of
     from paw_lightning.commands.estimating.shapes import config_of
-    from paw_lightning.commands.memory import build, memory
+    from paw_lightning.commands.memory import GIB, build, cache_limit, memory
     from paw_lightning.commands.sizes import read_sizes
 
     known = device(options.device, {name: getattr(options, name) for name in DEVICE_FLAGS})
     lengths = {name: getattr(options, name) for name in LENGTHS}
     sizes = read_sizes(config, gpus, **{name: value and math.ceil(value) for name, value in lengths.items()})
-    model = build(sizes, config_of(options.model_size))
-    plan = plan_of(config, sizes, model, known, servers, options)
-    return plan, memory(model, sizes), sizes  # last: it puts other tensors into the model
+    shape = config_of(options.model_size)
+    card = None if options.device == "cpu" else known.memory * GIB
+    needed, model = memory(build(sizes, shape), sizes, card), build(sizes, shape)  # memory replaces a model's tensors
+    plan = plan_of(config, sizes, model, cache_limit(model, sizes, needed, card), known, servers, options)
+    return plan, needed, sizes
 
 
 def numbers_of_devices(options: argparse.Namespace) -> list[tuple[int, int | None]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
@@ -15,7 +15,8 @@ from paw_lightning.commands.sizes import Sizes
 from paw_lightning.models.linear_logprob import CHUNK_BYTES
 from paw_lightning.models.loading import resolve_model_path, without_dropout
 from paw_lightning.models.lora import add_adapters
-from paw_lightning.samplers.kv_cache import CACHE_BYTES, token_bytes
+from paw_lightning.samplers.cache_memory import CACHE_BYTES, passing_bytes, share
+from paw_lightning.samplers.kv_cache import token_bytes
 from paw_lightning.training.strategies import MIXED, TRUE
 
 GIB = 2**30
@@ -84,24 +85,26 @@ def parameters(model: PreTrainedModel, sizes: Sizes) -> Parameters:
     return Parameters(policy, policy - _head(model).numel() if sizes.critic == "separate" else 0)
 
 
-def memory(model: PreTrainedModel, sizes: Sizes) -> Memory:
-    """The memory of a run by purpose; the model's tensors are replaced by fake ones."""
+def memory(model: PreTrainedModel, sizes: Sizes, gpu_bytes: float | None = None) -> Memory:
+    """The memory of a run by purpose, on GPUs of so many bytes or on a CPU; the model's tensors become fake ones."""
     held, head = held_bytes(model, sizes), _head(model)
     trained_head = head.nbytes * head.requires_grad
     copied_head = head.numel() * 2 if sizes.precision in MIXED else 0  # autocast's
     backbones = 2 if sizes.critic == "separate" else 1
     activations = activation_bytes(model, sizes.micro_batch, sizes.lengths.row, sizes.precision)
-    share = sizes.gpus if sizes.sharded else 1
-    return Memory(
-        weights=held["weights"] / share,
-        gradients=held["gradients"] / share,
-        optimizer=held["optimizer"] / share,
+    parts = sizes.gpus if sizes.sharded else 1
+    needed = Memory(
+        weights=held["weights"] / parts,
+        gradients=held["gradients"] / parts,
+        optimizer=held["optimizer"] / parts,
         reference=held["reference"],
         activations=backbones * activations,
         head=2 * CHUNK_BYTES + trained_head + copied_head,
         rollout_copy=held["weights"] if sizes.sharded else 0,
-        rollout_cache=_cached_tokens(model, sizes) * token_bytes(model.config, sizes.element),
+        rollout_cache=0,
     )
+    tokens = _cached_tokens(sizes, cache_limit(model, sizes, needed, gpu_bytes))
+    return replace(needed, rollout_cache=tokens * token_bytes(model.config, sizes.element))
 
 
 def held_bytes(model: PreTrainedModel, sizes: Sizes) -> dict[str, int]:
@@ -125,19 +128,29 @@ def _critic_bytes(model: PreTrainedModel, kind: str) -> int:
     return {"none": 0, "shared": head, "separate": head + backbone}[kind]
 
 
-def cache_limit(model: PreTrainedModel, sizes: Sizes) -> int | None:
-    """Most tokens that the sampler keeps on each device; None: no limit is known."""
+def cache_limit(model: PreTrainedModel, sizes: Sizes, needed: Memory, gpu_bytes: float | None = None) -> int | None:
+    """Most tokens that the sampler keeps on each device; None: no limit is known.
+
+    Args:
+        model: the language model.
+        sizes: of the run.
+        needed: its memory, of which what is held while playing counts.
+        gpu_bytes: memory of the GPU; None is a CPU.
+    """
     if sizes.sampler_tokens or sizes.sampler not in ("native", "paged"):
         return sizes.sampler_tokens
-    return CACHE_BYTES // token_bytes(model.config, sizes.element)
+    token, room = token_bytes(model.config, sizes.element), CACHE_BYTES
+    if gpu_bytes is not None:
+        free = gpu_bytes - (needed.rollout - needed.rollout_cache)
+        room = share(free, passing_bytes(model.config, -(-sizes.episodes // sizes.gpus), sizes.element))
+    return max(1, room // token)
 
 
-def _cached_tokens(model: PreTrainedModel, sizes: Sizes) -> int:
+def _cached_tokens(sizes: Sizes, limit: int | None) -> int:
     if sizes.sampler == "vllm":
         return 0  # a server has them
     # Growing transcripts are remembered from the turn before.
     wanted = sizes.turn_tokens * (2 if sizes.growing and sizes.sampler == "native" else 1)
-    limit = cache_limit(model, sizes)
     return min(wanted, limit) if limit else wanted
 
 

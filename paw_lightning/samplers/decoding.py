@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +15,13 @@ from transformers.cache_utils import Cache, DynamicCache
 from paw_lightning.errors import SettingsError
 from paw_lightning.models.window import context_window
 from paw_lightning.samplers.base import Generation
+from paw_lightning.samplers.cache_memory import cache_bytes
 from paw_lightning.samplers.kv_cache import (
-    CACHE_BYTES,
     LayerStates,
     RoomyLayer,
     align_right,
     buckets,
+    device_kind,
     reading_limits,
     room_for,
     shared_prefix_length,
@@ -26,6 +29,10 @@ from paw_lightning.samplers.kv_cache import (
     token_bytes,
     write_back,
 )
+from paw_lightning.samplers.steps import CAPTURES, LOOK_EVERY, FixedSteps, GrowingSteps, Step, why_not_fixed
+from paw_lightning.samplers.writing import Writing, at_least_float32
+
+logger = logging.getLogger(__name__)
 
 
 class Decoder:
@@ -48,8 +55,18 @@ class Decoder:
         self.model = model
         self.stop_token_ids = frozenset(stop_token_ids)
         self.pad_token_id = pad_token_id
-        element = next(model.parameters()).element_size()
-        self.max_batch_tokens = max_batch_tokens or max(1, CACHE_BYTES // token_bytes(model.config, element))
+        self.max_batch_tokens = max_batch_tokens
+        self.fixed: bool | None = None
+        """Whether steps of fixed shapes, which a CUDA graph can replay, work for this model; None: not tried yet."""
+        self.captured = False
+        """Whether a graph has been captured since memory was last given back."""
+
+    def token_budget(self, rows: int) -> int:
+        """The most rows x tokens to hold at a time, of a rollout of so many rows; to be asked while none are held."""
+        if self.max_batch_tokens is not None:
+            return self.max_batch_tokens
+        element = next(self.model.parameters()).element_size()
+        return max(1, cache_bytes(self.model, rows) // token_bytes(self.model.config, element))
 
     def check(self, prompts: list[list[int]], temperature: float, max_new_tokens: int, uniforms: Tensor) -> None:
         if temperature < 0:
@@ -149,82 +166,55 @@ class Decoder:
         With `complete` the storage that came in holds afterwards, from its next free column on, each prompt's last
         token and its action but for the last token, also of rows that ended early; otherwise these are lost.
         """
-        count, steps = uniforms.shape
-        device, width = uniforms.device, cache.get_seq_length()
-        # Where each row's next token goes, and what it sees
-        positions = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
-        mask = torch.arange(width + steps, device=device) >= width - positions[:, None]
-        padded = not bool(mask.all())
-        # What has been written
-        stop_tokens = torch.tensor(sorted(self.stop_token_ids), dtype=torch.long, device=device)
-        current = torch.tensor([prompt[-1] for prompt in prompts], device=device)
-        tokens = torch.full((count, steps), self.pad_token_id, device=device)
-        logprobs, entropies = torch.zeros(2, count, steps, device=device, dtype=at_least_float32(self.model.dtype))
-        # Who is still writing
-        rows = torch.arange(count, device=device)
-        finished = torch.zeros(count, dtype=torch.bool, device=device)
-        own, copied = storage_of(cache) if complete else [], width
-        for step in range(steps):
-            # A token for every row
-            seen = mask[:, : width + step + 1] if padded else None
-            logits = self._next_logits(current, seen, positions + step, cache)
-            current, logprobs[rows, step], entropies[rows, step] = draw(logits, temperature, uniforms[rows, step])
-            tokens[rows, step] = current
+        width, steps, kind = cache.get_seq_length(), uniforms.shape[1], device_kind(self.model)
+        dtype = at_least_float32(self.model.dtype)
+        writing = Writing(prompts, width, temperature, uniforms, self.stop_token_ids, self.pad_token_id, dtype)
+        own, copied, done = storage_of(cache) if complete else [], width, 0
+        reading = self._steps(cache, writing)
+        while done < steps:
+            # Some tokens for every row
+            count = min(LOOK_EVERY[kind], steps - done)
+            reading.run(count, steps - done)
+            done += count
             # Rows that have ended leave
-            finished |= torch.isin(current, stop_tokens)
-            left = len(rows) - int(finished.sum())
+            left = writing.left() if done < steps else 0
             if left == 0:
                 break
-            if left <= len(rows) // 2:  # fewer rows repay the copy of their cache
+            if left <= len(writing.rows) // 2 and steps - done >= reading.fewest:  # it repays the copy of their cache
                 if complete:
-                    copied = write_back(cache, own, rows, copied)
-                keep = (~finished).nonzero().flatten()
-                cache.batch_select_indices(keep)
-                rows, current, positions, mask = rows[keep], current[keep], positions[keep], mask[keep]
-                finished = finished[keep]
+                    write_back(reading.cache, own, writing.rows, copied, width + done)
+                    copied = width + done
+                reading.select(writing.drop_finished())
         if complete:
-            write_back(cache, own, rows, copied)
-        return self._generations(tokens, logprobs, entropies)
+            write_back(reading.cache, own, writing.rows, copied, width + done)
+        return writing.generations()
 
-    def _next_logits(self, current: Tensor, seen: Tensor | None, positions: Tensor, cache: Cache) -> Tensor:
-        """Logits [B, V] after the current token [B] of every row."""
-        return self.model(
-            input_ids=current[:, None],
-            attention_mask=seen,
-            position_ids=positions[:, None],
-            past_key_values=cache,
-            use_cache=True,
-        ).logits[:, -1]
+    def _steps(self, cache: Cache, writing: Writing) -> GrowingSteps | FixedSteps:
+        """How this batch is written: with fixed shapes where the device replays them and the model allows it."""
+        capture = CAPTURES.get(self.model.device.type)
+        if capture is not None and self.fixed is None:
+            self._give_up(why_not_fixed(self.model, cache, writing))
+        if capture is None or not self.fixed:
+            return GrowingSteps(self.model, cache, writing)
+        return FixedSteps(self.model, cache, writing, partial(self._capture, capture))
 
-    def _generations(self, tokens: Tensor, logprobs: Tensor, entropies: Tensor) -> list[Generation]:
-        if not logprobs.isfinite().all():
-            raise FloatingPointError("the model's logits are not finite: its weights have diverged")
-        table = zip(tokens.tolist(), logprobs.tolist(), entropies.tolist(), strict=True)
-        return [self._cut(*row) for row in table]
+    def _capture(self, capture: Callable[[Step], Step], step: Step) -> Step:
+        """Capture a step; where that fails, now and from now on it is launched kernel by kernel."""
+        if not self.fixed:
+            return step
+        try:
+            replay = capture(step)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self._give_up(f"{type(error).__name__}: {error}".partition("\n")[0])
+            return step
+        self.captured = True
+        return replay
 
-    def _cut(self, tokens: list[int], logprobs: list[float], entropies: list[float]) -> Generation:
-        """Drop what a row drew after its stop token, while it waited for the others."""
-        end = next((place for place, token in enumerate(tokens, 1) if token in self.stop_token_ids), None)
-        return Generation(tokens[:end], logprobs[:end], entropies[:end], stopped=end is not None)
-
-
-def draw(logits: Tensor, temperature: float, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Inverse-CDF draw: the first token whose cumulative probability exceeds its uniform number.
-
-    logits [B, V], uniforms [B] -> token ids [B], their log-probs [B] and the entropies [B], in nats, in float32
-    (float64 for float64 logits).
-    """
-    logprobs = torch.log_softmax(logits.to(at_least_float32(logits.dtype)) / (temperature or 1.0), dim=-1)
-    probabilities = logprobs.exp()
-    if temperature == 0:
-        tokens = logprobs.argmax(-1, keepdim=True)
-    else:
-        cumulative = probabilities.double().cumsum(-1)  # in float32 the rarest tokens would add nothing
-        target = uniforms[:, None] * cumulative[:, -1:]
-        tokens = torch.searchsorted(cumulative, target, right=True).clamp_max(logits.shape[-1] - 1)  # for NaN only
-    return tokens[:, 0], logprobs.gather(-1, tokens)[:, 0], torch.special.entr(probabilities).sum(-1)
-
-
-def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that log-probs of such logits are computed and recorded in."""
-    return torch.promote_types(dtype, torch.float32)
+    def _give_up(self, reason: str | None) -> None:
+        """Note whether steps of fixed shapes work, and say once why not."""
+        self.fixed = reason is None
+        if reason is not None:
+            name = type(self.model).__name__
+            logger.warning("%s writes without CUDA graphs, token by token from a growing cache: %s", name, reason)

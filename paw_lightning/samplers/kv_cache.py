@@ -10,14 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
 
 # Prompt tokens to read in one forward call, and how many more of them cost as much as another call. Measured on CPU,
 # where larger reads fall out of the processor's caches; estimated for accelerators, which want few and large calls.
 READ_TOKENS, CALL_COST = {"cpu": 2_048, "accelerator": 16_384}, {"cpu": 128, "accelerator": 2_048}
-
-
-CACHE_BYTES = 2**32  # keys and values of what is being written, and remembered, at a time
 
 
 LayerStates = tuple[Tensor, Tensor]
@@ -47,6 +44,32 @@ class RoomyLayer(DynamicLayer):
         self._hold((self.storage[0][indices], self.storage[1][indices]), self.used)
 
 
+class FixedLayer(StaticLayer):
+    """A cache layer that shows all its places, free ones too: shape and address stay the same at every step."""
+
+    def __init__(self, storage: LayerStates, column: Tensor) -> None:
+        super().__init__(max_cache_len=storage[0].shape[2])
+        self.dtype, self.device, self.is_initialized = storage[0].dtype, storage[0].device, True
+        self._hold(storage)
+        self.column = column
+        """[1], long: where the next token goes, in every layer of the cache."""
+
+    def _hold(self, storage: LayerStates) -> None:
+        self.storage = storage
+        self.keys, self.values = storage
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> LayerStates:
+        self.storage[0].index_copy_(2, self.column, key_states)
+        self.storage[1].index_copy_(2, self.column, value_states)
+        return self.storage
+
+    def get_seq_length(self) -> Any:
+        return self.column[0]
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self._hold((self.storage[0][indices], self.storage[1][indices]))
+
+
 def token_bytes(config: Any, element: int) -> int:
     """Bytes of a token's keys and values in all layers, `element` bytes a number."""
     text = config.get_text_config()
@@ -69,14 +92,12 @@ def storage_of(cache: Cache) -> list[LayerStates]:
     return [layer.storage for layer in layers]
 
 
-def write_back(cache: Cache, storage: list[LayerStates], rows: Tensor, start: int) -> int:
-    """Copy columns `start` on of a cache that was cut down to `rows` to where it came from; return its width."""
-    end = cache.get_seq_length()
+def write_back(cache: Cache, storage: list[LayerStates], rows: Tensor, start: int, end: int) -> None:
+    """Copy columns `start` to `end` of a cache that was cut down to `rows` to where it came from."""
     for (keys, values), (all_keys, all_values) in zip(storage_of(cache), storage, strict=True):
         if keys is not all_keys:
             all_keys[rows, :, start:end] = keys[:, :, start:end]
             all_values[rows, :, start:end] = values[:, :, start:end]
-    return end
 
 
 def align_right(states: list[LayerStates], source: Tensor, places: Tensor) -> Iterator[LayerStates]:
@@ -106,8 +127,13 @@ def room_for(states: Tensor, rows: int, columns: Tensor) -> Tensor:
 
 def reading_limits(model: PreTrainedModel) -> tuple[int, int]:
     """Tokens to read in one call, and how many more of them cost as much as another call."""
-    kind = "cpu" if model.device.type == "cpu" else "accelerator"
+    kind = device_kind(model)
     return READ_TOKENS[kind], CALL_COST[kind]
+
+
+def device_kind(model: PreTrainedModel) -> str:
+    """Whose numbers to take: those of `cpu`, or of `accelerator`."""
+    return "cpu" if model.device.type == "cpu" else "accelerator"
 
 
 def shared_prefix_length(sequences: Sequence[tuple[int, ...]]) -> int:

@@ -15,7 +15,12 @@ from paw_lightning.samplers.session import Session
 class NativeSampler(Decoder, Sampler):
     """Samples from `model` itself; a prompt that several rows share, or its beginning, is read once.
 
-    `max_batch_tokens` bounds the rows x tokens in the cache at a time, what is being read apart; None: what 4 GiB hold.
+    On CUDA it writes with fixed shapes, which are captured as a graph and replayed, and looks at what has ended every 8
+    tokens; a model that cannot is told so once, and written token by token. Not yet run on hardware.
+
+    Args:
+        max_batch_tokens: the most rows x tokens in the cache at a time, what is being read apart. None: what free
+            memory holds when a rollout begins (on CPUs what 4 GiB hold). How rows are batched changes rounding.
     """
 
     trainers_arithmetic: ClassVar[bool] = True
@@ -40,12 +45,20 @@ class NativeSampler(Decoder, Sampler):
         uniforms = uniforms.to(self.model.device)
         generations: dict[int, Generation] = {}
         with evaluating(self.model):
-            for rows in self.decode_batches(prompts, range(len(prompts)), max_new_tokens, self.max_batch_tokens):
+            budget = self.token_budget(len(prompts))
+            for rows in self.decode_batches(prompts, range(len(prompts)), max_new_tokens, budget):
                 batch = [prompts[row] for row in rows]
                 cache = self.prefill(batch, max_new_tokens)
                 actions = self.decode(batch, cache, temperature, uniforms[rows])
                 generations.update(zip(rows, actions, strict=True))
+                del cache  # before the next one is made
         return [generations[row] for row in range(len(prompts))]
+
+    def release(self) -> None:
+        """Give back the memory of CUDA graphs, which the update could not use; that of the cache is free already."""
+        if self.captured:
+            torch.cuda.empty_cache()
+        self.captured = False
 
     def session(self) -> Sampler:
         """A sampler for one rollout of growing transcripts, which remembers what it has read."""

@@ -10,7 +10,8 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from paw_lightning.samplers.base import Generation, Sampler, evaluating
-from paw_lightning.samplers.kv_cache import CACHE_BYTES, token_bytes
+from paw_lightning.samplers.cache_memory import cache_bytes
+from paw_lightning.samplers.kv_cache import device_kind, token_bytes
 
 BATCH_TOKENS = {"cpu": 512, "accelerator": 8_192}
 """Tokens of one forward call where nothing is set; every page needs a mask of so many rows."""
@@ -25,8 +26,8 @@ class PagedSampler(Sampler):
 
     Args:
         page_size: tokens of one page of the cache.
-        num_blocks: pages; null takes twice as many as the prompts and actions of a call need, as far as 4 GiB hold
-            them with their attention masks (transformers itself would take nearly all memory there is).
+        num_blocks: pages; null takes twice as many as the prompts and actions of a call need, as far as free memory (on
+            CPUs 4 GiB) holds them with their attention masks (transformers itself would take nearly all there is).
         max_batch_tokens: tokens of one forward call; null is 512 on CPUs and 8,192 elsewhere.
     """
 
@@ -41,16 +42,13 @@ class PagedSampler(Sampler):
     ) -> None:
         self.model: Any = model
         self.stop_token_ids, self.pad_token_id = list(stop_token_ids), pad_token_id
-        kind = "cpu" if model.device.type == "cpu" else "accelerator"
-        self.page_size, self.max_batch_tokens = page_size, max_batch_tokens or BATCH_TOKENS[kind]
-        # What a page takes: keys and values, and its columns in two masks, one being read while the other is filled
-        element = next(model.parameters()).element_size()
-        flash = "flash" in (getattr(model.config, "_attn_implementation", None) or "")
-        mask = 0 if flash else 2 * self.max_batch_tokens * element
+        self.page_size = page_size
+        self.max_batch_tokens = max_batch_tokens or BATCH_TOKENS[device_kind(model)]
         self.num_blocks = num_blocks
-        self.most_blocks = CACHE_BYTES // (page_size * (token_bytes(model.config, element) + mask))
         self.blocks = 0
         """Pages of the cache as it is; 0 where there is none."""
+        self.most_blocks = 0
+        """Pages that memory held when there was no cache."""
 
     def update_weights(self) -> None:
         """Forget all pages: they hold keys and values of the old weights, and would be reused silently."""
@@ -96,8 +94,17 @@ class PagedSampler(Sampler):
 
     def _wanted(self, lengths: list[int]) -> int:
         """Pages for sequences of these lengths; those that find no room at first wait for others to end."""
+        if not self.blocks:
+            self.most_blocks = cache_bytes(self.model, len(lengths)) // self._page_bytes()
         needed = [-(-length // self.page_size) for length in lengths]
         return self.num_blocks or max(*needed, min(2 * sum(needed), self.most_blocks))
+
+    def _page_bytes(self) -> int:
+        """A page's keys and values, and its columns in two masks, one being read while the other is filled."""
+        element = next(self.model.parameters()).element_size()
+        flash = "flash" in (getattr(self.model.config, "_attn_implementation", None) or "")
+        mask = 0 if flash else 2 * self.max_batch_tokens * element
+        return self.page_size * (token_bytes(self.model.config, element) + mask)
 
     def _settings(self, temperature: float, max_new_tokens: int) -> GenerationConfig:
         """Every sampling setting by name: what is left out comes from the model's generation_config."""

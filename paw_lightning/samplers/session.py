@@ -39,6 +39,8 @@ class Session(Sampler):
     def __init__(self, sampler: Decoder) -> None:
         self.sampler = sampler
         self.memory: list[Remembered] = []
+        self.budget: int | None = None
+        """Rows x tokens that are remembered, and that are being decoded, at most; asked for when playing begins."""
 
     @torch.no_grad()
     def generate(
@@ -47,8 +49,11 @@ class Session(Sampler):
         """As `NativeSampler.generate`."""
         if not prompts:
             return []
-        sampler, budget = self.sampler, self.sampler.max_batch_tokens // 2
+        sampler = self.sampler
         sampler.check(prompts, temperature, max_new_tokens, uniforms)
+        if self.budget is None:
+            self.budget = sampler.token_budget(len(prompts)) // 2
+        budget = self.budget
         uniforms = uniforms.to(sampler.model.device)
         known = self._recall(prompts, budget, max_new_tokens)
         fresh = [row for row in range(len(prompts)) if row not in known]
@@ -134,11 +139,12 @@ class Session(Sampler):
         ids = [[pad] * (count - len(context)) + context[-count:] for context in contexts]
         lengths = torch.tensor([len(context) for context in contexts], device=device)
         mask = torch.arange(width, device=device) >= width - lengths[:, None]
+        padded = any(len(context) < width for context in contexts)
         positions = torch.arange(-count, 0, device=device) + lengths[:, None]
         layers: list[Any] = [RoomyLayer(states, width - count) for states in storage]
         self.sampler.model(
             input_ids=torch.tensor(ids, device=device),
-            attention_mask=None if bool(mask.all()) else mask,
+            attention_mask=mask if padded else None,
             position_ids=positions.clamp(min=0),
             past_key_values=Cache(layers=layers),
             use_cache=True,

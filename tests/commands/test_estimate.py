@@ -11,11 +11,12 @@ import torch
 
 from paw_lightning.commands import estimate
 from paw_lightning.commands.estimating.devices import Device
-from paw_lightning.commands.memory import activation_bytes, build, cache_limit, held_bytes, memory
+from paw_lightning.commands.memory import GIB, activation_bytes, build, cache_limit, held_bytes, memory
 from paw_lightning.commands.parsing import parse_settings
 from paw_lightning.commands.sizes import Lengths, Sizes, read_sizes
 from paw_lightning.errors import SettingsError
 from paw_lightning.models.lora import LoRA
+from paw_lightning.samplers.cache_memory import passing_bytes
 from paw_lightning.samplers.kv_cache import token_bytes
 from paw_lightning.training.module import PaWModule
 from paw_lightning.training.strategies import full_name
@@ -176,7 +177,7 @@ def test_the_samplers_own_limit_counts(tiny_model_dir: str) -> None:
     token = token_bytes(model.config, 4)
     needed = [memory(build(sizes), sizes) for sizes in (plain, limited)]
     assert [need.rollout_cache for need in needed] == [64 * 25 * token, 100 * token]
-    assert cache_limit(model, limited) == 100
+    assert cache_limit(model, limited, needed[1]) == 100
 
 
 def test_growing_transcripts_are_remembered(tiny_model_dir: str) -> None:
@@ -235,3 +236,19 @@ def test_wrong_options_are_named(words: list[str], message: str) -> None:
 
 def test_every_figure_of_a_device_has_a_flag() -> None:
     assert estimate.DEVICE_FLAGS.keys() == Device.__dataclass_fields__.keys()
+
+
+def test_on_a_gpu_the_cache_takes_what_playing_leaves(tiny_model_dir: str) -> None:
+    """The run holds `held` bytes while it plays; a tenth of what is free is left alone, reading and drawing 64 rows
+    need their bytes for a moment, and the rest has to hold 5/4 of the cache. A large card holds all that is wanted."""
+    sizes = sizes_of(tiny_model_dir)
+    model = build(sizes)
+    plain, token = memory(model, sizes), token_bytes(model.config, 4)
+    held = plain.weights + plain.optimizer
+    gpu = held + (passing_bytes(model.config, 64, 4) + 1.25 * 100 * token) / 0.9 + 2
+    needed = memory(build(sizes), sizes, gpu)
+    assert needed.rollout_cache == 100 * token
+    assert cache_limit(model, sizes, needed, gpu) == 100
+    assert memory(build(sizes), sizes, 80 * GIB).rollout_cache == 64 * 25 * token
+    assert cache_limit(model, sizes, plain, 0) == 1, "one token at least, so that times can be divided by it"
+    assert cache_limit(model, sizes, plain) == 2**32 // token

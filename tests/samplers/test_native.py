@@ -9,9 +9,9 @@ from peft import LoraConfig, get_peft_model
 from torch.testing import assert_close
 
 from paw_lightning.samplers import kv_cache as module
-from paw_lightning.samplers.decoding import draw
 from paw_lightning.samplers.kv_cache import buckets, shared_prefix_length
 from paw_lightning.samplers.native import NativeSampler
+from paw_lightning.samplers.writing import draw
 from tests.helpers.tiny_models import (
     CONFIGS,
     NEW_TOKENS,
@@ -83,8 +83,8 @@ def test_the_cache_is_bounded_by_its_bytes(name):
     model = make_model(name)
     layers = model(torch.tensor([[1, 2, 3]]), use_cache=True).past_key_values.layers
     token = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers) // 3
-    assert NativeSampler(model, [0], 0).max_batch_tokens == 2**32 // token
-    assert NativeSampler(model, [0], 0, max_batch_tokens=7).max_batch_tokens == 7
+    assert NativeSampler(model, [0], 0).token_budget(5) == 2**32 // token
+    assert NativeSampler(model, [0], 0, max_batch_tokens=7).token_budget(5) == 7
     with pytest.raises(ValueError, match=r"rollout\.sampler\.init_args\.max_batch_tokens is 0; wanted at least 1"):
         NativeSampler(model, [0], 0, max_batch_tokens=0)
 

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
-from paw_lightning.samplers import paged as module
+from paw_lightning.samplers import cache_memory as module
 from paw_lightning.samplers.paged import PagedSampler
 from tests.helpers import runs
 
@@ -57,9 +57,11 @@ def test_more_prompts_get_more_pages_up_to_the_bound(model, monkeypatch) -> None
     """A token has 2 x 512 x 4 bytes in two masks, and 2 x 2 layers x 16 numbers x 4 bytes of keys and values."""
     monkeypatch.setattr(module, "CACHE_BYTES", 100 * 256 * (4096 + 2 * 2 * 16 * 4))
     paged = bare(model)
-    assert paged.most_blocks == 100
     assert [paged._wanted([256] * rows) for rows in (1, 50, 80)] == [2, 100, 100]
     assert paged._wanted([256 * 101]) == 101, "one sequence has to fit"
+    paged.blocks = 100
+    monkeypatch.setattr(module, "CACHE_BYTES", 0)
+    assert paged._wanted([256] * 80) == 100, "what there was before it took its pages"
     assert bare(model, num_blocks=7)._wanted([256] * 50) == 7
 
 

@@ -30,17 +30,17 @@ def model():
 class Episodes:
     """Transcripts that grow by an action and some text each turn; they come in random order and leave at random."""
 
-    def __init__(self, count: int, seed: int = 0, leave: float = 0.15) -> None:
-        self.dice, self.leave = random.Random(seed), leave
+    def __init__(self, count: int, seed: int = 0, leave: float = 0.15, new_tokens: int = NEW_TOKENS) -> None:
+        self.dice, self.leave, self.new_tokens = random.Random(seed), leave, new_tokens
         first = random_prompts(*[self.dice.randint(3, 20) for _ in range(count // 2)])
         self.prompts = [list(prompt) for prompt in first for _ in range(2)]
 
     def turn(self, sampler, turn: int):
         """One turn: (prompts, generations)."""
         self.dice.shuffle(self.prompts)
-        noise = torch.rand(len(self.prompts), NEW_TOKENS, generator=torch.Generator().manual_seed(turn))
+        noise = torch.rand(len(self.prompts), self.new_tokens, generator=torch.Generator().manual_seed(turn))
         prompts = [list(prompt) for prompt in self.prompts]
-        generations = sampler.generate(self.prompts, temperature=0.8, max_new_tokens=NEW_TOKENS, uniforms=noise)
+        generations = sampler.generate(self.prompts, temperature=0.8, max_new_tokens=self.new_tokens, uniforms=noise)
         self.prompts = [
             prompt + action.token_ids + [self.dice.randrange(1, VOCABULARY) for _ in range(self.dice.randint(1, 9))]
             for prompt, action in zip(self.prompts, generations, strict=True)

@@ -19,14 +19,14 @@ SHARE = 0.9
 
 def show_memory(settings: RunSettings) -> Finding:
     """Print the largest demands of a run on one device at its upper limits, and judge them by this machine's."""
+    have, device = device_memory(settings)
     try:
         sizes = read_sizes(settings.namespace)
         model = build(sizes)
-        needed, counts = memory(model, sizes), parameters(model, sizes)
+        needed, counts = memory(model, sizes, have * GIB if device == "GPU" else None), parameters(model, sizes)
     except SettingsError as error:
         return warning("memory", f"not estimated: {error}")
     update, rollout = needed.update / GIB, needed.rollout / GIB
-    have, device = device_memory(settings)
     headline(f"memory on one device, computed; this {device} has {have:.1f} GiB")
     print(f"  {counts.policy / 1e6:,.1f} M parameters; a micro-batch is {sizes.micro_batch} rows")
     print(f"  update {update:.2f} GiB, rollout {rollout:.2f} GiB, with all texts as long as the limits allow")

@@ -14,7 +14,7 @@ from paw_lightning.commands.estimating.iteration import Plan, Servers
 from paw_lightning.commands.estimating.playing import Worlds
 from paw_lightning.commands.estimating.shapes import Shape, shape_of
 from paw_lightning.commands.estimating.work import Work
-from paw_lightning.commands.memory import GIB, cache_limit, held_bytes
+from paw_lightning.commands.memory import GIB, held_bytes
 from paw_lightning.commands.sizes import Sizes
 from paw_lightning.errors import SettingsError
 from paw_lightning.samplers.kv_cache import READ_TOKENS
@@ -28,14 +28,29 @@ SERVER_ELEMENT = 2
 
 
 def plan_of(
-    config: Namespace, sizes: Sizes, model: PreTrainedModel, device: Device, servers: int | None, options: Options
+    config: Namespace,
+    sizes: Sizes,
+    model: PreTrainedModel,
+    limit: int | None,
+    device: Device,
+    servers: int | None,
+    options: Options,
 ) -> Plan:
-    """The plan of these settings; `servers` None is as many as they name, `options` those of the command."""
+    """The plan of these settings.
+
+    Args:
+        config: the settings.
+        sizes: read from them.
+        model: the language model.
+        limit: most tokens that the sampler keeps on each device; None: no limit is known.
+        device: of the trainer and of the servers.
+        servers: None is as many as the settings name.
+        options: those of the command.
+    """
     shape, work = shape_of(model), work_of(config, sizes, options)
     trainer, server = trainer_of(sizes, model, device, shape), None
     most = READ_TOKENS["cpu" if options.device == "cpu" else "accelerator"]
     reader = Reader(device, shape, sizes.element, most)
-    limit = cache_limit(model, sizes)
     room: float | None = limit / 2 if limit and sizes.growing and sizes.sampler == "native" else limit
     asked = _servers(config, servers, shape, trainer) if sizes.sampler == "vllm" else None
     if asked is not None:
