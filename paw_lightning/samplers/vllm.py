@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -52,6 +52,8 @@ class VLLMSampler(Sampler):
         tolerance: largest mean difference of a server's log-probs from the trainer's on a prompt after the weights were
             sent, nats; null goes by the arithmetic, 1e-3 in float32, 0.01 in float16, 0.1 in bfloat16 (choice).
     """
+
+    holds_weights: ClassVar[bool] = True
 
     def __init__(
         self,
