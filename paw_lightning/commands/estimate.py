@@ -41,7 +41,8 @@ def command(args: list[str]) -> int:
     from paw_lightning.commands.sizes import read_sizes
 
     lengths = {name: getattr(options, name) for name in LENGTHS}
-    sizes = read_sizes(parse_settings(words), options.gpus, **lengths)
+    settings = parse_settings(words)
+    sizes = read_sizes(settings, options.gpus, **lengths)
     model = build(sizes)
     counts, limit = parameters(model, sizes), cache_limit(model, sizes)
     needed = memory(model, sizes)
@@ -50,7 +51,16 @@ def command(args: list[str]) -> int:
     show_memory(needed, options.gpu_gib)
     for name, value in seconds(sizes, needed, counts, limit, options.tflops, options.bandwidth).items():
         print(f"  {name:20} {value:9.1f} s per iteration")
+    if settings.rollout.ahead:
+        print(of_playing_ahead(sizes.sampler))
     return 0
+
+
+def of_playing_ahead(sampler: str) -> str:
+    """Whether the times of rollout and update add up."""
+    if sampler == "vllm":
+        return "rollout.ahead: the server plays beside the update, and an iteration takes the longer of the two"
+    return f"rollout.ahead: sampler {sampler} plays before the update, and an iteration takes both"
 
 
 def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:

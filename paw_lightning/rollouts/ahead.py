@@ -94,11 +94,6 @@ class Ahead(Runner):
 
     # In the order of an iteration
 
-    def refresh(self) -> None:
-        """Take over the trained weights when nobody plays with the older ones any more."""
-        self.settle()
-        super().refresh()
-
     def play(self, iteration: int, task_seeds: list[int]) -> Rollout:
         """What was played ahead; where nothing was, play."""
         rollout, self._next = self._next, None

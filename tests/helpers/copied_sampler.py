@@ -22,11 +22,11 @@ class Copied(NativeSampler):
     """The threads that have played, one entry for each prompt."""
 
     def __init__(self, model: Any, *arguments: Any) -> None:
-        super().__init__(copy.deepcopy(model).eval(), *arguments)
+        super().__init__(model, *arguments)
         self.live = model
 
     def update_weights(self) -> None:
-        self.model.load_state_dict(self.live.state_dict())
+        self.model = copy.deepcopy(self.live).eval()
 
     def prepare(self, prompt: list[int]) -> None:
         self.asked.append(threading.current_thread().name)
@@ -46,6 +46,12 @@ class Together(Copied):
     """The same in lock step."""
 
     connections = 0
+
+
+class TogetherBefore(Together):
+    """The same before the update."""
+
+    holds_weights = False
 
 
 class Failing(Copied):
