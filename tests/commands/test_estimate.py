@@ -140,8 +140,12 @@ def test_report_of_a_shipped_config(capsys) -> None:
     printed = capsys.readouterr().out
     assert "a micro-batch is 3 rows of 876 tokens" in printed
     assert "fits 16 GiB" in printed
-    estimate.command(["--config=household/paw", "--rollout.layout=step"])
-    assert "a micro-batch is 22 rows of 876 tokens" in capsys.readouterr().out
+    assert "rollout.ahead" not in printed
+    estimate.command(["--config=household/paw", "--rollout.layout=step", "--rollout.ahead=1"])
+    printed = capsys.readouterr().out
+    assert "a micro-batch is 22 rows of 876 tokens" in printed
+    assert printed.endswith("rollout.ahead: sampler native plays before the update, and an iteration takes both\n")
+    assert "takes the longer of the two" in estimate.of_playing_ahead("vllm")
 
 
 def test_sizes_come_from_the_settings_and_the_rest_from_their_defaults(tiny_model_dir: str) -> None:

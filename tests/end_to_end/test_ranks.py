@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,18 @@ def test_a_failure_elsewhere_is_raised_here(monkeypatch) -> None:
     monkeypatch.setattr(ranks, "gathered", lambda value: [value, (None, "OSError: disk full")])
     with pytest.raises(RuntimeError, match="rank 1 failed with OSError: disk full"):
         ranks.together(lambda: 1)
+
+
+def test_a_second_line_is_its_threads_own(monkeypatch) -> None:
+    over: list[object] = []
+    monkeypatch.setattr(ranks, "world", lambda: (0, 2))
+    monkeypatch.setattr(ranks.dist, "all_gather_object", lambda values, value, group: over.append(group))
+    with ranks.over("second"):
+        ranks.gathered(1)
+        thread = threading.Thread(target=ranks.gathered, args=[1])
+        thread.start(), thread.join()
+    ranks.gathered(1)
+    assert over == ["second", None, None]
 
 
 def read(directory: Path, rank: int = 0) -> tuple[list[dict], list[dict]]:

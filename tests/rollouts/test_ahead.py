@@ -300,8 +300,13 @@ def test_a_checkpoint_waits_for_what_is_played(monkeypatch) -> None:
     seconds: dict[str, float] = {}
     runner._thread = Aside(lambda: (time.sleep(0.05), rollout)[1], None)
     runner._thread.start()
-    again, _ = unpack(runner.state()[STATE].numpy().tobytes())
-    assert len(again.transitions) == len(rollout.transitions)
+    state = runner.state()
+    for seed, playing, taken in ((0, 1, True), (1, 1, False), (0, 2, False)):
+        other = Ahead(None, SimpleNamespace(seed=seed), None)  # type: ignore[arg-type]
+        monkeypatch.setattr(Ahead, "_played_with", {"rollout.ahead": playing})
+        with nullcontext() if taken else pytest.warns(UserWarning, match="iteration 1 was played with other settings"):
+            other.load(state)
+        assert (other._next is not None) == taken
     runner.settle(seconds)
     assert seconds == {}, "nobody plays any more"
     runner._thread = Aside(lambda: (time.sleep(0.05), rollout)[1], None)
