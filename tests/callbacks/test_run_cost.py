@@ -134,12 +134,12 @@ def test_a_run_logs_its_speeds_and_says_where_its_time_goes(tiny_model_dir: str,
     assert not [message for message in caplog.messages if message.startswith("time:")]
 
 
-def test_what_was_played_beside_an_update_is_not_counted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_played_beside_an_update_is_not_counted_twice() -> None:
     """An update of 4 s, then 1 s of waiting for the next rollout: its 5 s of generation are no time of their own."""
     cost = RunCost()
     cost.connect(SimpleNamespace(settings=SimpleNamespace(takes_sampled_logprobs=lambda _: True), sampler=None))
     module = MagicMock(spec=PaWModule, critic="none", device=torch.device("cpu"))
-    module.policy_loss.kl_coefficient = 0.0
+    module.policy_loss = SimpleNamespace(kl_coefficient=0.0)
     for ahead, generation in ((False, 3.0), (True, 5.0)):
         rollout = Rollout(0, [make_group([1.0], [1])], ahead=ahead)
         rollout.seconds = {"generation": generation, "update": 4.0, "waiting": 1.0}
