@@ -25,7 +25,7 @@ class EvaluationCut(BaseException):
     """A signal broke an evaluation off: no error of an environment, which would be caught and played again."""
 
 
-def one_of(key: str, value: object, choices: Collection[str]) -> None:
+def one_of(key: str, value: object, choices: Collection[object]) -> None:
     """Refuse a value that is none of the choices: the command line knows them, a script's author may misspell one."""
     if value not in choices:
         raise SettingsError(f"{key} is {value!r}; wanted one of {', '.join(map(repr, choices))}")

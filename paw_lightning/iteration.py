@@ -61,7 +61,7 @@ class Iteration:
         self.control.replace(rollout, policy.chat.tokenizer, self.cutter.world_model_horizon, seed)
         self.balance.weigh(rollout, policy.world_model_loss, self.measure, rewardless=self.advantage.rewardless)
         self.observe(rollout)
-        runner.release()
+        runner.hand_over(rollout)
 
         rollout.seconds["total"] = time.perf_counter() - started
         yield from self.cutter.micro_batches(rollout, self.accumulate)

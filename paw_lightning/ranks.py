@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -12,6 +15,8 @@ from torch.distributed.distributed_c10d import _get_default_store
 from paw_lightning.errors import EvaluationCut
 
 T = TypeVar("T")
+_thread = threading.local()
+"""`line`: what this thread talks over; the first thread of a process has none and talks over the default group."""
 
 
 def world() -> tuple[int, int]:
@@ -43,7 +48,7 @@ def gathered(value: T) -> list[T]:
     if size == 1:
         return [value]
     values: list[Any] = [None] * size
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=getattr(_thread, "line", None))
     return values
 
 
@@ -79,6 +84,30 @@ def together(work: Callable[[], T]) -> list[T]:
         if message is not None:
             raise RuntimeError(f"rank {rank} failed with {message}")
     return [value for value, _ in outcomes]
+
+
+def second_line(timeout: timedelta | None) -> Any:
+    """What another thread can talk to its like on all ranks over, meanwhile; every rank has to call it.
+
+    None where there is one process. On CPUs: what is said are Python objects, and the devices are the update's.
+    """
+    return dist.new_group(backend="gloo", timeout=timeout) if world()[1] > 1 else None
+
+
+@contextmanager
+def over(line: Any) -> Iterator[None]:
+    """Inside, this thread talks over a line of its own."""
+    _thread.line = line
+    try:
+        yield
+    finally:
+        _thread.line = None
+
+
+def hang_up(line: Any) -> None:
+    """Give a line back."""
+    if line is not None and dist.is_initialized():
+        dist.destroy_process_group(line)
 
 
 def post(name: str, word: str) -> str:

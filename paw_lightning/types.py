@@ -185,10 +185,12 @@ class Rollout:
     replayed: bool = False
     """It was read from a file: nobody has played it here."""
     off_policy: bool = False
-    """Other weights than those that are trained wrote the actions, which only a replay can bring about."""
+    """Other weights than those that are trained wrote the actions: those before the last update, or a replay's."""
+    ahead: bool = False
+    """It was played before the update of the iteration before it, or beside that (`rollout.ahead`)."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall-clock seconds by phase; `total`, the whole rollout, is the iteration's to write, and `update`, which comes
-    after it, EnvironmentLoop's."""
+    after it, EnvironmentLoop's; `waiting` is for the next rollout, which is played ahead."""
     foreign_logprobs: bool = False
     """`old_logprobs` are those of a sampler whose arithmetic is not the trainer's; scoring writes it."""
     metrics: dict[str, float] = field(default_factory=dict)

@@ -71,7 +71,7 @@ class Canaries(RolloutCallback):
         elif self.stepped:
             exact = self.logprob_tolerance or checks.TOLERANCE[checks.arithmetic(pair.module)]
             checks.check_sampler_follows(pair, self.probe, exact)
-            if not rollout.demonstrated:
+            if not (rollout.demonstrated or rollout.off_policy):
                 scored = pair.score(checked)
                 checks.check_sampler_agrees(pair, checked, scored, self._tolerance(pair, scored))
             self.probe, self.finished = None, True

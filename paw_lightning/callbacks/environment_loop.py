@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
@@ -16,7 +16,7 @@ from paw_lightning import ranks
 from paw_lightning.callbacks.base import RolloutCallback
 from paw_lightning.callbacks.dialogue_probe import check_dialogue
 from paw_lightning.callbacks.parts import world_model_parts
-from paw_lightning.callbacks.replay_checks import check_replay, check_replay_files
+from paw_lightning.callbacks.replay_checks import check_replay, check_replay_files, length
 from paw_lightning.callbacks.rollout_curves import evaluation_metrics, rollout_metrics
 from paw_lightning.callbacks.setup_checks import Run, check_control, check_largest_return, check_penalty, check_run
 from paw_lightning.envs.base import TextEnv
@@ -24,6 +24,7 @@ from paw_lightning.errors import EvaluationCut, SettingsError
 from paw_lightning.iteration import Iteration
 from paw_lightning.policy.advantages import GRPO, Advantage
 from paw_lightning.policy.advantages.base import PlainFunction
+from paw_lightning.rollouts.ahead import Ahead
 from paw_lightning.rollouts.layouts import LAYOUTS, Layout
 from paw_lightning.rollouts.replay import player
 from paw_lightning.rollouts.settings import SAMPLERS, RolloutSettings, SamplerFactory
@@ -59,12 +60,15 @@ class EnvironmentLoop(L.Callback):
             seeds (choice); after that its whole group is dropped.
         old_logprobs: what the policy's ratio is taken against. `sampler`: the log-probs recorded while sampling;
             `trainer`: those of the trainer before the first step, in one more pass; null: `sampler` for the native
-            sampler, `trainer` for every other and with an `importance_cap`.
+            sampler and with `ahead`, `trainer` for every other and with an `importance_cap`.
         scoring_tokens: padded tokens per no-grad batch.
         sampler: `native`, `paged` (transformers' continuous batching, for accelerators), `vllm` (a server), or the
             class path of a Sampler, with settings of its own.
         importance_cap: multiply each action token's advantage by the trainer's probability over the sampler's, at most
             this; `old_logprobs` is then `trainer`. null trusts the sampler.
+        ahead: 1 trains each iteration on what the weights before the last update have played, the first one apart; the
+            vLLM sampler then plays beside the update. The ratio is taken against those weights' log-probs, so that
+            `old_logprobs: trainer` wants an `importance_cap`. 0 plays with the weights that are trained.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class EnvironmentLoop(L.Callback):
         scoring_tokens: int = 8_192,
         sampler: Literal["native", "paged", "vllm"] | SamplerFactory = "native",
         importance_cap: float | None = None,
+        ahead: Literal[0, 1] = 0,
     ) -> None:
         if advantage is not None and not isinstance(advantage, Advantage):
             advantage = PlainFunction(advantage)
@@ -105,6 +110,7 @@ class EnvironmentLoop(L.Callback):
             old_logprobs=old_logprobs,
             importance_cap=importance_cap,
             scoring_tokens=scoring_tokens,
+            ahead=ahead,
         )
         check_penalty(inadmissible_action_penalty, self.advantage)
         self._rollout: Rollout | None = None
@@ -157,6 +163,8 @@ class EnvironmentLoop(L.Callback):
         check_largest_return(self.iteration)
         ranks.together(lambda: check_dialogue(self.runner, self.module))
         check_control(Run(trainer, self.module, self.iteration))
+        if self.ahead is not None:
+            self.ahead.begin(length(trainer)[0], getattr(trainer.strategy, "_timeout", None))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look for the files of a replay, now that a resumed run knows where it goes on."""
@@ -165,6 +173,28 @@ class EnvironmentLoop(L.Callback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Close every environment."""
         self.runner.close()
+
+    # Who plays ahead
+
+    @property
+    def ahead(self) -> Ahead | None:
+        """Who plays, where it plays ahead."""
+        runner = getattr(self, "runner", None)
+        return runner if isinstance(runner, Ahead) else None
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Nobody needs what is being played."""
+        if self.ahead is not None:
+            self.ahead.give_up()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was played and is not yet trained on."""
+        return {} if self.ahead is None else self.ahead.state()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it up."""
+        if self.ahead is not None:
+            self.ahead.load(state_dict)
 
     # Training: what RolloutDataModule streams
 
@@ -195,10 +225,12 @@ class EnvironmentLoop(L.Callback):
         if batch_idx == 0:
             self._update_start = time.perf_counter()
 
-    def on_train_batch_end(self, *_: object) -> None:
-        """Take the time here: validation runs before the epoch's end."""
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        """Take the time here, and wait for whoever plays: validation and checkpoints come before the epoch's end."""
         if self._rollout is not None:
             self._rollout.seconds["update"] = time.perf_counter() - self._update_start
+            if self.ahead is not None and trainer.is_last_batch:
+                self.ahead.settle(self._rollout.seconds)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the iteration's rollout: only a hook may log, a stream of batches may not."""

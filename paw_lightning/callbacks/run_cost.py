@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from paw_lightning import ranks
 from paw_lightning.callbacks.base import RolloutCallback
 from paw_lightning.errors import SettingsError
+from paw_lightning.rollouts.ahead import Ahead
 from paw_lightning.samplers.native import NativeSampler
 from paw_lightning.training.module import PaWModule
 from paw_lightning.training.strategies import full_name
@@ -23,7 +24,9 @@ PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "R
 """Dense bfloat16 operations per second by a word of the device's name, as the makers state them."""
 SLOWER = re.compile(r"PCIe|NVL|Laptop|MIG", re.IGNORECASE)
 """Variants of a device with another peak."""
-PHASES = ("generation", "environment", "tokenization", "scoring", "update", "validation")
+PLAYING = ("generation", "environment", "tokenization")
+PHASES = (*PLAYING, "scoring", "update", "waiting", "validation")
+"""`waiting` is for the rollout that is played ahead, all of it where it is played before the update."""
 PADDED = 0.25
 """Share of padding from which on it is worth a word."""
 
@@ -102,6 +105,8 @@ class RunCost(RolloutCallback):
         found = speeds(rollout, self._phases, tokens, places, scored=self._scores(pl_module, rollout))
         found |= self._utilisation(pl_module, tokens)
         pl_module.log_dict(found, sync_dist=True)
+        if rollout.ahead:  # they passed in the iteration before, whose `waiting` is what they cost
+            self._phases |= dict.fromkeys(PLAYING, 0.0)
         self.totals.update({"tokens": tokens, "places": places})
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -123,7 +128,7 @@ class RunCost(RolloutCallback):
 
     def _seconds(self, rollout: Rollout) -> dict[str, float]:
         """Of each phase, and of the iteration up to here."""
-        known = {name: rollout.seconds.get(name, 0.0) for name in PHASES[:5]}
+        known = {name: rollout.seconds.get(name, 0.0) for name in PHASES[:-1]}
         return {**known, "validation": self._validation, "iteration": time.perf_counter() - self._begun}
 
     def _scores(self, module: PaWModule, rollout: Rollout) -> bool:
@@ -148,6 +153,7 @@ class RunCost(RolloutCallback):
             "reference": bool(module.policy_loss.kl_coefficient),
             "grows": self.runner.settings.layout.grows,
             "native": isinstance(self.runner.sampler, NativeSampler),
+            "beside": isinstance(self.runner, Ahead) and self.runner.beside,
         }
         rank_zero_info(sentence(phases, facts))
 
@@ -215,7 +221,10 @@ def advice(phase: str, facts: Mapping[str, bool]) -> str:
             if facts["reference"]
             else "a larger rollout.scoring_tokens"
         )
+    if phase == "waiting" and not facts["beside"]:
+        return "nothing is played beside the update: a server (rollout.sampler vllm), or rollout.ahead 0"
     return {
+        "waiting": "the update is over before the next rollout is: faster environments, or a faster server",
         "environment": "faster environments: those in processes of their own (WorkerEnv) step side by side",
         "tokenization": "faster tokenization: a fast tokenizer in model.path, shorter observations",
         "validation": "less validation: trainer.check_val_every_n_epoch, data.validation_tasks",

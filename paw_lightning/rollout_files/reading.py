@@ -8,6 +8,7 @@ import re
 import zlib
 from array import array
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,16 @@ def read(path: str | Path) -> RolloutFile:
     Raises:
         SettingsError: it is no rollout file, is cut off, or has another version.
     """
-    rows = _rows(Path(path))
-    header = _header(next(rows, None), Path(path))
+    return _file(_rows(Path(path)), Path(path))
+
+
+def unpack(packed: bytes, where: str) -> RolloutFile:
+    """The same of a file's content; `where` it comes from is for errors."""
+    return _file(_rows(BytesIO(packed), where), where)
+
+
+def _file(rows: Iterator[Any], where: object) -> RolloutFile:
+    header = _header(next(rows, None), where)
     return RolloutFile(header, [_episode(row, header) for row in rows])
 
 
@@ -69,20 +78,22 @@ def read_header(path: str | Path) -> Header:
     return _header(next(_rows(Path(path)), None), Path(path))
 
 
-def _rows(path: Path) -> Iterator[Any]:
+def _rows(source: Path | BytesIO, where: str = "") -> Iterator[Any]:
     try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
+        with gzip.open(source, "rt", encoding="utf-8") as file:
             yield from map(json.loads, file)
     except (EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
-        raise SettingsError(f"{path} cannot be read as a rollout file ({error}); wanted a whole one") from error
+        raise SettingsError(
+            f"{where or source} cannot be read as a rollout file ({error}); wanted a whole one"
+        ) from error
 
 
-def _header(row: Any, path: Path) -> Header:
+def _header(row: Any, where: object) -> Header:
     if not isinstance(row, dict) or row.get("format") != FORMAT:
-        raise SettingsError(f"{path} is no rollout file; wanted one that paw_lightning has written")
+        raise SettingsError(f"{where} is no rollout file; wanted one that paw_lightning has written")
     if row.get("version") != VERSION:
         raise SettingsError(
-            f"{path} is a rollout file of version {row.get('version')}, written by paw_lightning "
+            f"{where} is a rollout file of version {row.get('version')}, written by paw_lightning "
             f"{row.get('package')}; wanted version {VERSION}, or the package that wrote it"
         )
     header = Header(**_known(row, Header))

@@ -33,9 +33,14 @@ def write(path: Path, rollout: RolloutFile) -> int:
     Raises:
         NotWrittenError: the disk did not take it; the older one is as it was.
     """
-    packed = gzip.compress("".join(lines(rollout)).encode(), LEVEL, mtime=0)
+    packed = pack(rollout)
     write_whole(path, lambda file: file.write(packed), len(packed))
     return len(packed)
+
+
+def pack(rollout: RolloutFile) -> bytes:
+    """All that a file holds."""
+    return gzip.compress("".join(lines(rollout)).encode(), LEVEL, mtime=0)
 
 
 def lines(rollout: RolloutFile) -> Iterable[str]:

@@ -20,6 +20,7 @@ PLAYING = (
     "temperature",
     "old_logprobs",
     "importance_cap",
+    "ahead",
 )
 """Settings of `rollout` that shape what is played and recorded; the others are about how fast, or evaluations."""
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
-from paw_lightning.rollout_files import RecordedEpisode, RecordedTurn, RolloutFile
+from paw_lightning.rollout_files import Header, RecordedEpisode, RecordedTurn, RolloutFile
+from paw_lightning.rollout_files.reading import unpack as unpack_file
 from paw_lightning.rollout_files.records import DEFAULTS
+from paw_lightning.rollout_files.writing import pack as pack_file
 from paw_lightning.types import Episode, Rollout, RolloutGroup, Transition
 
 TRANSITION = [f.name for f in fields(Transition) if f.name in DEFAULTS[RecordedTurn]]
@@ -27,6 +29,7 @@ PLAYED = (
     "rollout/retried_episodes",
     "rollout/resampled_groups",
     "rollout/sampler_gap",
+    "rollout/staleness",
 )
 """Curves that playing and scoring write: nothing in the episodes would give them back."""
 
@@ -53,6 +56,35 @@ def restore(file: RolloutFile) -> Rollout:
         foreign_logprobs=header.foreign_logprobs,
         metrics={tag: header.metrics[tag] for tag in PLAYED if tag in header.metrics},
     )
+
+
+def pack(rollout: Rollout, settings: dict[str, Any], seed: int) -> bytes:
+    """A rollout that was played ahead, as a rollout file's content: nothing of it is scored yet.
+
+    Args:
+        settings: what it was played with.
+        seed: of the run.
+    """
+    header = Header(
+        iteration=rollout.iteration + 1,
+        temperature=rollout.temperature,
+        seed=seed,
+        weights=rollout.fingerprints["policy"],
+        settings=settings,
+        demonstrated=rollout.demonstrated,
+        failures=rollout.failures,
+        metrics=rollout.metrics,
+        seconds=rollout.seconds,
+    )
+    return pack_file(RolloutFile(header, record(rollout.groups, rollout.left_out)))
+
+
+def unpack(packed: bytes) -> tuple[Rollout, Header]:
+    """What `pack` was given, and its header; every number as it was."""
+    file = unpack_file(packed, "the checkpoint's rollout")
+    rollout = restore(file)
+    rollout.replayed, rollout.ahead, rollout.seconds = False, True, file.header.seconds
+    return rollout, file.header
 
 
 def _episodes(groups: Sequence[RolloutGroup], left_out: Sequence[RolloutGroup]) -> Iterator[RecordedEpisode]:

@@ -9,6 +9,7 @@ from paw_lightning import ranks
 from paw_lightning.errors import SettingsError
 from paw_lightning.rollout_files.run import KEY, RecordedRun
 from paw_lightning.rollouts import scoring
+from paw_lightning.rollouts.ahead import Ahead
 from paw_lightning.rollouts.collector import PlayedGroups
 from paw_lightning.rollouts.episodes import FirstLook
 from paw_lightning.rollouts.provenance import played_with
@@ -161,6 +162,6 @@ def player(
     settings: RolloutSettings, tasks: TaskOrder, policy: Policy, progress: Progress | None, replay: str | None
 ) -> Runner:
     """Who plays a run, or reads what the run in the folder `replay` has played."""
-    if replay is None:
-        return Runner(settings, tasks, policy, progress)
-    return Replay(settings, tasks, policy, progress, RecordedRun(replay))
+    if replay is not None:  # which plays nothing, ahead or not
+        return Replay(settings, tasks, policy, progress, RecordedRun(replay))
+    return (Ahead if settings.ahead else Runner)(settings, tasks, policy, progress)

@@ -122,8 +122,15 @@ class Runner:
         self.policy.free()
         ranks.together(self.sampler.release)
 
+    def hand_over(self, rollout: Rollout) -> None:
+        """The rollout goes to its update; whoever plays ahead begins the next."""
+        self.release()
+
     def play(self, iteration: int, task_seeds: list[int]) -> Rollout:
         """Play an iteration's tasks, and with dynamic sampling others in place of those that teach nothing."""
+        return self._rollout(iteration, task_seeds, self.fingerprints())
+
+    def _rollout(self, iteration: int, task_seeds: list[int], fingerprints: dict[str, str]) -> Rollout:
         play_round = partial(self._round, iteration, task_seeds)
         useful = play_useful(play_round, len(task_seeds), self.tasks.dynamic_sampling)
         played = useful.played
@@ -139,7 +146,7 @@ class Runner:
             left_out=useful.left_out,
             failures=played.failures,
             seconds=dict(played.seconds),
-            fingerprints=self.fingerprints(),
+            fingerprints=fingerprints,
         )
         overlong = [t for t in rollout.transitions if t.predictable and t.observation_text and not t.observation_ids]
         rollout.metrics["rollout/overlong_observations"] = float(len(overlong))
@@ -188,13 +195,17 @@ class Runner:
             progress=partial(self.progress, stage=split) if self.progress else None,
             earlier=earlier,
         )
-        with self.policy.arithmetic():
+        with self._precision():
             parts = ranks.together(play)
         # All ranks' parts, the slowest rank's seconds
         names = dict.fromkeys(name for part in parts for name in part.seconds)
         seconds = {name: max(part.seconds.get(name, 0.0) for part in parts) for name in names}
         groups, failures = [g for p in parts for g in p.groups], [f for p in parts for f in p.failures]
         return PlayedGroups(groups, failures, seconds, sum(part.retried_episodes for part in parts))
+
+    def _precision(self) -> AbstractContextManager[None]:
+        """What a sampler computes in."""
+        return self.policy.arithmetic()
 
     def fingerprints(self) -> dict[str, str]:
         """Of the weights that play and score, as they are now: `policy`, and `critic` and `reference` if any."""

@@ -9,7 +9,7 @@ from typing import Literal
 from transformers import PreTrainedModel
 
 from paw_lightning.envs.base import TextEnv
-from paw_lightning.errors import SettingsError
+from paw_lightning.errors import SettingsError, one_of
 from paw_lightning.rollouts.layouts import Layout, check_prompt
 from paw_lightning.samplers.base import Sampler
 from paw_lightning.samplers.native import NativeSampler
@@ -40,6 +40,8 @@ class RolloutSettings:
     importance_cap: float | None
     scoring_tokens: int
     test_temperatures: Sequence[float] = ()
+    ahead: Literal[0, 1] = 0
+    """Updates between the weights that play and those that are trained on it."""
     counterfactuals: bool = False
     """Record with each training turn the world's answer to another action (`target_control.targets: wrong_action`)."""
     demonstrated: bool = False
@@ -66,10 +68,16 @@ class RolloutSettings:
                 f"rollout.importance_cap is {cap} and rollout.old_logprobs is {self.old_logprobs!r}; wanted a cap "
                 "above 0 and `trainer`, which measures the sampler against the trainer, or a cap of null"
             )
+        one_of("rollout.ahead", self.ahead, (0, 1))
+        if self.ahead and cap is None and self.old_logprobs == "trainer":
+            raise SettingsError(
+                f"rollout.ahead is {self.ahead} and rollout.old_logprobs is 'trainer', which would take the ratio "
+                "against weights that have not played; wanted old_logprobs: sampler, or a rollout.importance_cap"
+            )
         check_prompt(self.layout, self.prompt)
 
     def takes_sampled_logprobs(self, sampler: Sampler) -> bool:
         """Whether the policy's ratio is taken against the log-probs recorded while sampling."""
         if self.old_logprobs is None:
-            return sampler.trainers_arithmetic and self.importance_cap is None
+            return self.importance_cap is None and (sampler.trainers_arithmetic or bool(self.ahead))
         return self.old_logprobs == "sampler"

@@ -34,6 +34,10 @@ class Sampler(ABC):
     trainers_arithmetic: ClassVar[bool] = False
     """Its log-probs are those of the training forward but for rounding: `rollout.old_logprobs` may take them."""
 
+    holds_weights: ClassVar[bool] = False
+    """It plays from a copy of the weights that `update_weights` alone changes: with `rollout.ahead` it is asked in a
+    thread while the model trains, and reads nothing of the model between `prepare` and `release`."""
+
     context_length: int | None = None
     """Tokens of a prompt and its action that it reads at most; None where only the model's own limit counts, or before
     `update_weights`."""
@@ -64,7 +68,10 @@ class Sampler(ABC):
         raise NotImplementedError(f"{type(self).__name__} has connections, and no ask")
 
     def prepare(self, prompt: list[int]) -> None:  # noqa: B027 - most are always ready
-        """Called in the main thread before each prompt that is asked for."""
+        """Called before each prompt that is asked for, in the thread that plays.
+
+        With `rollout.ahead` that is not the main thread, which has called it once before the update.
+        """
 
     def update_weights(self) -> None:  # noqa: B027 - most read the live model
         """The model's weights have changed, and prompts come next; called on every rank before each rollout and

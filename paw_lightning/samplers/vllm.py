@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -55,6 +55,8 @@ class VLLMSampler(Sampler):
             trainer's memory, on the same card; `nccl`: from card to card. An adapter goes through the folder always.
             `ipc` and `nccl` are not yet run on hardware.
     """
+
+    holds_weights: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ import torch
 from paw_lightning.callbacks.run_cost import RunCost, advice, peak_flops, sentence, speeds
 from paw_lightning.errors import SettingsError
 from paw_lightning.event_files import read_scalars
+from paw_lightning.training.module import PaWModule
 from paw_lightning.types import Rollout
 from paw_lightning.update.collate import collate
 from paw_lightning.update.rows import Row, Segment
@@ -24,6 +27,7 @@ NOTHING = {
     "reference": False,
     "grows": False,
     "native": True,
+    "beside": False,
 }
 
 
@@ -88,7 +92,7 @@ def test_the_sentence_names_the_largest_phase_and_its_keys() -> None:
 
 
 @pytest.mark.parametrize(
-    "phase", ["update", "generation", "scoring", "environment", "tokenization", "validation", "other"]
+    "phase", ["update", "generation", "scoring", "environment", "tokenization", "waiting", "validation", "other"]
 )
 def test_every_phase_has_an_advice(phase: str) -> None:
     for changed in [{}, *({name: not value} for name, value in NOTHING.items())]:
@@ -101,6 +105,8 @@ def test_advice_fits_the_run() -> None:
     assert "layout" not in advice("generation", NOTHING | {"grows": True})
     assert "vllm" in advice("generation", NOTHING | {"cpu": False})
     assert "vllm" not in advice("generation", NOTHING | {"cpu": False, "native": False})
+    assert "vllm" in advice("waiting", NOTHING)
+    assert "vllm" not in advice("waiting", NOTHING | {"beside": True})
     assert "kl_coefficient" in advice("scoring", NOTHING | {"reference": True})
 
 
@@ -126,6 +132,23 @@ def test_a_run_logs_its_speeds_and_says_where_its_time_goes(tiny_model_dir: str,
     caplog.clear()
     runs.fit(tmp_path, tiny_model_dir, run_cost__after=0)
     assert not [message for message in caplog.messages if message.startswith("time:")]
+
+
+def test_what_was_played_beside_an_update_is_not_counted_twice() -> None:
+    """An update of 4 s, then 1 s of waiting for the next rollout: its 5 s of generation are no time of their own."""
+    cost = RunCost()
+    cost.connect(SimpleNamespace(settings=SimpleNamespace(takes_sampled_logprobs=lambda _: True), sampler=None))
+    module = MagicMock(spec=PaWModule, critic="none", device=torch.device("cpu"))
+    module.policy_loss = SimpleNamespace(kl_coefficient=0.0)
+    for ahead, generation in ((False, 3.0), (True, 5.0)):
+        rollout = Rollout(0, [make_group([1.0], [1])], ahead=ahead)
+        rollout.seconds = {"generation": generation, "update": 4.0, "waiting": 1.0}
+        cost._rollout, cost._begun = rollout, 0.0
+        cost.on_train_epoch_end(MagicMock(), module)
+        logged = module.log_dict.call_args.args[0]
+        assert logged["time/generated_tokens_per_s"] == 2 / generation  # the speed is the rollout's own
+        cost._close(MagicMock(), module)
+    assert (cost.totals["generation"], cost.totals["update"], cost.totals["waiting"]) == (3.0, 8.0, 2.0)
 
 
 def test_a_bad_number_is_named() -> None:

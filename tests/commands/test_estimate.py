@@ -143,8 +143,10 @@ def test_report_of_a_shipped_config(capsys) -> None:
     printed = capsys.readouterr().out
     assert "a micro-batch is 3 rows of 876 tokens" in printed
     assert "fits 16 GiB" in printed
-    estimate.command(["--config=household/paw", "--rollout.layout=step"])
-    assert "a micro-batch is 22 rows of 876 tokens" in capsys.readouterr().out
+    estimate.command(["--config=household/paw", "--rollout.layout=step", "--rollout.ahead=1"])
+    printed = capsys.readouterr().out
+    assert "a micro-batch is 22 rows of 876 tokens" in printed
+    assert "played meanwhile" not in printed, "the native sampler plays before the update even then"
 
 
 def test_sizes_come_from_the_settings_and_the_rest_from_their_defaults(tiny_model_dir: str) -> None:

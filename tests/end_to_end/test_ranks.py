@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,18 @@ def test_a_failure_elsewhere_is_raised_here(monkeypatch) -> None:
     monkeypatch.setattr(ranks, "gathered", lambda value: [value, (None, "OSError: disk full")])
     with pytest.raises(RuntimeError, match="rank 1 failed with OSError: disk full"):
         ranks.together(lambda: 1)
+
+
+def test_a_second_line_is_its_threads_own(monkeypatch) -> None:
+    over: list[object] = []
+    monkeypatch.setattr(ranks, "world", lambda: (0, 2))
+    monkeypatch.setattr(ranks.dist, "all_gather_object", lambda values, value, group: over.append(group))
+    with ranks.over("second"):
+        ranks.gathered(1)
+        thread = threading.Thread(target=ranks.gathered, args=[1])
+        thread.start(), thread.join()
+    ranks.gathered(1)
+    assert over == ["second", None, None]
 
 
 def read(directory: Path, rank: int = 0) -> tuple[list[dict], list[dict]]:
@@ -158,6 +171,36 @@ def test_everything_else_on_two_ranks(variant: dict, strategy: str, tiny_model_d
     assert printed.count("canaries: log-probs of sampler and trainer differ by") == 1
     assert printed.count("canaries: the model is sharded") == (strategy != DDP)
     assert "canaries:" not in (tmp_path / "two" / "output1.txt").read_text(), "one rank speaks"
+
+
+AHEAD = {
+    "rollout__ahead": 1,
+    "rollout__sampler": "tests.helpers.copied_sampler.Copied",
+    "rollout__old_logprobs": "sampler",
+    "data__dynamic_sampling": 1,  # ranks agree after every round, beside the update
+    "trainer__max_epochs": 3,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", [DDP, FSDP2])
+def test_all_ranks_play_ahead(strategy: str, tiny_model_dir: str, tmp_path: Path) -> None:
+    """Two processes, each with a thread that plays, and in between a stop: the run of one process."""
+    one = in_one_process(tmp_path / "one", tiny_model_dir, **AHEAD)
+    probe = {"trainer__callbacks+": "tests.helpers.rank_probe.SignalOnRankOne"}
+    stopped = runs.fit_ranks(tmp_path / "a", tiny_model_dir, strategy, **(SETTINGS | AHEAD | probe))
+    assert set(runs.read_curves(stopped)["rollout/return"]) == {1}
+    checkpoint = stopped / "checkpoints" / "last.ckpt"
+    resumed = runs.fit_ranks(tmp_path / "b", tiny_model_dir, strategy, ckpt_path=checkpoint, **(SETTINGS | AHEAD))
+    assert_same_run(one, resumed, tolerance=1e-4)
+    assert runs.read_curves(resumed)["rollout/staleness"] == {2: 1.0, 3: 1.0}
+
+
+@pytest.mark.slow
+def test_a_sampler_that_fails_ahead_on_one_rank_ends_all(tiny_model_dir: str, tmp_path: Path) -> None:
+    probe = {"trainer__callbacks+": "tests.helpers.rank_probe.BrokenAhead"}
+    with pytest.raises(AssertionError, match="rank 1 failed with SamplerFailedError: the server is on fire"):
+        runs.fit_ranks(tmp_path, tiny_model_dir, DDP, **(SETTINGS | AHEAD | probe))
 
 
 @pytest.mark.slow

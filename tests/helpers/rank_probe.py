@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import lightning as L
 
 from paw_lightning import ranks
 from paw_lightning.callbacks import RolloutCallback
+from paw_lightning.errors import SamplerFailedError
 from paw_lightning.types import MicroBatch, Rollout
+from tests.helpers.copied_sampler import Copied
 
 
 class RankProbe(RolloutCallback):
@@ -48,6 +51,17 @@ class BrokenSampler(L.Callback):
         if ranks.world()[0] == 1:
             for parameter in pl_module.parameters():
                 parameter.data.fill_(float("nan"))
+
+
+class BrokenAhead(L.Callback):
+    """The second rank's sampler fails beside the update."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        def prepare(self: Copied, prompt: list[int]) -> None:
+            if ranks.world()[0] == 1 and threading.current_thread() is not threading.main_thread():
+                raise SamplerFailedError("the server is on fire; wanted another (rollout.sampler)")
+
+        Copied.prepare = prepare  # type: ignore[method-assign]
 
 
 class ShiftedMask(L.Callback):
