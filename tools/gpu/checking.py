@@ -148,7 +148,8 @@ def write_pages(options: argparse.Namespace) -> None:
     """The pages of docs/ with what was found; of a rehearsal the table alone, on the terminal."""
     results = options.out / "gpu.json"
     command = [sys.executable, str(HERE / "rendering.py"), str(results)]
-    subprocess.run([*command, "--print"] if options.rehearse else command, cwd=ROOT, check=True)
+    variables = environment(options.out, options.out)
+    subprocess.run([*command, "--print"] if options.rehearse else command, cwd=ROOT, env=variables, check=True)
     if not options.rehearse:
         for name in DOCUMENTS[1:]:
             shutil.copy(ROOT / "docs" / name, options.out / name)

@@ -54,7 +54,7 @@ FITS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "eager attention": ([], {"model.attention": "eager"}),
     "DDP of one rank": (["strategy/ddp"], {"trainer.devices": 1}),
     "FSDP2 of one rank": (["strategy/fsdp2"], {"trainer.devices": 1}),
-    "FSDP1 of one rank": (["strategy/fsdp"], {"trainer.devices": 1}),
+    "FSDP1 of one rank": (["strategy/fsdp"], {"trainer.devices": 1, "trainer.precision": "32-true"}),
 }
 """One iteration each of household/paw with these changes, canaries on."""
 SAME_CURVES = ("rollout/return", "rollout/action_entropy", "train/policy_loss", "train/wm_loss", "train/grad_norm")

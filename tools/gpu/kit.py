@@ -110,3 +110,15 @@ def model_directory(options: Options, shape: str) -> str:
     model.save_pretrained(folder)
     GenerationConfig(eos_token_id=[1, *ends], pad_token_id=0).save_pretrained(folder)
     return str(folder)
+
+
+def endless_directory(options: Options, shape: str) -> str:
+    """The same model, whose actions are ended by the tokenizer's own eos alone: nearly all are as long as they may be."""
+    source, folder = Path(model_directory(options, shape)), options.work / f"{shape}-endless"
+    if not folder.is_dir():
+        folder.mkdir()
+        for file in source.iterdir():
+            (folder / file.name).symlink_to(file)
+        (folder / "generation_config.json").unlink()
+        GenerationConfig(eos_token_id=1, pad_token_id=0).save_pretrained(folder)
+    return str(folder)
