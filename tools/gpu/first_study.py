@@ -1,8 +1,8 @@
 """GRPO, GRPO + PaW, the placebo and ECHO with SmolLM2 after a short warm start, as many seeds as the time allows.
 
 Fixed beforehand: the metric, success at temperature 1 on 200 houses that no training met; the arms; 16 iterations of
-household/smollm2; seeds 1, 2, 3, ..., all arms of a seed before the next. Several runs share the card. Success is measured
-every four iterations, so that runs which the time ends are compared where all of a seed still ran.
+household/smollm2; seeds 1, 2, 3, ..., all arms of a seed before the next. Several runs share the card. Success is
+measured every four iterations, so that runs which the time ends are compared where all of a seed still ran.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def model_directory(options: Options, shape: str) -> str:
 
 
 def endless_directory(options: Options, shape: str) -> str:
-    """The same model, whose actions are ended by the tokenizer's own eos alone: nearly all are as long as they may be."""
+    """The same model, whose actions end with the tokenizer's own eos alone: nearly all are as long as they may be."""
     source, folder = Path(model_directory(options, shape)), options.work / f"{shape}-endless"
     if not folder.is_dir():
         folder.mkdir()

@@ -29,7 +29,7 @@ WHEELS = (
     "jsonargparse",
     "docstring_parser",  # jsonargparse[signatures]
     "typeshed_client",  # likewise
-    "transformers",  # the machine's own is older than pyproject.toml's bound; what that one depends on suits this one too
+    "transformers",  # the machine's own is older than pyproject.toml's bound; what it depends on suits both
     "trl",
     "datasets",  # trl
     "dill",  # datasets
@@ -57,7 +57,7 @@ def pinned(names: Iterable[str], constraints: str) -> list[str]:
     """
     versions = {_plain(name): version for name, version in re.findall(r"^([\w.-]+)==(\S+)", constraints, re.MULTILINE)}
     if missing := [name for name in names if _plain(name) not in versions]:
-        raise PackingError(f"constraints.txt has no version of {missing[0]}, which is packed; wanted a line {missing[0]}==")
+        raise PackingError(f"constraints.txt has no version of {missing[0]}; wanted one, as it is packed")
     return [f"{name}=={versions[_plain(name)]}" for name in names]
 
 
@@ -68,8 +68,8 @@ def _plain(name: str) -> str:
 def download(requirements: Sequence[str], folder: Path) -> list[Path]:
     """The wheels of these requirements alone, for the bare machine's Python."""
     platforms = [word for platform in PLATFORMS for word in ("--platform", platform)]
-    fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *TARGET, *platforms, "--dest", str(folder)]
-    got = subprocess.run([*fetch, *requirements], capture_output=True, text=True)
+    wanted = ["--no-deps", *TARGET, *platforms, "--dest", str(folder), *requirements]
+    got = subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", *wanted], capture_output=True, text=True)
     if got.returncode:
         said = (got.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
         raise PackingError(f"{', '.join(requirements)} could not be fetched: {said}")

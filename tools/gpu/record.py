@@ -1,6 +1,6 @@
 """The file of results of a GPU check, written again after every one of them: gpu.json.
 
-    {"steps": {"core": {"status": "done", "seconds": 41.2, "limit": 90.0}}, "entries": {"core/kernel": {...}}}
+{"steps": {"core": {"status": "done", "seconds": 41.2, "limit": 90.0}}, "entries": {"core/kernel": {...}}}
 """
 
 from __future__ import annotations

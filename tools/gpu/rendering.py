@@ -2,8 +2,8 @@
 
     python tools/gpu/rendering.py [RESULTS ...] [--print]
 
-Results of several calls are merged, later ones in place of earlier ones. What has no result is "not yet run on hardware".
-A rehearsal's results are never merged into docs/.
+Results of several calls are merged, later ones in place of earlier ones. What has no result is "not yet run on
+hardware". A rehearsal's results are never merged into docs/.
 """
 
 from __future__ import annotations
@@ -65,9 +65,7 @@ PAPER = {
     "update, s (the same rows, PaW)": "update_s",
     "whole iteration, s": "iteration_s",
 }
-CASES = [
-    f"{shape}, {kind}" for shape in ("0.5B", "1.5B") for kind in ("nothing shared", "groups of identical prompts")
-]
+CASES = [f"{shape}, {kind}" for shape in ("0.5B", "1.5B") for kind in ("nothing shared", "groups of identical prompts")]
 TRL = ("TRL, GRPO", "GRPO", "GRPO + PaW")
 SUPPORT = {  # row of the table: the checks that have to pass, and what else is to be said
     "single device, full model or LoRA": (("core/run, float32", "core/run, LoRA"), ""),
@@ -94,7 +92,7 @@ def written(value: Any) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], aligned: str = "--:") -> str:
     """A Markdown table, all columns but the first aligned so."""
     rule = "|---|" + f"{aligned}|" * (len(head) - 1)
-    first, *others = ["| " + " | ".join(line) + " |" for line in [head, *rows]]
+    first, *others = ["| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in [head, *rows]]
     return "\n".join([first, rule, *others])
 
 
@@ -111,7 +109,8 @@ def core(entries: Entries) -> str:
     for key, title in CORE.items():
         found = entries.get(key)
         plain = {"failed", "seconds", "device", "date"}
-        numbers = [f"{name.replace('_', ' ')} {_told(value)}" for name, value in (found or {}).items() if name not in plain]
+        known = {name: value for name, value in (found or {}).items() if name not in plain}
+        numbers = [f"{name.replace('_', ' ')} {_told(value)}" for name, value in known.items()]
         rows.append([title, state(found), "; ".join(numbers)])
     return table(["check", "result", "numbers"], rows, "---")
 
@@ -198,7 +197,8 @@ def machine(entries: Entries) -> str:
     if found is None:
         return f"Machine: {NOT_YET}."
     cards = sorted({f"{entry['device']} ({entry['date']})" for entry in entries.values()})
-    versions = ", ".join(f"{name} {found[name]}" for name in ("python", "torch", "transformers", "lightning") if name in found)
+    parts = [name for name in ("python", "torch", "transformers", "lightning") if name in found]
+    versions = ", ".join(f"{name} {found[name]}" for name in parts)
     speed = f"; {found['bfloat16_tflops']:,.0f} TFLOP/s in a bfloat16 product" if "bfloat16_tflops" in found else ""
     return f"Machine: {'; '.join(cards)}; {versions}{speed}."
 

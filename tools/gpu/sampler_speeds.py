@@ -1,4 +1,4 @@
-"""The native sampler against transformers' `generate` and continuous batching (`generate_batch`), Qwen2.5's sizes, bf16.
+"""The native sampler against transformers' `generate` and continuous batching (`generate_batch`) at Qwen2.5's sizes.
 
 64 prompts of 400 to 800 tokens, 128 new tokens each, none of which ends an action: every contender writes as many. They
 run in turns; the first round warms up. `generate` returns tokens alone; the native sampler log-probs and entropies too.

@@ -1,8 +1,8 @@
-"""An optimizer step of the paper's ALFWorld setting, played and trained by a random Qwen2.5 of a size: tokens per second.
+"""Tokens per second of an optimizer step of the paper's ALFWorld setting, played and trained by a random Qwen2.5.
 
 128 episodes in generated houses of ALFWorld's size play two turns: 256 rows, which are one optimizer step of
-alfworld/paper, trained as that file says. GRPO's update and PaW's are of the same rollout, in turns. For the 1.5B shape a
-whole iteration of the paper's is estimated from the parts that were measured (`paper_iteration`).
+alfworld/paper, trained as that file says. GRPO's update and PaW's are of the same rollout, in turns. For the 1.5B shape
+a whole iteration of the paper's is estimated from the parts that were measured (`paper_iteration`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from paw_lightning.types import MicroBatch, Rollout
 
 CONFIG = "alfworld/paper"
 TURNS, PAPER_TURNS, PAPER_ROWS = 2, 50, 3_500
-"""Turns that are played; turns of an iteration at most, and its rows: 128 episodes of 23 to 31 turns (alfworld/paper)."""
-ROW_TOKENS, WRITTEN = 830, 120
+"""Turns that are played; turns of an iteration at most, and its rows: 128 episodes of 23 to 31 turns."""
+ROW_TOKENS = 830
 """Tokens of a row of the paper's lengths, 690 of prompt, 120 of action and 20 of observation."""
 
 
@@ -53,7 +53,11 @@ def played(made: LightningCLI) -> dict[str, Any]:
 
 
 def update_speeds(
-    made: LightningCLI, rollout: Rollout, phases: dict[str, float], seconds: dict[str, list[float]], sizes: dict[str, Any]
+    made: LightningCLI,
+    rollout: Rollout,
+    phases: dict[str, float],
+    seconds: dict[str, list[float]],
+    sizes: dict[str, dict[str, int]],
 ) -> dict[str, Any]:
     """What the rounds so far tell: tokens per second by RunCost's own count, PaW over GRPO, utilisation."""
     known: dict[str, float] = {name: phases.get(name, 0.0) for name in PHASES}
@@ -77,8 +81,8 @@ def update_speeds(
 def paper_iteration(found: dict[str, Any]) -> dict[str, float]:
     """Seconds of an iteration of the paper's shape, from the parts measured here.
 
-    Generation and environment: 50 turns of all 128 episodes, so from above, as episodes end earlier. Scoring and update:
-    3,500 rows of 830 tokens at the measured tokens per second; PaW's update.
+    Generation and environment: 50 turns of all 128 episodes, so from above, as episodes end earlier. Scoring and
+    update: 3,500 rows of 830 tokens at the measured tokens per second; PaW's update.
 
     Example: turns of 2 s, 50,000 tokens scored and 10,000 trained a second: 50 * 2 + 2,905,000 / 50,000 (58) + 290.5.
     """
@@ -112,7 +116,7 @@ def measure(options: kit.Options, shape: str) -> None:
         kit.write(options, f"speed/{shape}", found)
         # Both arms' micro-batches of the same rollout
         batches: dict[str, list[MicroBatch]] = {}
-        sizes: dict[str, Any] = {"tokens": {}, "places": {}}
+        sizes: dict[str, dict[str, int]] = {"tokens": {}, "places": {}}
         for name, alpha in ARMS.items():
             select(made, rollout, alpha)
             sizes["tokens"][name] = sum(row.length for row in rows_of(made, rollout))

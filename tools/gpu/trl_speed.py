@@ -1,7 +1,7 @@
-"""An iteration against TRL's `GRPOTrainer` on the same card: the job of benchmarks/end_to_end.py with a Qwen2.5 of 0.5B.
+"""An iteration against TRL's `GRPOTrainer` on the same card: the job of benchmarks/end_to_end.py, Qwen2.5-0.5B's size.
 
-64 episodes of up to 8 turns, 12 tokens an action, four optimizer steps of 16 rows, bf16-mixed on both sides. The policy is
-random, so that all episodes last to the end. Rounds in turns, the first warms up; PaW, which TRL has not, runs along.
+64 episodes of up to 8 turns, 12 tokens an action, four optimizer steps of 16 rows, bf16-mixed on both sides. The policy
+is random, so that all episodes last to the end. Rounds in turns; the first warms up. PaW runs along.
 """
 
 from __future__ import annotations
