@@ -114,9 +114,15 @@ def install(parts: Path, site: Path) -> bool:
 def environment(site: Path, work: Path) -> dict[str, str]:
     """For the steps: the packed wheels before the machine's own packages, nothing from a network."""
     places = [ROOT, ROOT / "benchmarks", site, *filter(None, [os.environ.get("PYTHONPATH")])]
-    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    named = {"PYTHONPATH": os.pathsep.join(map(str, places)), "XDG_CACHE_HOME": str(work), "PYTHONUNBUFFERED": "1"}
-    return {**os.environ, **offline, **named}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, places)),
+        "XDG_CACHE_HOME": str(work),  # SmolLM2 is built there
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # for runs with trainer.deterministic
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def check(options: argparse.Namespace, deadline: float) -> None:

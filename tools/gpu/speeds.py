@@ -12,6 +12,7 @@ from typing import Any
 
 import kit
 import measuring
+import torch
 from building import Updater, build, environment_loop, micro_batches, play, rows_of, select
 from lightning.pytorch.cli import LightningCLI
 from paw_overhead import ARMS, HOUSE
@@ -22,6 +23,8 @@ from paw_lightning.types import MicroBatch, Rollout
 CONFIG = "alfworld/paper"
 TURNS, PAPER_TURNS, PAPER_ROWS = 2, 50, 3_500
 """Turns that are played; turns of an iteration at most, and its rows: 128 episodes of 23 to 31 turns."""
+SAMPLER_TOKENS = 400_000
+"""Keys and values that the sampler holds at a time, as docs/scaling.md advises where there is room."""
 ROW_TOKENS = 830
 """Tokens of a row of the paper's lengths, 690 of prompt, 120 of action and 20 of observation."""
 
@@ -34,6 +37,7 @@ def settings(path: str, rehearse: bool) -> dict[str, Any]:
         "data.minibatches": 1,
         "trainer.accumulate_grad_batches": 2 if rehearse else 16,
         "rollout.max_steps": TURNS,
+        "rollout.sampler.max_batch_tokens": SAMPLER_TOKENS,
         "rollout.environment.init_args.data_path": "null",
         **{f"rollout.environment.init_args.{name}": value for name, value in HOUSE.items()},
         **few,
@@ -44,7 +48,7 @@ def played(made: LightningCLI) -> dict[str, Any]:
     """Seconds and tokens of a rollout, and what it was."""
     runner = environment_loop(made).runner
     runner.sampler.generate(  # libraries load, and kernels are chosen
-        [[5, 6, 7, 8]] * 4, temperature=1.0, max_new_tokens=8, uniforms=measuring.torch.rand(4, 8)
+        [[5, 6, 7, 8]] * 4, temperature=1.0, max_new_tokens=8, uniforms=torch.rand(4, 8)
     )
     measuring.reset_peak(made.model.device.type)
     rollout = play(made)
