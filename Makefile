@@ -90,7 +90,7 @@ gpu-check:  ## On a CUDA machine: check and measure everything within 9 minutes,
 	tools/gpu_check.sh
 
 GPU := .venv-gpu
-PYTHON312 ?= $(shell command -v python3.12 || echo $(PYTHON))
+PYTHON312 ?= $(shell python3.12 -c "import sys; print(sys.executable)" 2>/dev/null || echo $(PYTHON))
 $(GPU)/.installed: tools/gpu/machine.txt
 	test -x $(GPU)/bin/python || $(PYTHON312) -m venv $(GPU)
 	$(GPU)/bin/python -m pip install --quiet --disable-pip-version-check -r tools/gpu/machine.txt

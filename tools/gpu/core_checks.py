@@ -9,7 +9,7 @@ import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -81,15 +81,17 @@ def check_kernel(options: kit.Options, dtype: str, found: dict[str, Any]) -> Non
     """Values and gradients at Qwen2.5's vocabulary against float64 on the same device."""
     tokens, vocabulary, width = (64, 500, 32) if options.rehearse else (512, kit.QWEN_VOCABULARY, 896)
     torch.manual_seed(0)
-    hidden = torch.randn(tokens, width, device=options.device, dtype=DTYPES[dtype]).requires_grad_()
-    weight = torch.randn(vocabulary, width, device=options.device, dtype=DTYPES[dtype]).mul_(0.05).requires_grad_()
+    hidden = torch.randn(tokens, width, device=options.device, dtype=DTYPES[dtype])
+    weight = torch.randn(vocabulary, width, device=options.device, dtype=DTYPES[dtype]).mul_(0.05)
     targets = torch.randint(vocabulary, (tokens,), device=options.device)
     upstream = torch.randn(2, tokens, device=options.device)
     results = []
-    for inputs, function in (
-        ((hidden, weight), linear_logprob),
-        (tuple(part.detach().double().requires_grad_() for part in (hidden, weight)), exact),
-    ):
+    calls: tuple[tuple[Callable[..., tuple[Tensor, Tensor]], torch.dtype], ...] = (
+        (linear_logprob, DTYPES[dtype]),
+        (exact, torch.float64),
+    )
+    for function, precision in calls:
+        inputs = [part.detach().to(precision).requires_grad_() for part in (hidden, weight)]
         outputs = function(*inputs, targets)
         loss = sum(((out * factor).sum() for out, factor in zip(outputs, upstream, strict=True)), torch.tensor(0.0))
         results.append([*outputs, *torch.autograd.grad(loss, inputs)])

@@ -172,16 +172,17 @@ def study(entries: Entries) -> str:
         rows = [[arm, NOT_YET, "", ""] for arm in ("GRPO", "GRPO + PaW", "placebo", "ECHO")]
         return head + table(["arm", "success", "minus GRPO, 95 % interval", "seeds"], rows)
     told = summary(found.get("runs", {}))
-    said = "" if told.iteration == found.get("iterations") else f" The time ended runs of {found.get('iterations')}."
+    under = f"\n\nAfter {told.iteration} iterations."
     if told.iteration is None:
-        said = " No seed has all four arms."
+        under = "\n\nNo seed has reached a measurement with all four arms."
+    elif told.iteration != found.get("iterations"):
+        under += f" The time ended runs of {found.get('iterations')}."
     rows = [
         [arm, written(line.mean), _interval(line.difference, line.interval), str(len(told.seeds))]
         for arm, line in told.arms.items()
     ]
-    failed = "".join(f"\n\n{run} failed: {reason}" for run, reason in found.get("failures", {}).items())
-    failed += f"\n\nIt failed: {found['failed']}" if "failed" in found else ""
-    under = f"\n\nAfter {told.iteration} iterations.{said}{failed}"
+    under += "".join(f"\n\n{run} failed: {reason}" for run, reason in found.get("failures", {}).items())
+    under += f"\n\nIt failed: {found['failed']}" if "failed" in found else ""
     return head + table(["arm", "success", "minus GRPO, 95 % interval", "seeds"], rows) + under
 
 
