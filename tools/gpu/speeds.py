@@ -47,13 +47,24 @@ def settings(path: str, rehearse: bool) -> dict[str, Any]:
 def played(made: LightningCLI) -> dict[str, Any]:
     """Seconds and tokens of a rollout, and what it was."""
     runner = environment_loop(made).runner
-    runner.sampler.generate(  # libraries load, and kernels are chosen
-        [[5, 6, 7, 8]] * 4, temperature=1.0, max_new_tokens=8, uniforms=torch.rand(4, 8)
-    )
+    with made.model.arithmetic():  # libraries load, and kernels are chosen
+        runner.sampler.generate([[5, 6, 7, 8]] * 4, temperature=1.0, max_new_tokens=8, uniforms=torch.rand(4, 8))
     measuring.reset_peak(made.model.device.type)
     rollout = play(made)
     measuring.now()
     return {"rollout": rollout, "phases": dict(rollout.seconds), "bytes": measuring.peak(made.model.device.type)}
+
+
+def both_arms(made: LightningCLI, rollout: Rollout) -> tuple[dict[str, list[MicroBatch]], dict[str, dict[str, int]]]:
+    """The micro-batches of GRPO and of GRPO + PaW of the same rollout, and their tokens without and with padding."""
+    batches: dict[str, list[MicroBatch]] = {}
+    sizes: dict[str, dict[str, int]] = {"tokens": {}, "places": {}}
+    for name, alpha in ARMS.items():
+        select(made, rollout, alpha)
+        sizes["tokens"][name] = sum(row.length for row in rows_of(made, rollout))
+        batches[name] = micro_batches(made, rollout)
+        sizes["places"][name] = sum(batch.input_ids.numel() for batch in batches[name])
+    return batches, sizes
 
 
 def update_speeds(
@@ -118,15 +129,8 @@ def measure(options: kit.Options, shape: str) -> None:
             "play_peak_gib": parts["bytes"] / 2**30,
         }
         kit.write(options, f"speed/{shape}", found)
-        # Both arms' micro-batches of the same rollout
-        batches: dict[str, list[MicroBatch]] = {}
-        sizes: dict[str, dict[str, int]] = {"tokens": {}, "places": {}}
-        for name, alpha in ARMS.items():
-            select(made, rollout, alpha)
-            sizes["tokens"][name] = sum(row.length for row in rows_of(made, rollout))
-            batches[name] = micro_batches(made, rollout)
-            sizes["places"][name] = sum(batch.input_ids.numel() for batch in batches[name])
         # Updates in turns: the first warms up, and counts only while there is no other
+        batches, sizes = both_arms(made, rollout)
         updater, seconds = Updater(made), dict[str, list[float]]()
         for number in range(2 if options.rehearse else 6):
             began = options.left()
