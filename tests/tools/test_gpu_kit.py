@@ -124,10 +124,13 @@ def alive(pid: int) -> bool:
 def test_a_step_that_is_out_of_time_ends_with_its_children_and_keeps_what_it_found(tmp_path: Path) -> None:
     results = tmp_path / "gpu.json"
     program = STEP.format(here=str(ROOT / "tools/gpu"), results=str(results))
-    began = time.monotonic()
-    ended = checking.run([sys.executable, "-c", program], 2.5, tmp_path / "log", dict(os.environ))
-    assert ended == ("out of time", "stopped after its 2 s") and time.monotonic() - began < 20
-    found = record.read(results)["entries"]
+    for seconds in (2, 6, 20):  # on a busy machine it takes longer until it has found something
+        began = time.monotonic()
+        ended = checking.run([sys.executable, "-c", program], seconds, tmp_path / "log", dict(os.environ))
+        assert ended == ("out of time", f"stopped after its {seconds} s") and time.monotonic() - began < seconds + 15
+        found = record.read(results)["entries"]
+        if "child" in found:
+            break
     assert found["first"] == {"value": 1}
     for _ in range(50):
         if not alive(found["child"]["pid"]):
@@ -244,6 +247,21 @@ def test_a_rehearsal_never_reaches_the_pages(tmp_path: Path) -> None:
     ran = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert ran.returncode == 1 and "rehearsal" in ran.stderr
     assert (rendering.DOCUMENTS / "gpu.json").read_bytes() == before
+
+
+def test_results_that_were_carried_home_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two calls, one after the other: the pages hold both."""
+    for name in checking.DOCUMENTS:
+        (tmp_path / name).write_bytes((rendering.DOCUMENTS / name).read_bytes())
+    monkeypatch.setattr(rendering, "DOCUMENTS", tmp_path)
+    for key in rendering.SUPPORT["bfloat16"][0]:
+        carried = tmp_path / "carried" / "gpu.json"
+        record.write(carried, {"steps": {}, "entries": {key: entry()}})
+        monkeypatch.setattr(sys, "argv", ["rendering.py", str(carried)])
+        rendering.main()
+    assert record.read(tmp_path / "gpu.json")["entries"].keys() == {*rendering.SUPPORT["bfloat16"][0]}
+    assert "| the same, bfloat16 | passed |" in (tmp_path / "gpu.md").read_text()
+    assert "| yes: Some Card |" in (tmp_path / "support.md").read_text()
 
 
 def test_arms_are_compared_where_all_of_a_seed_still_ran() -> None:
