@@ -309,4 +309,4 @@ def test_everything_runs_on_a_cpu(tmp_path: Path) -> None:
     failed = {key: found for key, found in results["entries"].items() for name in found if name.endswith("failed")}
     assert failed == {}
     page = rendering.page((rendering.DOCUMENTS / "gpu.md").read_text(), results)
-    assert NOT_YET not in page, "every line has its result"
+    assert [line for line in page.splitlines() if line.startswith("| ") and NOT_YET in line] == []
