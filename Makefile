@@ -2,6 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # One thread per core of the machine is what the tiny models want; tests set their own.
 .PHONY: quickstart quickstart-llm test test-slow test-kill test-lower-bounds test-loggers test-vllm benchmarks docs check \
+	gpu-pack gpu-check gpu-rehearsal \
 	format clean help
 
 help:  ## Show the targets.
@@ -82,6 +83,22 @@ test-vllm: .venv/.installed-dev $(VLLM)/.installed  ## A real vLLM server on thi
 benchmarks: .venv/.installed-dev  ## Run all benchmarks into docs/benchmarks.md (about 40 minutes on 2 quiet cores).
 	$(BIN)/python benchmarks/run_all.py
 
+gpu-pack:  ## Pack what a bare CUDA machine lacks into .gpu/, in parts of at most 60 MiB (a network is needed).
+	PYTHON=$(PYTHON) tools/gpu_pack.sh
+
+gpu-check:  ## On a CUDA machine: check and measure everything within 9 minutes, into docs/gpu.md (no network needed).
+	tools/gpu_check.sh
+
+GPU := .venv-gpu
+PYTHON312 ?= $(shell python3.12 -c "import sys; print(sys.executable)" 2>/dev/null || echo $(PYTHON))
+$(GPU)/.installed: tools/gpu/machine.txt
+	test -x $(GPU)/bin/python || $(PYTHON312) -m venv $(GPU)
+	$(GPU)/bin/python -m pip install --quiet --disable-pip-version-check -r tools/gpu/machine.txt
+	touch $@
+
+gpu-rehearsal: $(GPU)/.installed gpu-pack  ## The GPU check on a CPU: tiny models, the CUDA machine's versions (5 GB, minutes).
+	PYTHON=$(CURDIR)/$(GPU)/bin/python tools/gpu_check.sh --rehearse --seconds 1800 --out $(CURDIR)/runs/gpu-rehearsal
+
 docs: .venv/.installed-dev  ## Build the documentation into build/site (any warning is an error).
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
@@ -95,4 +112,4 @@ format: .venv/.installed-dev  ## Rewrite the code in the project's format.
 	$(BIN)/ruff check --fix .
 
 clean:  ## Remove the virtual environment and caches (runs/ stays).
-	rm -rf .venv $(LOWER) $(LOGGERS) $(VLLM) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv $(LOWER) $(LOGGERS) $(VLLM) $(GPU) .gpu .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

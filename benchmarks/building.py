@@ -163,7 +163,7 @@ class Updater:
                     torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.trainer.gradient_clip_val or 1.0)
                     self.optimizer.step()
                     self.optimizer.zero_grad()
-        self.module.sums.clear()
+        self.module.means.take()
         total = measuring.now() - start
         known = {name: self.seconds[name] for name in PARTS}
         return known | {"rest": total - sum(known.values()), "all": total}

@@ -54,10 +54,17 @@ def lengthen(turns: int) -> None:
     ROLLOUT["prompt"]["max_tokens"] = TOKENS_PER_TURN * turns
 
 
+def change_model(path: str, micro_batches: int) -> None:
+    """Change the job, for both sides, to another policy; this package cuts a step into so many micro-batches."""
+    JOB["model"]["path"], JOB["trainer"]["accumulate_grad_batches"] = path, micro_batches
+
+
 def changed_settings() -> dict[str, Any]:
-    """What `lengthen` may have changed, for the command line."""
+    """What may have been changed in the job, for the command line."""
     houses = ROLLOUT["environment"]["init_args"]
     return {
+        "model.path": JOB["model"]["path"],
+        "trainer.accumulate_grad_batches": JOB["trainer"]["accumulate_grad_batches"],
         "rollout.max_steps": ROLLOUT["max_steps"],
         "rollout.prompt.max_tokens": ROLLOUT["prompt"]["max_tokens"],
         **{f"rollout.environment.init_args.{name}": houses[name] for name in LARGE_HOUSES},

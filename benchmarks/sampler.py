@@ -88,14 +88,14 @@ def play_in_session(sampler: NativeSampler, shortest: int, longest: int, **setti
     play(lambda prompts: [g.token_ids for g in session.generate(prompts, **settings)], shortest, longest)
 
 
-def generate_with_transformers(model: Any, prompts: Prompts) -> Prompts:
+def generate_with_transformers(model: Any, prompts: Prompts, new_tokens: int = NEW_TOKENS) -> Prompts:
     width = max(map(len, prompts))
     ids = torch.tensor([[PAD] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
     whole: torch.Tensor = model.generate(
         input_ids=ids,
         attention_mask=mask,
-        max_new_tokens=NEW_TOKENS,
+        max_new_tokens=new_tokens,
         do_sample=True,
         temperature=1.0,
         top_k=0,
