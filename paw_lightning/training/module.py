@@ -43,7 +43,7 @@ class PaWModule(L.LightningModule):
     Args:
         path: Hugging Face model directory or hub name, or the name of a policy shipped with the package.
         weights: `random` builds the architecture without loading weights.
-        policy_loss: the clipped surrogate and its regularisers.
+        policy_loss: the surrogate and its regularisers.
         world_model_loss: the loss of an observation token; `entropy_selection.alpha: 0` switches the term off.
         world_model_head: `separate` gives the world model a projection of its own (an ablation; the paper shares).
         lora: train adapters instead of the model's own weights; `rank: 0` trains the whole model.
@@ -228,7 +228,12 @@ class PaWModule(L.LightningModule):
         # another policy's: the ratio is then taken against them in every step.
         old_logprobs = out.action_logprobs.detach() if batch.unit_ratio else batch.old_logprobs
         policy_tokens = self.policy_loss(
-            out.action_logprobs, out.action_entropies, old_logprobs, batch.advantages, batch.reference_logprobs
+            out.action_logprobs,
+            out.action_entropies,
+            old_logprobs,
+            batch.advantages,
+            batch.reference_logprobs,
+            batch.action_index,
         )
         policy = (batch.policy_weights * policy_tokens).sum()
         world_model = (batch.target_weights * self.world_model_loss(out.target_logprobs)).sum()
