@@ -227,14 +227,8 @@ class PaWModule(L.LightningModule):
         # log-probs instead would put their rounding into the gradient. Those of a sampler that computes otherwise are
         # another policy's: the ratio is then taken against them in every step.
         old_logprobs = out.action_logprobs.detach() if batch.unit_ratio else batch.old_logprobs
-        policy_tokens = self.policy_loss(
-            out.action_logprobs,
-            out.action_entropies,
-            old_logprobs,
-            batch.advantages,
-            batch.reference_logprobs,
-            batch.action_index,
-        )
+        tokens = out.action_logprobs, out.action_entropies, old_logprobs, batch.advantages
+        policy_tokens = self.policy_loss(*tokens, batch.reference_logprobs, batch.action_index)
         policy = (batch.policy_weights * policy_tokens).sum()
         world_model = (batch.target_weights * self.world_model_loss(out.target_logprobs)).sum()
         return StepLosses(policy, world_model, self._value_loss(batch, out.values), out, old_logprobs)
