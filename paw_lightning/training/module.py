@@ -27,6 +27,7 @@ from paw_lightning.rollouts.runner import stop_at_turn_end
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.training import strategies
 from paw_lightning.training.means import RunningMeans
+from paw_lightning.training.muon import mark_outside_blocks
 from paw_lightning.training.optimizers import OptimizerSetup
 from paw_lightning.training.saved_settings import RunSettings
 from paw_lightning.training.step_curves import StepLosses, log_rates, log_step
@@ -216,7 +217,8 @@ class PaWModule(L.LightningModule):
         if own:
             rate = {} if self.critic_learning_rate is None else {"lr": self.critic_learning_rate}
             parameters = [{"params": parameters}, {"params": own, **rate}]
-        built = self.optimization.build(parameters)
+        mark_outside_blocks(self.model)  # MuonWithAdamW asks
+        built = self.optimization.build(parameters, strategies.flattens(self._trainer))
         self._compare()
         return built
 
