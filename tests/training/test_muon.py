@@ -8,6 +8,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.optim.lr_scheduler import StepLR
 
 from paw_lightning.errors import SettingsError
@@ -15,6 +23,7 @@ from paw_lightning.models.lora import LoRA
 from paw_lightning.training.module import PaWModule
 from paw_lightning.training.muon import MuonWithAdamW, mark_outside_blocks
 from paw_lightning.training.optimizers import OptimizerSetup
+from tests.helpers import runs
 
 MUON = partial(MuonWithAdamW, lr=0.01)
 QWEN_BLOCK = {f"self_attn.{name}_proj" for name in "qkvo"} | {f"mlp.{name}_proj" for name in ("gate", "up", "down")}
@@ -157,3 +166,59 @@ def test_weights_cut_into_vectors_are_refused() -> None:
     with pytest.raises(SettingsError, match=message):
         OptimizerSetup(MUON, None).build(weights(), flattened=True)
     OptimizerSetup(partial(torch.optim.AdamW, lr=0.1), None).build(weights(), flattened=True)
+
+
+class Residual(nn.Module):
+    """An embedding that is its own LM head, and two layers between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 6)
+        self.layers = nn.ModuleList([nn.Linear(6, 6) for _ in range(2)])
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        hidden = self.embed(tokens)
+        for layer in self.layers:
+            hidden = hidden + torch.tanh(layer(hidden))
+        return hidden @ self.embed.weight.T
+
+
+def built(mesh: DeviceMesh | None) -> tuple[Residual, MuonWithAdamW]:
+    torch.manual_seed(0)
+    model = Residual()
+    for part in [*model.layers, model] if mesh is not None else []:
+        fully_shard(part, mesh=mesh)
+    mark_outside_blocks(model)
+    return model, MuonWithAdamW(model.parameters(), lr=0.05)
+
+
+def learn(model: Residual, optimizer: MuonWithAdamW, count: int) -> None:
+    tokens = torch.arange(11)
+    for _ in range(count):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(tokens), tokens * 3 % 11).backward()
+        optimizer.step()
+
+
+def on_rank(rank: int, port: int) -> None:
+    """Shards against the whole model, and shards that are saved after two steps against three without a break."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    whole, unbroken, stopped, resumed = built(None), built(mesh), built(mesh), built(mesh)
+    for pair, count in ((whole, 3), (unbroken, 3), (stopped, 2)):
+        learn(*pair, count)
+    for shard, p in zip(unbroken[0].parameters(), whole[0].parameters(), strict=True):
+        assert (shard.full_tensor() - p).abs().max() < 0.01, "three steps of 0.05, to the rounding of bfloat16"
+    model, state = get_model_state_dict(stopped[0]), get_optimizer_state_dict(*stopped)
+    set_model_state_dict(resumed[0], model)
+    set_optimizer_state_dict(*resumed, state)
+    learn(*resumed, 1)
+    for shard, p in zip(unbroken[0].parameters(), resumed[0].parameters(), strict=True):
+        assert torch.equal(shard.to_local(), p.to_local())
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_ranks_shards_are_one_model_and_go_on_bit_for_bit() -> None:
+    torch.multiprocessing.spawn(on_rank, (runs.free_port(),), nprocs=2)
