@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paw_lightning.errors import SettingsError
@@ -104,6 +104,7 @@ def test_it_is_gigpo_where_every_episode_wins_by_the_shortest_way_from_where_it_
     assert any(GraphGPO(gamma=0.5)(group))
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.text("ABCD", min_size=2, max_size=6).flatmap(lambda p: st.sampled_from([p, p + "!"])), min_size=2))
 def test_the_order_of_episodes_and_the_names_of_states_play_no_part(paths: list[str]) -> None:
     group = walks(*paths)
@@ -119,6 +120,7 @@ def test_the_order_of_episodes_and_the_names_of_states_play_no_part(paths: list[
     assert GraphGPO()(renamed) == pytest.approx(forward, abs=1e-9)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.text("ABC", min_size=2, max_size=6).flatmap(lambda p: st.sampled_from([p, p + "!"])), min_size=1))
 def test_steps_that_lead_nearer_have_more(paths: list[str]) -> None:
     """Of two turns from one state the one that leads nearer to success has the larger step advantage."""
@@ -162,7 +164,7 @@ def test_groups_without_turns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("wrong", "message"),
     [
         ({"gamma": 1.0}, "gamma is 1.0; wanted a discount between 0 and 1"),
         ({"gamma": 0.0}, "gamma is 0.0"),
@@ -173,6 +175,6 @@ def test_groups_without_turns() -> None:
         ({"level": "turn"}, "level is 'turn'"),
     ],
 )
-def test_bad_settings_are_named(settings: dict, message: str) -> None:
+def test_bad_settings_are_named(wrong: dict, message: str) -> None:
     with pytest.raises(SettingsError, match=rf"rollout\.advantage\.init_args\.{message}"):
-        GraphGPO(**settings)
+        GraphGPO(**wrong)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paw_lightning.errors import SettingsError
@@ -81,6 +81,7 @@ def test_without_history_it_is_the_step_part_of_gigpo() -> None:
     assert HGPO(history=0, normalization="mean_norm")(group) == pytest.approx(steps)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.text("AB", min_size=1, max_size=5), st.integers(0, 3)), min_size=1, max_size=6))
 def test_the_order_of_episodes_plays_no_part_and_all_stays_within_the_extremes(drawn: list) -> None:
     texts, returns = zip(*drawn, strict=True)
@@ -116,7 +117,7 @@ def test_groups_without_turns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("wrong", "message"),
     [
         ({"history": -1}, "history is -1; wanted at least 0"),
         ({"alpha": -0.5}, "alpha is -0.5"),
@@ -126,6 +127,6 @@ def test_groups_without_turns() -> None:
         ({"invalid_action_penalty": -1.0}, "invalid_action_penalty is -1.0"),
     ],
 )
-def test_bad_settings_are_named(settings: dict, message: str) -> None:
+def test_bad_settings_are_named(wrong: dict, message: str) -> None:
     with pytest.raises(SettingsError, match=rf"rollout\.advantage\.init_args\.{message}"):
-        HGPO(**settings)
+        HGPO(**wrong)
