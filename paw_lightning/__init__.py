@@ -27,17 +27,19 @@ if TYPE_CHECKING:
     )
     from paw_lightning.envs import HouseholdEnv, MixtureEnv, RecordedEpisodes, SearchEnv, ShopEnv, TextEnv, WorkerEnv
     from paw_lightning.models.lora import LoRA
-    from paw_lightning.policy.advantages import GAE, GRPO, RLOO, GiGPO, Imitation, NoReward
+    from paw_lightning.policy.advantages import GAE, GRPO, HGPO, RLOO, GiGPO, GraphGPO, Imitation, NoReward
     from paw_lightning.policy.losses import PolicyLoss
     from paw_lightning.text.prompts import Prompt
     from paw_lightning.training.datamodule import RolloutDataModule
     from paw_lightning.training.module import PaWModule
+    from paw_lightning.training.muon import MuonWithAdamW
     from paw_lightning.world_model.loss import WorldModelLoss
 
 __version__ = "0.1.0"
 __all__ = [
     "GAE",
     "GRPO",
+    "HGPO",
     "RLOO",
     "Canaries",
     "EntropySelection",
@@ -45,12 +47,14 @@ __all__ = [
     "EvaluationReport",
     "GiGPO",
     "GracefulStop",
+    "GraphGPO",
     "HouseholdEnv",
     "Imitation",
     "IterationProgressBar",
     "LoRA",
     "LoggerSetup",
     "MixtureEnv",
+    "MuonWithAdamW",
     "NoReward",
     "PaWModule",
     "PolicyExport",
@@ -76,11 +80,12 @@ _HOMES = {
     "LoggerSetup PolicyExport RewardBalance RolloutFiles RolloutSamples SuccessReport TargetControl WorldModelHealth",
     "envs": "HouseholdEnv MixtureEnv RecordedEpisodes SearchEnv ShopEnv TextEnv WorkerEnv",
     "models.lora": "LoRA",
-    "policy.advantages": "GAE GRPO GiGPO Imitation NoReward RLOO",
+    "policy.advantages": "GAE GRPO GiGPO GraphGPO HGPO Imitation NoReward RLOO",
     "policy.losses": "PolicyLoss",
     "text.prompts": "Prompt",
     "training.datamodule": "RolloutDataModule",
     "training.module": "PaWModule",
+    "training.muon": "MuonWithAdamW",
     "world_model.loss": "WorldModelLoss",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 from paw_lightning.models.linear_logprob import linear_logprob
-from paw_lightning.policy.advantages.group import GRPO, RLOO, GiGPO
+from paw_lightning.policy.advantages import GRPO, HGPO, RLOO, GiGPO, GraphGPO
 from paw_lightning.policy.losses import PolicyLoss
 from paw_lightning.types import Episode, RolloutGroup, Transition
 from paw_lightning.world_model.coefficient import reward_adaptive_coefficient
@@ -15,8 +15,10 @@ from paw_lightning.world_model.selection import action_entropy, select_top_entro
 
 __all__ = [
     "GRPO",
+    "HGPO",
     "RLOO",
     "GiGPO",
+    "GraphGPO",
     "PolicyLoss",
     "WorldModelLoss",
     "action_entropy",
@@ -34,28 +36,33 @@ def group_advantages(
     *,
     anchors: Sequence[Sequence[str]] | None = None,
     well_formed: Sequence[Sequence[bool]] | None = None,
+    won: Sequence[bool] | None = None,
 ) -> list[list[float]]:
     """One advantage per turn of each episode of one group, from plain numbers.
 
     Args:
-        advantage: GRPO(), RLOO(), GiGPO() or any other callable of a group.
+        advantage: GRPO(), RLOO(), GiGPO(), GraphGPO(), HGPO() or any other callable of a group.
         turn_rewards: per episode, the reward of each turn; an episode of which only the return counts is one turn.
-        anchors: the text each action was chosen in; needed where turns are compared with each other (GiGPO).
+        anchors: the text each action was chosen in; needed where turns are compared with each other (GiGPO,
+            GraphGPO, HGPO).
         well_formed: False where a turn's text held no action; read by an `invalid_action_penalty`.
+        won: per episode, whether its last turn led to success; GraphGPO measures how far every turn is from one.
 
     Raises:
-        ValueError: anchors or well_formed do not have the shape of turn_rewards.
+        ValueError: anchors or well_formed do not have the shape of turn_rewards, or won is not one per episode.
     """
     shape = [len(rewards) for rewards in turn_rewards]
     for name, rows in (("anchors", anchors), ("well_formed", well_formed)):
         if rows is not None and (came := [len(row) for row in rows]) != shape:
             raise ValueError(f"{name} has {came} turns; wanted those of turn_rewards, {shape}")
+    if won is not None and len(won) != len(shape):
+        raise ValueError(f"won has {len(won)} episodes; wanted those of turn_rewards, {len(shape)}")
     episodes = []
     for i, rewards in enumerate(turn_rewards):
         texts = anchors[i] if anchors else [f"{i}, {turn}" for turn in range(len(rewards))]  # nothing matches
         valid = well_formed[i] if well_formed else [True] * len(rewards)
         turns = [_turn(*row) for row in zip(rewards, texts, valid, strict=True)]
-        episodes.append(Episode(task_seed=0, member=i, task="", transitions=turns))
+        episodes.append(Episode(task_seed=0, member=i, task="", transitions=turns, won=bool(won and won[i])))
     values = iter(advantage(RolloutGroup("", None, episodes)))
     return [list(islice(values, count)) for count in shape]
 

@@ -252,6 +252,8 @@ class MicroBatch:
     """float [N], nats."""
     reference_logprobs: Tensor | None
     """float [N], nats."""
+    action_index: Tensor
+    """long [N], below N: which of the micro-batch's actions each token belongs to; an action is whole."""
     policy_weights: Tensor
     """float [N]: what each action token's loss is multiplied by; they sum to 1 over one optimizer step."""
     target_weights: Tensor

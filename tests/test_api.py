@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from paw_lightning.api import group_advantages
-from paw_lightning.policy.advantages.group import GRPO, RLOO, GiGPO
+from paw_lightning.policy.advantages import GRPO, HGPO, RLOO, GiGPO, GraphGPO
 from tests.conftest import ROOT
 from tests.helpers.factories import make_group
 
@@ -34,7 +34,7 @@ def test_page_shows_every_function() -> None:
 
 
 @pytest.mark.parametrize("level", ["trajectory", "row"])
-@pytest.mark.parametrize("method", [GRPO, RLOO, GiGPO])
+@pytest.mark.parametrize("method", [GRPO, RLOO, GiGPO, GraphGPO, HGPO])
 def test_plain_numbers_give_what_records_give(method, level) -> None:
     """Returns 10, 0, 0 on the last of 2, 3, 1 turns; the middle episode's second turn held no action."""
     advantage = method(level=level, invalid_action_penalty=0.1)
@@ -45,6 +45,7 @@ def test_plain_numbers_give_what_records_give(method, level) -> None:
         [[0, 10], [0, 0, 0], [0]],
         anchors=anchors,
         well_formed=[[True, True], [True, False, True], [True]],
+        won=[True, False, False],
     )
     assert [len(episode) for episode in plain] == [2, 3, 1]
     assert [a for episode in plain for a in episode] == advantage(records)
@@ -58,6 +59,8 @@ def test_without_anchors_no_two_turns_are_compared() -> None:
 def test_other_shapes_are_named() -> None:
     with pytest.raises(ValueError, match=r"anchors has \[2, 1\] turns; wanted those of turn_rewards, \[2, 2\]"):
         group_advantages(GRPO(), [[0, 1], [0, 0]], anchors=[["a", "b"], ["a"]])
+    with pytest.raises(ValueError, match="won has 1 episodes; wanted those of turn_rewards, 2"):
+        group_advantages(GRPO(), [[0, 1], [0, 0]], won=[True])
 
 
 def test_neither_lightning_nor_transformers_is_imported() -> None:

@@ -1,8 +1,8 @@
-"""What all tiny policies have in common: a tokenizer of their own, an architecture, and an optimizer."""
+"""What all tiny policies have in common: a tokenizer of their own, and an architecture."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,34 +109,3 @@ def build_model(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCau
         do_sample=True, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     return model
-
-
-class MuonWithAdamW(torch.optim.Optimizer):
-    """Muon for the layers' matrices, AdamW for the rest: copying names forms in half the steps of AdamW alone.
-
-    Args:
-        params: of a model whose only matrix with `vocabulary` rows is its embedding.
-        lr: of both.
-        vocabulary: number of tokens.
-    """
-
-    def __init__(self, params: Iterable[torch.nn.Parameter], lr: float, vocabulary: int) -> None:
-        every = list(params)
-        matrices = [p for p in every if p.ndim == 2 and p.shape[0] != vocabulary]
-        others = [p for p in every if p.ndim != 2 or p.shape[0] == vocabulary]
-        self.parts: list[torch.optim.Optimizer] = []
-        if matrices:
-            muon = torch.optim.Muon(matrices, lr, weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw")
-            self.parts.append(muon)
-        if others:
-            self.parts.append(torch.optim.AdamW(others, lr, betas=(0.9, 0.98), weight_decay=0.0))
-        super().__init__([group for part in self.parts for group in part.param_groups], {"lr": lr})
-        for part, group in zip(self.parts, self.param_groups, strict=True):
-            part.param_groups = [group]  # a schedule then changes the rate of both
-
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step of each."""
-        loss = None if closure is None else closure()
-        for part in self.parts:
-            part.step()
-        return loss

@@ -44,8 +44,8 @@ class EnvironmentLoop(L.Callback):
         prompt: how a decision context is written.
         layout: `step`, one training sequence per transition, the paper's; `episode`, one growing transcript per
             episode, which is read and trained on once; or the class path of a Layout of yours.
-        advantage: what turns rewards into advantages: GRPO (default), RLOO, GiGPO, GAE (PPO: needs `model.critic`),
-            NoReward, Imitation (an expert plays); or a function of a group, or an Advantage, of yours.
+        advantage: what turns rewards into advantages: GRPO (default), RLOO, GiGPO, GraphGPO, HGPO, GAE (PPO: needs
+            `model.critic`), NoReward, Imitation (an expert plays); or a function of a group, or an Advantage, of yours.
         inadmissible_action_penalty: subtracted from the advantage of a turn whose action the environment does not list
             as admissible; >= 0, a term of its own outside any normalisation (choice: the paper penalises malformed
             text only, which is the advantage's own `invalid_action_penalty`).

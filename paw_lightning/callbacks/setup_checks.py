@@ -74,8 +74,8 @@ def _warn_of_lone_episodes(advantage: Advantage) -> None:
     sources = []
     if getattr(advantage, "level", None) == "row":
         sources.append("episodes of one turn, whose advantage is the return itself (level: row)")
-    if getattr(advantage, "omega", 0):
-        sources.append("turns that saw the same observation (omega)")
+    if advantage.compares_turns:
+        sources.append("turns that saw the same observation")
     but = f", but in {' and in '.join(sources)}" if sources else ""
     rank_zero_warn(f"data.group_size is 1: an advantage relative to the group is 0, no reward teaches anything{but}")
 

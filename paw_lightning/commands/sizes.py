@@ -12,8 +12,8 @@ from paw_lightning.errors import SettingsError
 from paw_lightning.models.lora import LoRA
 from paw_lightning.training.strategies import MIXED, TRUE, full_name
 
-STATES = {"AdamW": 2, "Adam": 2, "SGD": 0, "RMSprop": 1, "Adagrad": 1, "Muon": 1}
-"""Numbers that an optimizer keeps for each trained parameter (SGD without momentum)."""
+STATES = {"AdamW": 2, "Adam": 2, "SGD": 0, "RMSprop": 1, "Adagrad": 1, "Muon": 1, "MuonWithAdamW": 2}
+"""Numbers that an optimizer keeps for each trained parameter, at most (SGD without momentum)."""
 
 
 @dataclass(frozen=True)

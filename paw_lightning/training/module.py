@@ -27,6 +27,7 @@ from paw_lightning.rollouts.runner import stop_at_turn_end
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.training import strategies
 from paw_lightning.training.means import RunningMeans
+from paw_lightning.training.muon import mark_outside_blocks
 from paw_lightning.training.optimizers import OptimizerSetup
 from paw_lightning.training.saved_settings import RunSettings
 from paw_lightning.training.step_curves import StepLosses, log_rates, log_step
@@ -43,7 +44,7 @@ class PaWModule(L.LightningModule):
     Args:
         path: Hugging Face model directory or hub name, or the name of a policy shipped with the package.
         weights: `random` builds the architecture without loading weights.
-        policy_loss: the clipped surrogate and its regularisers.
+        policy_loss: the surrogate and its regularisers.
         world_model_loss: the loss of an observation token; `entropy_selection.alpha: 0` switches the term off.
         world_model_head: `separate` gives the world model a projection of its own (an ablation; the paper shares).
         lora: train adapters instead of the model's own weights; `rank: 0` trains the whole model.
@@ -216,7 +217,8 @@ class PaWModule(L.LightningModule):
         if own:
             rate = {} if self.critic_learning_rate is None else {"lr": self.critic_learning_rate}
             parameters = [{"params": parameters}, {"params": own, **rate}]
-        built = self.optimization.build(parameters)
+        mark_outside_blocks(self.model)  # MuonWithAdamW asks
+        built = self.optimization.build(parameters, strategies.flattens(self._trainer))
         self._compare()
         return built
 
@@ -227,9 +229,8 @@ class PaWModule(L.LightningModule):
         # log-probs instead would put their rounding into the gradient. Those of a sampler that computes otherwise are
         # another policy's: the ratio is then taken against them in every step.
         old_logprobs = out.action_logprobs.detach() if batch.unit_ratio else batch.old_logprobs
-        policy_tokens = self.policy_loss(
-            out.action_logprobs, out.action_entropies, old_logprobs, batch.advantages, batch.reference_logprobs
-        )
+        tokens = out.action_logprobs, out.action_entropies, old_logprobs, batch.advantages
+        policy_tokens = self.policy_loss(*tokens, batch.reference_logprobs, batch.action_index)
         policy = (batch.policy_weights * policy_tokens).sum()
         world_model = (batch.target_weights * self.world_model_loss(out.target_logprobs)).sum()
         return StepLosses(policy, world_model, self._value_loss(batch, out.values), out, old_logprobs)

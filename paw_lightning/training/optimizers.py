@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
 from paw_lightning.errors import SettingsError
+from paw_lightning.training.muon import MuonWithAdamW
 
 OPTIMIZER, SCHEDULER = "model.optimizer", "model.lr_scheduler"
 COUNTS = frozenset({"base_lrs", "last_epoch", "_step_count", "_last_lr", "_is_initial", "_get_lr_called_within_step"})
@@ -36,10 +37,19 @@ class OptimizerSetup:
         self.saved: dict[str, str] | None = None
         """Those of the run that saved the checkpoint; None in a new run, and where they have been carried over."""
 
-    def build(self, parameters: list[Any]) -> Any:
-        """What Lightning wants of `configure_optimizers`."""
+    def build(self, parameters: list[Any], flattened: bool = False) -> Any:
+        """What Lightning wants of `configure_optimizers`; `flattened` says that the strategy cut weights into vectors.
+
+        Raises:
+            SettingsError: the optimizer needs matrices that are none any more, or its epsilon is 0 for these weights.
+        """
         # The optimizer
         optimizer = self.optimizer_factory(parameters)
+        if flattened and isinstance(optimizer, MuonWithAdamW):
+            raise SettingsError(
+                f"{OPTIMIZER} is MuonWithAdamW and trainer.strategy is paw_fsdp, which cuts matrices into vectors, so "
+                "that Muon would have none; wanted trainer.strategy: paw_fsdp2 (the config strategy/fsdp2)"
+            )
         check_epsilon(optimizer)
         self.groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         self.settings = {OPTIMIZER: type(optimizer).__qualname__} | {

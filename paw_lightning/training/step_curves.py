@@ -80,7 +80,7 @@ def _log_actions(means: RunningMeans, batch: MicroBatch, losses: StepLosses, pol
     if batch.unit_ratio or batch.idle:
         means.add_zeros("train/clip_fraction", actions)
     else:
-        clipped = policy_loss.clipped(logprobs, old_logprobs, batch.advantages)
+        clipped = policy_loss.clipped(logprobs, old_logprobs, batch.advantages, batch.action_index)
         means.add("train/clip_fraction", clipped.float().mean(), actions)
     means.add("train/entropy", out.action_entropies.detach().mean(), actions)
     if batch.reference_logprobs is not None:

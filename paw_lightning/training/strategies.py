@@ -165,6 +165,11 @@ def is_sharded(strategy: Strategy) -> bool:
     return isinstance(strategy, FSDPStrategy | ModelParallelStrategy)
 
 
+def flattens(trainer: Any) -> bool:
+    """The strategy cuts every weight into vectors (FSDP1); a module without a trainer has none."""
+    return trainer is not None and isinstance(trainer.strategy, FSDPStrategy)
+
+
 def gradient_norm(strategy: Strategy, parameters: Iterable[nn.Parameter]) -> Tensor:
     """2-norm of the whole gradient, of which a rank may hold a part."""
     gradients = [p.grad for p in parameters if p.grad is not None]

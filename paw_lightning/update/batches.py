@@ -143,8 +143,8 @@ def restrict(batch: MicroBatch, terms: Terms) -> MicroBatch:
     """Name the losses that a micro-batch carries; for the world model alone, no token is an action token any more."""
     if terms != "world_model":
         return dataclasses.replace(batch, terms=terms)
-    per_action = ("advantages", "old_logprobs", "reference_logprobs", "policy_weights", "old_values", "value_targets")
-    vectors = {name: getattr(batch, name) for name in per_action}
+    names = "advantages old_logprobs reference_logprobs action_index policy_weights old_values value_targets"
+    vectors = {name: getattr(batch, name) for name in names.split()}
     empty: dict[str, Any] = {name: None if vector is None else vector[:0] for name, vector in vectors.items()}
     return dataclasses.replace(batch, terms=terms, action_mask=torch.zeros_like(batch.action_mask), **empty)
 

@@ -79,6 +79,7 @@ def collate(
         advantages=torch.cat([torch.empty(0), *(_advantages(s.transition) for s in actions if s.transition)]),
         old_logprobs=old,
         reference_logprobs=reference,
+        action_index=_action_index([len(s.ids) for s in actions]),
         policy_weights=torch.tensor([s.weight for s in actions for _ in s.ids]),
         target_weights=torch.tensor([s.weight for _, s in targets for _ in s.ids]),
         target_coefficients=torch.tensor([row.coefficient for row, s in targets for _ in s.ids]),
@@ -93,6 +94,12 @@ def collate(
         predicted=[s.transition for _, s in targets if s.transition is not None],
         unit_ratio=demonstrated or (on_policy and not foreign_logprobs),
     )
+
+
+def _action_index(lengths: Sequence[int]) -> Tensor:
+    """0, 0, 1, ...: the number of each token's action. An action without a token has none, so that all are below N."""
+    lengths = [length for length in lengths if length]
+    return torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths, dtype=torch.long))
 
 
 def _advantages(t: Transition) -> Tensor:

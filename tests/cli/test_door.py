@@ -100,4 +100,4 @@ def test_the_listing_of_advantages_needs_no_name(monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["paw-lightning", "fit", "--rollout.advantage.help"])
     main()
     named = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
-    assert named == {"GRPO", "RLOO", "GiGPO", "GAE", "NoReward", "Imitation"}
+    assert named == {"GRPO", "RLOO", "GiGPO", "GraphGPO", "HGPO", "GAE", "NoReward", "Imitation"}

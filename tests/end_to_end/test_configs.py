@@ -6,16 +6,21 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from paw_lightning import config_files
+from paw_lightning.callbacks import setup_checks
 from paw_lightning.cli import PaWCLI, run
-from paw_lightning.policy.advantages.gae import GAE
-from paw_lightning.policy.advantages.group import GRPO, RLOO, GiGPO
-from paw_lightning.policy.advantages.imitation import Imitation
-from paw_lightning.policy.advantages.no_reward import NoReward
+from paw_lightning.errors import SettingsError
+from paw_lightning.policy import advantages
+from paw_lightning.policy.advantages import GAE, GRPO, HGPO, RLOO, GiGPO, GraphGPO, Imitation, NoReward
+from paw_lightning.policy.losses import PolicyLoss
+from paw_lightning.training.datamodule import RolloutDataModule
+from paw_lightning.world_model.callbacks import EntropySelection, RewardBalance, TargetControl
+from paw_lightning.world_model.loss import WorldModelLoss
 from tests.conftest import ROOT
 from tests.helpers import runs
 
@@ -23,6 +28,7 @@ CONFIGS = ROOT / "configs"
 HOUSEHOLD = sorted((CONFIGS / "household").glob("*.yaml"))
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 WM = sorted(path.stem for path in (CONFIGS / "wm").glob("*.yaml"))
+SURROGATES = sorted(path.stem for path in (CONFIGS / "surrogate").glob("*.yaml"))
 SMALL = {
     "trainer__max_epochs": 1,
     "trainer__check_val_every_n_epoch": 1,
@@ -75,7 +81,16 @@ def test_strategy_runs_in_two_processes(strategy: str, tmp_path: Path) -> None:
     assert runs.read_curves(directory)["rollout/well_formed_rate"]
 
 
-ALGORITHMS = {"gigpo": GiGPO, "grpo": GRPO, "imitate": Imitation, "ppo": GAE, "rloo": RLOO, "wm_only": NoReward}
+ALGORITHMS = {
+    "gigpo": GiGPO,
+    "graphgpo": GraphGPO,
+    "grpo": GRPO,
+    "hgpo": HGPO,
+    "imitate": Imitation,
+    "ppo": GAE,
+    "rloo": RLOO,
+    "wm_only": NoReward,
+}
 
 
 def test_every_method_has_an_overlay() -> None:
@@ -141,12 +156,83 @@ def test_paw_and_grpo_differ_by_paws_keys_alone() -> None:
     assert different <= allowed
 
 
-@pytest.mark.parametrize("wm", WM)
+NOTHING_TO_LEARN = {("wm_only", "off"), ("wm_only", "tapo")}
+"""Refused by name: without a world model nothing would train, and TAPO's policy steps would teach nothing."""
+
+
+@pytest.mark.parametrize("surrogate", [None, *SURROGATES])
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_goes_with_every_world_model(method: str, wm: str, resolve: Callable[..., dict]) -> None:
-    config = resolve("household/base", f"method/{method}", f"wm/{wm}")
-    assert config["rollout"]["advantage"] is not None
-    assert config["entropy_selection"]["alpha"] == config_files.merged(f"wm/{wm}")["entropy_selection"]["alpha"]
+def test_every_method_goes_with_every_world_model_and_surrogate(
+    method: str, surrogate: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Built from the files as they lie on each other, and looked at as a run is before its first rollout.
+
+    What the checks ask of model and prompt neither a method nor a world model decides.
+    """
+    monkeypatch.setattr(setup_checks, "check_context_window", lambda *_: None)
+    monkeypatch.setattr(setup_checks, "_check_stops", lambda *_: None)
+    base = config_files.merged("household/base", f"method/{method}", *([f"surrogate/{surrogate}"] if surrogate else []))
+    refused = set()
+    for wm in WM:
+        run = _assembled(config_files.lay_over(base, config_files.merged(f"wm/{wm}")))
+        assert isinstance(run.iteration.advantage, ALGORITHMS[method])
+        assert run.module.policy_loss.surrogate == (surrogate or "clip")
+        try:
+            setup_checks.check_run(run)
+        except SettingsError:
+            refused.add((method, wm))
+    assert refused == {pair for pair in NOTHING_TO_LEARN if pair[0] == method}
+
+
+def _assembled(config: dict) -> setup_checks.Run:
+    """The parts of a run that methods, world models and surrogates set, and as much of the rest as is asked for."""
+    model, rollout, data = config["model"], config["rollout"], RolloutDataModule(**config["data"])
+    named = rollout["advantage"]
+    given = named if isinstance(named, dict) else {"class_path": named}
+    advantage = getattr(advantages, given["class_path"])(**given.get("init_args", {}))
+    setup_checks.check_penalty(rollout["inadmissible_action_penalty"], advantage)
+    TargetControl(**config.get("target_control", {}))
+    module = SimpleNamespace(
+        critic=model["critic"],
+        policy_loss=PolicyLoss(**model["policy_loss"]),
+        world_model_loss=WorldModelLoss(**model.get("world_model_loss", {})),
+        configure_model=lambda: None,
+        language_model=SimpleNamespace(config=None),
+        chat=None,
+    )
+    iteration = SimpleNamespace(
+        runner=SimpleNamespace(tasks=data.tasks, settings=None),
+        cutter=data.cutter,
+        advantage=advantage,
+        selection=EntropySelection(**config.get("entropy_selection", {})),
+        balance=RewardBalance(**config.get("reward_balance", {})),
+    )
+    return setup_checks.Run(SimpleNamespace(), module, iteration)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wm", ["paw", "tapo"])
+@pytest.mark.parametrize("method", ["graphgpo", "hgpo"])
+def test_the_command_line_reads_a_whole_stack_of_overlays(method: str, wm: str, resolve: Callable[..., dict]) -> None:
+    """The optimizer keeps the base's rate; a later surrogate replaces an earlier one."""
+    stack = ["household/base", f"method/{method}", f"wm/{wm}", "lora", "optimizer/muon"]
+    config = resolve(*stack, "surrogate/gspo", "surrogate/cispo")
+    assert config == resolve(*stack, "surrogate/cispo")
+    assert config["model"]["optimizer"]["class_path"].endswith(".MuonWithAdamW")
+    assert config["model"]["optimizer"]["init_args"]["lr"] == 3e-4
+    assert config["model"]["policy_loss"]["surrogate"] == "cispo" and config["data"]["normalization"] == "token_mean"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("method/graphgpo", "wm/paw", "surrogate/gspo", "optimizer/muon"), ("method/hgpo", "surrogate/cispo", "lora")],
+)
+def test_surrogate_and_optimizer_overlays_run(names: tuple[str, ...], tmp_path: Path) -> None:
+    """One iteration of two steps, so that the second one's ratio is none of 1; a step of 3e-4 moves log-probs."""
+    settings = SMALL | {"trainer__limit_val_batches": 0, "data__minibatches": 2, "rollout__max_steps": 3}
+    files = overlay("household/base", *names, "optimizer/muon")
+    curves = runs.curves(runs.fit(tmp_path, "tiny-household", files, **settings))
+    assert curves["train/grad_norm"][1] > 0 and curves["train/approx_kl"][1] > 0
+    assert 0 <= curves["train/clip_fraction"][1] <= 1
 
 
 @pytest.mark.parametrize("later", WM)
@@ -223,5 +309,5 @@ def test_every_config_is_tested() -> None:
     """A new folder of configs needs a test of its own: name it here."""
     adapters = {"express", "scienceworld", "textworld", "gym", "textarena", "openenv", "verl_agent", "mixture"}
     worlds = {"household", "alfworld", "search", "shop", "webshop"} | adapters  # tests/envs/adapters
-    overlays = {"method", "wm", "strategy", "shared", "configs"}
+    overlays = {"method", "wm", "surrogate", "optimizer", "strategy", "shared", "configs"}
     assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} <= {"compare"} | overlays | worlds

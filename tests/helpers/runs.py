@@ -98,7 +98,7 @@ def fit_ranks(
     directory.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("forkserver")  # imports once for all, and forks no used autograd
     context.set_forkserver_preload(["tests.helpers.runs"])
-    port, command = _free_port(), ["fit", *[f"--config={path}" for path in configs], *arguments(options)]
+    port, command = free_port(), ["fit", *[f"--config={path}" for path in configs], *arguments(options)]
     processes = [
         context.Process(target=_rank, args=(rank, devices, port, command, directory)) for rank in range(devices)
     ]
@@ -123,7 +123,7 @@ def _rank(rank: int, size: int, port: int, command: list[str], directory: Path) 
     run(command)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

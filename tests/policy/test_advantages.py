@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paw_lightning.policy.advantages.comparing import anchor_clusters, discounted_returns
 from paw_lightning.policy.advantages.gae import GAE, explained_variance, gae, whiten
-from paw_lightning.policy.advantages.group import GRPO, RLOO, GiGPO, anchor_clusters, discounted_returns
+from paw_lightning.policy.advantages.group import GRPO, RLOO, GiGPO
 from paw_lightning.types import Rollout, RolloutGroup
 from tests.helpers.factories import make_episode, make_group, make_transition
 

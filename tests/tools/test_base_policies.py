@@ -21,7 +21,6 @@ import make_base_policy
 from base_worlds import HOUSEHOLD, SEARCH, WORLDS, World
 from played_world import PlayedWorld
 from players import Skill, names, play
-from tiny_models import MuonWithAdamW
 
 GENERATED = [name for name in WORLDS if name != "alfworld"]
 
@@ -89,22 +88,6 @@ def test_a_played_world_demonstrates_what_its_player_plays(name: str) -> None:
             observation, over = answer, terminated or truncated
         wanted = [(seen, " " + done, answer) for _, seen, done, answer in episode(world, number, skill, dice=3)]
         assert turns == wanted
-
-
-def test_both_parts_of_the_optimizer_step_at_the_scheduled_rate() -> None:
-    """A matrix goes to Muon; the embedding of 7 tokens and a vector to AdamW, whose first step moves by the rate."""
-    weights = [torch.nn.Parameter(torch.ones(shape)) for shape in ((4, 3), (7, 3), (3,))]
-    optimizer = MuonWithAdamW(weights, lr=0.5, vocabulary=7)
-    for group in optimizer.param_groups:
-        group["lr"] = 0.01
-    for weight in weights:
-        weight.grad = torch.full_like(weight, 2.0)
-    optimizer.step()
-    matrix, embedding, vector = weights
-    assert torch.allclose(embedding, torch.tensor(0.99)) and torch.allclose(vector, torch.tensor(0.99))
-    # Muon makes the update's singular values about 1 and scales it by 0.2 sqrt(4): of a constant matrix each element is
-    # 1 / sqrt(4 * 3) of it, so 0.01 * 0.4 / sqrt(12) = 0.00115, with the factor 0.7 to 1.2 of its approximation.
-    assert 0.0007 < (1 - matrix).mean() < 0.0015
 
 
 def test_a_policy_is_made_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,6 +150,36 @@ def test_scoring_gives_the_same_logprobs_in_both_layouts(module: PaWModule) -> N
         torch.testing.assert_close(grown.old_logprobs, stepped.old_logprobs, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("surrogate", ["gspo", "cispo"])
+def test_no_surrogate_depends_on_layout_or_micro_batches(module: PaWModule, surrogate: str) -> None:
+    """In the episode layout a row holds several actions, each with a ratio of its own; old log-probs are made up."""
+    module.policy_loss = PolicyLoss(surrogate=surrogate)
+    cutter = RolloutDataModule(minibatches=1, normalization="sequence_mean").cutter
+    [rows] = cutter.minibatch_rows(as_steps(grown_rollout()))
+    whole, whole_gradients = step_gradients(module, rows, 1)
+    [grown] = cutter.minibatch_rows(grown_rollout())
+    for other_rows, micro_batches in ((rows, 2), (rows, 8), (grown, 1), (grown, 2)):
+        loss, gradients = step_gradients(module, other_rows, micro_batches)
+        assert loss == pytest.approx(whole, abs=1e-5)
+        for name, gradient in whole_gradients.items():
+            torch.testing.assert_close(gradients[name], gradient, atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_the_sequence_ratio_is_that_of_each_turn(module: PaWModule) -> None:
+    """GSPO's eq. 5 from a plain forward of every transition: the mean over the six actions of min(s A, clip(s) A)."""
+    module.policy_loss = PolicyLoss(surrogate="gspo")
+    rollout = make_rollout()
+    for t in rollout.transitions:
+        t.selected = False
+    [rows] = RolloutDataModule(minibatches=1, normalization="sequence_mean").cutter.minibatch_rows(rollout)
+    loss, _ = step_gradients(module, rows, 2)
+    terms = []
+    for t in rollout.transitions:
+        s = (naive_terms(module, t)[0] - t.old_logprobs).mean().exp()
+        terms.append(min((s * t.advantage).item(), (s.clamp(0.8, 1.2) * t.advantage).item()))
+    assert loss == pytest.approx(-sum(terms) / 6, abs=1e-5)
+
+
 def test_everything_about_the_policy_is_scored_in_one_pass(tiny_model_dir: str) -> None:
     """And in none where the sampler has told all; entropies that it gave stay."""
     module = PaWModule(tiny_model_dir, critic="shared")

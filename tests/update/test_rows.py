@@ -12,6 +12,7 @@ import torch
 from paw_lightning.models.loading import load_language_model
 from paw_lightning.models.policy_world_model import PolicyWorldModel
 from paw_lightning.types import Transition
+from paw_lightning.update.batches import UpdateCutter, restrict
 from paw_lightning.update.collate import branch_view, collate
 from paw_lightning.update.rows import Branch, Row, Segment, build_rows
 from tests.helpers.updates import FIRST, SECOND, controlled, rollout_of, transcript, transition
@@ -181,6 +182,15 @@ def test_an_attention_that_cannot_branch_is_named(tiny_model_dir: str) -> None:
         match=r"model\.attention is 'flash_attention_2' \(full_attention\).*wanted sdpa.*target_control\.targets",
     ):
         model(batch.input_ids, batch.action_mask, batch.target_mask, 1.0, batch.position_ids, batch.visible)
+
+
+def test_every_token_knows_its_action() -> None:
+    """Three turns of one transcript, the second without a token, and a row of its own: 2, 0, 2 and 1 tokens."""
+    turns = transcript(FIRST[0], ([13, 14], [], [72]), FIRST[2]) + transcript(([16], [64], [76]))
+    [rows] = UpdateCutter(minibatches=1).minibatch_rows(rollout_of(turns[:3], turns[3:]))
+    ordered = sorted(rows, key=lambda row: -row.length)
+    assert collate(ordered, on_policy=False).action_index.tolist() == [0, 0, 1, 1, 2]
+    assert restrict(collate(ordered, on_policy=False), "world_model").action_index.tolist() == []
 
 
 def test_a_micro_batch_without_actions_can_be_collated() -> None:

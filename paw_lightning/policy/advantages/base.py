@@ -33,6 +33,11 @@ class Advantage(ABC):
     relative: ClassVar[bool] = True
     """It compares the episodes of a group, so that a group of one teaches nothing."""
 
+    @property
+    def compares_turns(self) -> bool:
+        """It also compares turns with each other, within one episode as well: a group of one may teach something."""
+        return False
+
     @abstractmethod
     def write(self, rollout: Rollout, inadmissible_penalty: float = 0.0) -> None:
         """Write `advantage` of every transition; an estimator per token also writes token_advantages, value_targets.
