@@ -87,8 +87,8 @@ class Ahead(Runner):
         self._iterations = iterations
         if getattr(self.sampler, "sleep", False):
             raise SettingsError(
-                "rollout.ahead is 1 and rollout.sampler.init_args.sleep is true: a server that sleeps cannot play beside "
-                "the update; wanted one of the two"
+                "rollout.ahead is 1 and rollout.sampler.init_args.sleep is true: a server that sleeps cannot play "
+                "beside the update; wanted one of the two"
             )
         if self.beside:
             self._line = ranks.second_line(timeout)
