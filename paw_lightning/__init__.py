@@ -25,7 +25,16 @@ if TYPE_CHECKING:
         TargetControl,
         WorldModelHealth,
     )
-    from paw_lightning.envs import HouseholdEnv, MixtureEnv, RecordedEpisodes, SearchEnv, ShopEnv, TextEnv, WorkerEnv
+    from paw_lightning.envs import (
+        HiddenRuleEnv,
+        HouseholdEnv,
+        MixtureEnv,
+        RecordedEpisodes,
+        SearchEnv,
+        ShopEnv,
+        TextEnv,
+        WorkerEnv,
+    )
     from paw_lightning.models.lora import LoRA
     from paw_lightning.policy.advantages import GAE, GRPO, RLOO, GiGPO, Imitation, NoReward
     from paw_lightning.policy.losses import PolicyLoss
@@ -45,6 +54,7 @@ __all__ = [
     "EvaluationReport",
     "GiGPO",
     "GracefulStop",
+    "HiddenRuleEnv",
     "HouseholdEnv",
     "Imitation",
     "IterationProgressBar",
@@ -74,7 +84,7 @@ __all__ = [
 _HOMES = {
     "callbacks": "Canaries EntropySelection EnvironmentLoop EvaluationReport GracefulStop IterationProgressBar "
     "LoggerSetup PolicyExport RewardBalance RolloutFiles RolloutSamples SuccessReport TargetControl WorldModelHealth",
-    "envs": "HouseholdEnv MixtureEnv RecordedEpisodes SearchEnv ShopEnv TextEnv WorkerEnv",
+    "envs": "HiddenRuleEnv HouseholdEnv MixtureEnv RecordedEpisodes SearchEnv ShopEnv TextEnv WorkerEnv",
     "models.lora": "LoRA",
     "policy.advantages": "GAE GRPO GiGPO Imitation NoReward RLOO",
     "policy.losses": "PolicyLoss",
