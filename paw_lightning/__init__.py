@@ -25,7 +25,16 @@ if TYPE_CHECKING:
         TargetControl,
         WorldModelHealth,
     )
-    from paw_lightning.envs import HouseholdEnv, MixtureEnv, RecordedEpisodes, SearchEnv, ShopEnv, TextEnv, WorkerEnv
+    from paw_lightning.envs import (
+        HiddenRuleEnv,
+        HouseholdEnv,
+        MixtureEnv,
+        RecordedEpisodes,
+        SearchEnv,
+        ShopEnv,
+        TextEnv,
+        WorkerEnv,
+    )
     from paw_lightning.models.lora import LoRA
     from paw_lightning.policy.advantages import GAE, GRPO, HGPO, RLOO, GiGPO, GraphGPO, Imitation, NoReward
     from paw_lightning.policy.losses import PolicyLoss
@@ -48,6 +57,7 @@ __all__ = [
     "GiGPO",
     "GracefulStop",
     "GraphGPO",
+    "HiddenRuleEnv",
     "HouseholdEnv",
     "Imitation",
     "IterationProgressBar",
@@ -78,7 +88,7 @@ __all__ = [
 _HOMES = {
     "callbacks": "Canaries EntropySelection EnvironmentLoop EvaluationReport GracefulStop IterationProgressBar "
     "LoggerSetup PolicyExport RewardBalance RolloutFiles RolloutSamples SuccessReport TargetControl WorldModelHealth",
-    "envs": "HouseholdEnv MixtureEnv RecordedEpisodes SearchEnv ShopEnv TextEnv WorkerEnv",
+    "envs": "HiddenRuleEnv HouseholdEnv MixtureEnv RecordedEpisodes SearchEnv ShopEnv TextEnv WorkerEnv",
     "models.lora": "LoRA",
     "policy.advantages": "GAE GRPO GiGPO GraphGPO HGPO Imitation NoReward RLOO",
     "policy.losses": "PolicyLoss",

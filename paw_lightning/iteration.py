@@ -54,9 +54,11 @@ class Iteration:
         runner.refresh()
         tasks = runner.train_tasks(number)
         rollout = runner.play(number, tasks)
+        rollout.left_out_teach = self.cutter.left_out_teach
         runner.score(rollout)
         self.advantage.write(rollout, self.inadmissible_penalty)
         rollout.idle = self.advantage.idle
+        self.control.rule_out(rollout, policy.chat)
         self.selection.select(rollout, seed)
         self.control.replace(rollout, policy.chat.tokenizer, self.cutter.world_model_horizon, seed)
         self.balance.weigh(rollout, policy.world_model_loss, self.measure, rewardless=self.advantage.rewardless)

@@ -86,9 +86,17 @@ class Transition:
     """The transition is in S_alpha: its observation is predicted."""
 
     # Written by TargetControl.
+    target_mask: list[bool] | None = None
+    """Which of observation_ids may be targets; None where no filter has said so, and all may."""
+    counterfactual_mask: list[bool] | None = None
+    """The same of counterfactual_ids."""
     control_ids: list[int] | None = None
     """Token ids that take the observation's place as targets; None where the true observation is predicted, and
     empty where the control has nothing to offer."""
+    control_mask: list[bool] | None = None
+    """Which of control_ids may be targets, as of target_mask."""
+    target_sign: int = 1
+    """1, or -1 where what it teaches counts against itself (the control `noise_sign`)."""
 
     @property
     def begins_row(self) -> bool:
@@ -101,9 +109,25 @@ class Transition:
         return self.observation_ids if self.control_ids is None else self.control_ids
 
     @property
+    def predicted_mask(self) -> list[bool] | None:
+        """Which of predicted_ids are targets, the others being context; None: all are."""
+        return self.target_mask if self.control_ids is None else self.control_mask
+
+    @property
+    def predicted_count(self) -> int:
+        """|o|: how many of predicted_ids are targets."""
+        return len(self.predicted_ids) if self.predicted_mask is None else sum(self.predicted_mask)
+
+    @property
     def target_ids(self) -> list[int]:
         """What this transition teaches the world model; empty when it is not selected."""
-        return self.predicted_ids if self.selected else []
+        mask = self.predicted_mask or [True] * len(self.predicted_ids)
+        return [i for i, taught in zip(self.predicted_ids, mask, strict=True) if taught] if self.selected else []
+
+    @property
+    def teachable(self) -> bool:
+        """Its observation has a token that may be a target."""
+        return bool(self.observation_ids) and (self.target_mask is None or any(self.target_mask))
 
 
 def alike(numbers: Sequence[float]) -> bool:
@@ -177,7 +201,9 @@ class Rollout:
     idle: bool = False
     """The advantage teaches the policy nothing; the iteration writes it."""
     left_out: list[RolloutGroup] = field(default_factory=list)
-    """Groups that were played and are not trained on: all their returns are equal (dynamic sampling)."""
+    """Groups that were played and do not train the policy: all their returns are equal (dynamic sampling)."""
+    left_out_teach: bool = False
+    """They still teach the world model; the iteration writes it."""
     failures: list[str] = field(default_factory=list)
     """Why each of the groups that were lost to a failing environment was."""
     fingerprints: dict[str, str] = field(default_factory=dict)
@@ -203,6 +229,11 @@ class Rollout:
     @property
     def transitions(self) -> list[Transition]:
         return [t for group in self.groups for t in group.transitions]
+
+    @property
+    def teaching(self) -> list[RolloutGroup]:
+        """The groups whose transitions may teach the world model."""
+        return self.groups + self.left_out if self.left_out_teach else self.groups
 
     @property
     def dropped_groups(self) -> int:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from players import HouseholdPlayer, Player, SearchPlayer, ShopPlayer, Skill, play
+from players import HiddenRulePlayer, HouseholdPlayer, Player, SearchPlayer, ShopPlayer, Skill, play
 from tiny_models import SMALL, Shape, Words, qwen_words
 
 from paw_lightning import config_files
 from paw_lightning.envs.base import TextEnv
+from paw_lightning.envs.hidden_rule.env import HiddenRuleEnv
 from paw_lightning.envs.household.env import HouseholdEnv
 from paw_lightning.envs.household.game import TASKS
 from paw_lightning.envs.search.env import SearchEnv
@@ -100,6 +101,8 @@ FIRST_HOUSE = 10_000_000
 """Number of the first house played: far from any that training reaches."""
 FIRST_SHOP = FIRST_FACTS = 10_000
 """Of the first shop visited and the first fact base asked about: nothing in them is of the one that training visits."""
+FIRST_RULE = 10_000_000
+"""Of the first rule played by: far from any that a run is trained on."""
 VISITS = 64
 """To one shop; then comes the next, so that no product is worth remembering."""
 HOUSES: dict[str, Any] = {"receptacles": 6, "objects": 6}
@@ -129,6 +132,11 @@ def start_question(number: int) -> tuple[TextEnv, int]:
 def questions() -> int:
     """That can be asked about one fact base."""
     return int(environment("search/base", SearchEnv, **FACTS, fact_seed=FIRST_FACTS).num_tasks)
+
+
+def start_rule(number: int) -> tuple[TextEnv, int]:
+    """Every episode another rule, so that none is worth remembering."""
+    return environment("hidden/base", HiddenRuleEnv, rule_seed=FIRST_RULE + number), number
 
 
 def start_game(number: int) -> tuple[TextEnv, int]:
@@ -161,6 +169,14 @@ def search_texts(seed: int) -> Iterator[str]:
             dice = f"{seed} {number} {question}"
             for task, observation, action, answer in _played(env, question, SearchPlayer, dice, 4):
                 yield f"{observation}\nQuestion: {task}\n> {action}\n{answer}"
+
+
+def hidden_texts(seed: int) -> Iterator[str]:
+    """Answers and commands under other rules, with every kind of door and every answer."""
+    for rule in range(2 * FIRST_RULE, 2 * FIRST_RULE + 600):
+        env = environment("hidden/base", HiddenRuleEnv, doors=24, levers=16, slip=0.1, rule_seed=rule)
+        for _, observation, action, answer in _played(env, rule, HiddenRulePlayer, f"{seed} {rule}", 4):
+            yield f"{observation}\n> {action}\n{answer}"
 
 
 def alfworld_texts(seed: int, games: int = 1000) -> Iterator[str]:
@@ -241,6 +257,23 @@ SEARCH = World(
     "configuration. In a share 0.5 of the episodes the player reads which fact is asked for, in the others it guesses "
     "among what is new",
 )
+HIDDEN = World(
+    name="hidden",
+    config="hidden/base",
+    kind=HiddenRuleEnv,
+    start=start_rule,
+    player=HiddenRulePlayer,
+    texts=hidden_texts,
+    phases=(
+        Phase(Skill(0.3, 0.3), 60, 4e-3),
+        Phase(Skill(0.3, 0.3), 10, 2e-3, layout="step", episodes=64),
+    ),
+    turns=4,
+    story="each under a rule never met before or again, and never that of the configuration. In a share 0.3 of the "
+    "episodes the player pulls the lever of the bolt that it has just seen, in the others any",
+    vocabulary=480,
+    shape=Shape(width=64, feedforward=160),
+)
 ALFWORLD = World(
     name="alfworld",
     config="alfworld/small",
@@ -256,4 +289,4 @@ ALFWORLD = World(
     words=alfworld_words,
     action_prefix="",
 )
-WORLDS = {world.name: world for world in (HOUSEHOLD, SHOP, SEARCH, ALFWORLD)}
+WORLDS = {world.name: world for world in (HOUSEHOLD, SHOP, SEARCH, HIDDEN, ALFWORLD)}

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from paw_lightning.envs.base import TextEnv
+from paw_lightning.envs.hidden_rule.env import HiddenRuleEnv
+from paw_lightning.envs.hidden_rule.players import IgnorantPlayer
 from paw_lightning.envs.household.env import HouseholdEnv
 from paw_lightning.envs.household.expert import ExplorerExpert
 from paw_lightning.envs.search.env import NAME, SearchEnv
@@ -91,6 +93,23 @@ class SearchPlayer:
             action = self.answer if self.reads else f"answer {self.rng.choice(new or names(self.sight))}"
         if self.searches and action == self.searches[0]:
             self.searches.pop(0)
+        return action
+
+
+class HiddenRulePlayer:
+    """With insight it heeds the bolts that it sees, otherwise it pulls any lever; it never knows the rule."""
+
+    def __init__(self, env: HiddenRuleEnv, observation: str, info: dict[str, Any], rng: random.Random, skill: Skill):
+        self.rng, self.skill = rng, skill
+        self.player = IgnorantPlayer(env.levers, rng)
+        self.heeding = rng.random() < skill.insight
+
+    def act(self, observation: str, info: dict[str, Any]) -> str:
+        """The ignorant player's pull, or any."""
+        action = self.player.act(observation)
+        if not self.heeding or self.rng.random() < self.skill.noise:
+            action = self.rng.choice(info["admissible_commands"])
+        self.player.pulled = action.split()[-1]
         return action
 
 

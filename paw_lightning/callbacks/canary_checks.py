@@ -297,6 +297,13 @@ def masked_runs(input_ids: Tensor, mask: Tensor) -> list[list[int]]:
     return [[token for token, _ in pairs] for row in stretches for masked, pairs in row if masked]
 
 
+def target_runs(t: Transition) -> list[tuple[int, ...]]:
+    """Every unbroken stretch of what a transition may be taught; whole texts where no filter cuts them."""
+    mask = t.predicted_mask or [True] * len(t.predicted_ids)
+    pairs = groupby(zip(t.predicted_ids, mask, strict=True), key=lambda pair: pair[1])
+    return [tuple(token for token, _ in run) for taught, run in pairs if taught]
+
+
 def squashed(text: str) -> str:
     """Text without what tokenizers may lose: white space and the form of a character."""
     return "".join(unicodedata.normalize("NFKC", valid_text(text)).split())

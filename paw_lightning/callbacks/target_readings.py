@@ -53,10 +53,11 @@ class TargetReadings:
         logprobs, shares = (torch.cat(parts) for parts in zip(*self._numbers, strict=True))
         numbers = logprobs.tolist(), loss.token_weights(logprobs).tolist()
         weights = shares.tolist()
-        places = {id(t): place for place, t in enumerate(rollout.transitions)}
+        played = [t for group in rollout.groups + rollout.left_out for t in group.transitions]
+        places = {id(t): place for place, t in enumerate(played)}
         readings, start = [], 0
         for t, step in self._targets:
-            stop = start + len(t.predicted_ids)
+            stop = start + t.predicted_count
             read, pull = (values[start:stop] for values in numbers)
             readings.append(Reading(places[id(t)], step, weights[start], read, pull))
             start = stop

@@ -101,7 +101,9 @@ class WorldModelHealth(RolloutCallback):
         pairs = []
         for p in self._predict(module, transitions, lambda t: t.selected):
             offsets = chat.text_offsets(p.transition.observation_text, p.transition.observation_ids)
-            pairs.append((p.logprobs, nuisance_mask(offsets, p.transition.nuisance_spans)))
+            mask = nuisance_mask(offsets, p.transition.nuisance_spans)
+            allowed = torch.tensor(p.transition.target_mask or [True] * len(mask), dtype=torch.bool)
+            pairs.append((p.logprobs[allowed], mask[allowed]))
         return pairs
 
     def on_train_batch_start(

@@ -92,8 +92,14 @@ class RecordedTurn:
     action_ids: list[int] = field(default_factory=list)
     bridge_ids: list[int] = field(default_factory=list)
     observation_ids: list[int] = field(default_factory=list)
+    target_mask: list[bool] | None = None
+    """Which observation tokens may be targets (`target_control.filter`)."""
     control_ids: list[int] | None = None
+    control_mask: list[bool] | None = None
+    target_sign: int = 1
+    """-1 where what the turn teaches counts against itself (the control `noise_sign`)."""
     counterfactual_ids: list[int] | None = None
+    counterfactual_mask: list[bool] | None = None
     action_text: str = ""
     """What was sent to the environment."""
     answer_text: str = ""
@@ -122,7 +128,8 @@ class RecordedTurn:
     action_entropy: float = 0.0
     selected: bool = False
     target_logprobs: list[float] | None = None
-    """Log-prob of each predicted token in the forward pass that trained it: before the optimizer step it is part of."""
+    """Log-prob of each target token in the forward pass that trained it: before the optimizer step it is part of. A
+    token that the mask rules out is no target and has none."""
     target_step: int | None = None
     """Which optimizer step of the iteration that was; in step 0 nothing of this iteration was learnt yet."""
     target_weight: float | None = None
@@ -144,7 +151,7 @@ class RecordedEpisode:
     coefficient: float = 0.0
     """lambda of the group."""
     left_out: bool = False
-    """Played, and not trained on (dynamic sampling)."""
+    """Played, and not trained on (dynamic sampling), but perhaps as the world model's targets."""
     task_seed: int = 0
     member: int = 0
     task: str = ""

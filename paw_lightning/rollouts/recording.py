@@ -22,7 +22,10 @@ GROUP = [f.name for f in fields(RolloutGroup) if f.name in DEFAULTS[RecordedEpis
 SCORES = ("old_logprobs", "reference_logprobs", "old_values", "importance")
 TENSORS = (*SCORES, "token_advantages", "value_targets")
 """Those that are tensors; what the advantage makes of the scores is made anew when they are read."""
-LATER = {"advantage", "token_advantages", "value_targets", "action_entropy", "selected", "control_ids"}
+LATER = {
+    *("advantage", "token_advantages", "value_targets", "action_entropy", "selected"),
+    *("target_mask", "counterfactual_mask", "control_ids", "control_mask", "target_sign"),
+}
 """What an iteration writes after scoring."""
 PLAYED = (
     "rollout/overlong_observations",

@@ -141,6 +141,7 @@ class Replay(Runner):
             self._score_parts(rollout, self._score)
         elif values or reference:
             self._score_parts(rollout, partial(self._score_rest, values=values, reference=reference))
+        self._score_left_out(rollout)
         for t in rollout.transitions:
             t.old_values = t.old_values if "critic" in now else None
             t.reference_logprobs = t.reference_logprobs if "reference" in now else None

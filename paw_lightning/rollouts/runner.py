@@ -224,6 +224,7 @@ class Runner:
     def score(self, rollout: Rollout) -> None:
         """Write what scoring writes (types.py); every rank scores a part of the update and gets the rest."""
         self._score_parts(rollout, self._score)
+        self._score_left_out(rollout)
         if rollout.demonstrated:
             return  # no sampler has written anything
         sampled = self.settings.takes_sampled_logprobs(self.sampler)
@@ -233,10 +234,31 @@ class Runner:
 
     def _score_parts(self, rollout: Rollout, work: Callable[[list[RolloutGroup]], list[RolloutGroup]]) -> None:
         """Let every rank work on its part of the groups; all of them get all parts."""
-        mine = ranks.rank_slice(len(rollout.groups))
+        rollout.groups = self._in_parts(rollout, rollout.groups, work)
+
+    def _score_left_out(self, rollout: Rollout) -> None:
+        """Write the entropies of groups that teach the world model alone: selection reads nothing else of scoring."""
+        if rollout.left_out_teach:
+            rollout.left_out = self._in_parts(rollout, rollout.left_out, self._score_entropies)
+
+    def _in_parts(
+        self,
+        rollout: Rollout,
+        groups: list[RolloutGroup],
+        work: Callable[[list[RolloutGroup]], list[RolloutGroup]],
+    ) -> list[RolloutGroup]:
+        mine = ranks.rank_slice(len(groups))
         with timed(rollout.seconds, "scoring"), self.policy.arithmetic():
-            parts = ranks.together(partial(work, rollout.groups[mine]))
-        rollout.groups = [group for part in parts for group in part]
+            parts = ranks.together(partial(work, groups[mine]))
+        return [group for part in parts for group in part]
+
+    def _score_entropies(self, groups: list[RolloutGroup]) -> list[RolloutGroup]:
+        transitions = [t for group in groups for t in group.transitions]
+        for t in transitions:
+            t.token_entropies = t.token_entropies or t.sampled_entropies
+        limits = self.settings.temperature, self.settings.scoring_tokens
+        scoring.write_policy_scores(self.policy.played_model, transitions, *limits, logprobs=False, values=False)
+        return groups
 
     def _score(self, groups: list[RolloutGroup]) -> list[RolloutGroup]:
         settings, model = self.settings, self.policy.played_model

@@ -44,6 +44,9 @@ class RolloutDataModule(L.LightningDataModule):
             in which every episode fails, those that eq. 10 gives lambda = 1: the world model then learns least where
             the policy is weakest. Every iteration owns `dynamic_sampling` + 1 blocks of `groups` tasks, whether played
             or not, so that the tasks of an iteration depend on nothing that happened before it.
+        left_out_teach: the groups that dynamic sampling leaves out of the policy's update still teach the world model:
+            they are selected from, and weighed with eq. 10, as if nothing had been left out. Their rows cost time and
+            memory of the update: up to `dynamic_sampling` + 1 times as many as without dynamic sampling.
         world_model_interval: 0 trains both losses in every optimizer step. I > 0 lets them take turns (TAPO): after I
             steps of the policy loss alone comes one of the world-model loss alone, over the rollout's selected
             transitions, counted through the whole run. There are still `minibatches` steps per iteration; each loss
@@ -75,16 +78,28 @@ class RolloutDataModule(L.LightningDataModule):
         world_model_discount: float = 1.0,
         replay: str | None = None,
         seed: int = 0,
+        left_out_teach: bool = False,
     ) -> None:
         super().__init__()
         for name, value in {"evaluation_batch": evaluation_batch, "test_samples": test_samples}.items():
             if value < 1:
                 raise SettingsError(f"data.{name} is {value}; wanted at least 1")
+        if left_out_teach and not dynamic_sampling:
+            raise SettingsError(
+                "data.left_out_teach is true and data.dynamic_sampling is 0, which leaves no group out; wanted "
+                "left_out_teach false, or dynamic_sampling of at least 1"
+            )
         evaluation = {"val": validation_tasks, "test": test_tasks}
         self.tasks = TaskOrder(groups, group_size, dynamic_sampling, evaluation, seed)
         """Which tasks are played when."""
         self.cutter = UpdateCutter(
-            minibatches, normalization, world_model_interval, world_model_horizon, world_model_discount, seed
+            minibatches,
+            normalization,
+            world_model_interval,
+            world_model_horizon,
+            world_model_discount,
+            seed,
+            left_out_teach,
         )
         """How what was played is cut into mini-batches."""
         self.replay = replay
@@ -120,6 +135,7 @@ class RolloutDataModule(L.LightningDataModule):
             "data.normalization": cutter.normalization,
             "data.world_model_horizon": cutter.world_model_horizon,
             "data.world_model_discount": cutter.world_model_discount,
+            "data.left_out_teach": cutter.left_out_teach,
             "data.replay": self.replay,
         }
 

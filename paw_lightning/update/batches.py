@@ -30,6 +30,7 @@ class UpdateCutter:
     world_model_horizon: int = 1
     world_model_discount: float = 1.0
     seed: int = 0
+    left_out_teach: bool = False
 
     def __post_init__(self) -> None:
         one_of("data.normalization", self.normalization, get_args(Normalization))
@@ -98,8 +99,12 @@ class UpdateCutter:
                 "of them learn nothing and leave the weights alone (data.minibatches, data.groups)"
             )
         # Dealt to the steps at random
-        order = torch.randperm(len(rows), generator=generator(self.seed, "rows", rollout.iteration)).tolist()
-        dealt = [[rows[i] for i in order[part::count]] for part in range(count)]
+        randomness = generator(self.seed, "rows", rollout.iteration)
+        shuffled: list[Row] = []
+        for acts in (True, False):  # apart, so that each step has its share of the actions
+            kind = [row for row in rows if bool(row.having("action")) is acts]
+            shuffled += [kind[i] for i in torch.randperm(len(kind), generator=randomness).tolist()]
+        dealt = [shuffled[part::count] for part in range(count)]
         minibatches = [part or [rows[0].weightless()] for part in dealt]
         # Action tokens weighed over their step
         for minibatch in minibatches:
@@ -136,7 +141,7 @@ def without_targets(rollout: Rollout) -> Rollout:
         return dataclasses.replace(episode, transitions=transitions)
 
     groups = [dataclasses.replace(g, episodes=list(map(unselected, g.episodes))) for g in rollout.groups]
-    return dataclasses.replace(rollout, groups=groups)
+    return dataclasses.replace(rollout, groups=groups, left_out_teach=False)
 
 
 def restrict(batch: MicroBatch, terms: Terms) -> MicroBatch:

@@ -24,10 +24,10 @@ def rectangle(rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
     roles = torch.zeros((len(rows), width), dtype=torch.uint8)
     for i, row in enumerate(rows):
         tokens = row.trunk
-        codes = [CODES[segment.role] for segment in row.segments for _ in segment.ids]
+        codes = [CODES[role] for segment in row.segments for role in segment.roles]
         for branch in row.branches:
             tokens += [tokens[branch.start - 1], *branch.target.ids]
-            codes += [CODES["context"], *(CODES["target"] for _ in branch.target.ids)]
+            codes += [CODES["context"], *(CODES[role] for role in branch.target.roles)]
         input_ids[i, : len(tokens)] = torch.tensor(tokens)
         roles[i, : len(codes)] = torch.tensor(codes, dtype=torch.uint8)
     return input_ids, roles == CODES["action"], roles == CODES["target"]
@@ -81,8 +81,8 @@ def collate(
         reference_logprobs=reference,
         action_index=_action_index([len(s.ids) for s in actions]),
         policy_weights=torch.tensor([s.weight for s in actions for _ in s.ids]),
-        target_weights=torch.tensor([s.weight for _, s in targets for _ in s.ids]),
-        target_coefficients=torch.tensor([row.coefficient for row, s in targets for _ in s.ids]),
+        target_weights=torch.tensor([s.weight for _, s in targets for _ in range(s.count)]),
+        target_coefficients=torch.tensor([row.coefficient for row, s in targets for _ in range(s.count)]),
         on_policy=on_policy and not demonstrated,
         old_values=_scores(actions, lambda t: t.old_values),
         value_targets=_scores(actions, lambda t: t.value_targets),

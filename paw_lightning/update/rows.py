@@ -24,6 +24,20 @@ class Segment:
     weight: float = 0.0
     """What each token's loss is multiplied by. Of targets build_rows writes it; of actions UpdateCutter, as it
     depends on the mini-batch."""
+    mask: list[bool] | None = None
+    """Which of the tokens have the role, the others being context; None: all have it."""
+
+    @property
+    def roles(self) -> list[Role]:
+        """Each token's role."""
+        if self.mask is None:
+            return [self.role] * len(self.ids)
+        return [self.role if own else "context" for own in self.mask]
+
+    @property
+    def count(self) -> int:
+        """Tokens that have the role."""
+        return len(self.ids) if self.mask is None else sum(self.mask)
 
 
 @dataclass
@@ -77,27 +91,31 @@ def build_rows(rollout: Rollout, *, horizon: int = 1, discount: float = 1.0, sca
     So in the step layout every transition is a row, in the episode layout every episode is. Target weights are those
     of eqs. (9) and (11), lambda_g / (G |S_g| |o|), times `scale`; action weights are left at 0.
 
+    Groups that were left out of the policy's update and still teach have rows without actions, each up to its last
+    target. G counts them too: the world model's term is that of all that was played, as if none had been left out
+    (choice: the paper does not say).
+
     With `horizon` n a selected transition teaches o_{t+1} to o_{t+n}, the later actions being given: step j has the
     share discount^(j-1) / sum of these over the steps that exist, so that the horizon changes what is predicted and
     not how much it weighs (choice: the paper predicts one step and names that a limit). The steps end with the
     episode, or before an observation that is not predicted.
     """
-    transitions = rollout.transitions
+    transitions = [t for group in rollout.teaching for t in group.transitions]
     weights = target_token_weights(
-        [g for g, group in enumerate(rollout.groups) for _ in group.transitions],
+        [g for g, group in enumerate(rollout.teaching) for _ in group.transitions],
         [t.selected for t in transitions],
         [len(t.target_ids) for t in transitions],
-        [group.coefficient for group in rollout.groups],
+        [group.coefficient for group in rollout.teaching],
     )
     left = iter(weights)
     rows: list[Row] = []
-    for g, group in enumerate(rollout.groups):
+    for g, group in enumerate(rollout.teaching):
         for episode in group.episodes:
             taught = [
-                _target_weights(episode.transitions[i : i + horizon], next(left) * scale, discount)
-                for i in range(len(episode.transitions))
+                _target_weights(episode.transitions[i : i + horizon], next(left) * t.target_sign * scale, discount)
+                for i, t in enumerate(episode.transitions)
             ]
-            for row in _episode_rows(episode.transitions, taught):
+            for row in _episode_rows(episode.transitions, taught, acts=g < len(rollout.groups)):
                 row.group, row.coefficient = g, group.coefficient
                 rows.append(row)
     return rows
@@ -135,17 +153,20 @@ def _target_weights(steps: Sequence[Transition], weight: float, discount: float)
     """
     if not steps[0].target_ids:
         return []
-    lengths = [len(t.predicted_ids) for t in takewhile(lambda t: t.predicted_ids, steps)]
+    lengths = list(takewhile(bool, (t.predicted_count for t in steps)))
     shares = [discount**j for j in range(len(lengths))]
     return [
         weight * (lengths[0] / length) * (share / sum(shares)) for length, share in zip(lengths, shares, strict=True)
     ]
 
 
-def _episode_rows(transitions: Sequence[Transition], taught: Sequence[Sequence[float]]) -> Iterator[Row]:
+def _episode_rows(
+    transitions: Sequence[Transition], taught: Sequence[Sequence[float]], *, acts: bool = True
+) -> Iterator[Row]:
     """Cut one or several whole episodes into rows.
 
-    taught[i][j] is the weight with which transition i teaches step j + 1; these add up on the observation.
+    taught[i][j] is the weight with which transition i teaches step j + 1; these add up on the observation. Where no
+    action trains the policy, a row that teaches nothing is not needed.
     """
     starts = [i for i, t in enumerate(transitions) if t.begins_row]
     for start, stop in pairwise([*starts, len(transitions)]):
@@ -153,8 +174,12 @@ def _episode_rows(transitions: Sequence[Transition], taught: Sequence[Sequence[f
         for i in range(start, stop):
             for place, weight in enumerate(taught[i], start=i):
                 weights[place] = weights.get(place, 0.0) + weight
-        end = max([stop, *(place + 1 for place in weights)])
-        yield _row(transitions[start:end], {i - start: w for i, w in weights.items()}, stop - start)
+        if not acts:
+            weights = {place: weight for place, weight in weights.items() if weight}
+            if not weights:
+                continue
+        end = max([stop if acts else 0, *(place + 1 for place in weights)])
+        yield _row(transitions[start:end], {i - start: w for i, w in weights.items()}, (stop - start) * acts)
 
 
 def _row(transitions: Sequence[Transition], weights: dict[int, float], acting: int) -> Row:
@@ -174,7 +199,7 @@ def _row(transitions: Sequence[Transition], weights: dict[int, float], acting: i
         # The turn boundary, and the observation: a target, context, or context beside a branch
         row.segments.append(Segment(t.bridge_ids))
         if i in weights:
-            target = Segment(t.predicted_ids, "target", t, weights[i])
+            target = Segment(t.predicted_ids, "target", t, weights[i], t.predicted_mask)
             if last or t.control_ids is None:
                 row.segments.append(target)
                 continue

@@ -10,10 +10,12 @@ import math
 from typing import Any, Literal, get_args
 
 import lightning as L
+from torch import Generator
 
 from paw_lightning.errors import SettingsError, one_of
 from paw_lightning.seeding import generator
 from paw_lightning.types import Rollout, RolloutGroup, Transition
+from paw_lightning.world_model import filters
 from paw_lightning.world_model import targets as controls
 from paw_lightning.world_model.coefficient import (
     Measure,
@@ -24,11 +26,19 @@ from paw_lightning.world_model.coefficient import (
 from paw_lightning.world_model.loss import Kind, WorldModelLoss
 from paw_lightning.world_model.selection import RULES, Rule, action_entropy, check_alpha, first_occurrences, select
 
+Targets = Literal["observation", "shuffled", "half_gold", "noise_sign", "random_tokens", "wrong_action"]
+
+
+def _teaching(rollout: Rollout) -> list[Transition]:
+    """All transitions that may teach the world model."""
+    return [t for group in rollout.teaching for t in group.transitions]
+
 
 class EntropySelection(L.Callback):
     """Keeps the ceil(alpha |P|) transitions of highest action entropy over the whole update (eq. 4).
 
-    choice: P holds the transitions that have a next observation to predict; the others take no place in the share.
+    choice: P holds the transitions that have a next observation to predict; the others take no place in the share. It
+    holds those of the groups that `data.left_out_teach` brings back as well.
 
     Logs ``wm/selected_fraction`` (of those that could be predicted), ``wm/duplicate_fraction`` (when they count once),
     ``wm/entropy_threshold`` (the lowest entropy kept, rule `entropy`) and ``rollout/action_entropy``.
@@ -64,7 +74,7 @@ class EntropySelection(L.Callback):
 
     def select(self, rollout: Rollout, seed: int) -> None:
         """Write action_entropy and selected of every transition."""
-        for t in rollout.transitions:
+        for t in _teaching(rollout):
             t.action_entropy = action_entropy(t.token_entropies, t.sampled_logprobs, self.entropy)
             t.selected = False
         rule = RULES[self.rule] if isinstance(self.rule, str) else self.rule
@@ -77,7 +87,7 @@ class EntropySelection(L.Callback):
 
     def _pools(self, rollout: Rollout) -> dict[str, list[Transition]]:
         """The transitions that compete with each other, under their environment's name (or "" for all)."""
-        candidates = [(g.environment, t) for g in rollout.groups for t in g.transitions if t.observation_ids]
+        candidates = [(g.environment, t) for g in rollout.teaching for t in g.transitions if t.teachable]
         if self.deduplicate:
             new = first_occurrences([(e, t.anchor, t.action_text, t.observation_text) for e, t in candidates])
             candidates = [candidate for candidate, first in zip(candidates, new.tolist(), strict=True) if first]
@@ -87,8 +97,8 @@ class EntropySelection(L.Callback):
         return pools
 
     def _log(self, rollout: Rollout, pools: dict[str, list[Transition]]) -> None:
-        transitions, metrics = rollout.transitions, rollout.metrics
-        predictable = sum(bool(t.observation_ids) for t in transitions)
+        transitions, metrics = _teaching(rollout), rollout.metrics
+        predictable = sum(t.teachable for t in transitions)
         entropies = [t.action_entropy for t in transitions]
         metrics["rollout/action_entropy"] = math.fsum(entropies) / max(len(entropies), 1)
         if self.alpha:
@@ -107,50 +117,87 @@ class TargetControl(L.Callback):
     Is it knowledge of the world that helps, or the update itself? With `data.world_model_horizon` above 1 it
     replaces all that the selected transitions reach.
 
-    Logs ``wm/true_target_fraction``, the share of a control's targets that are the true observation all the same.
+    A filter takes single tokens out of any of these: they are read and never predicted. choice (the paper does not
+    say): |o| of eqs. 9 and 11 counts the tokens that are left, so that a filter changes what an observation teaches and
+    not how much it weighs; where none is left, there is nothing to predict, and the transition takes no place in P.
+
+    Logs ``wm/true_target_fraction``, the share of a control's targets that are the true observation all the same,
+    ``wm/true_token_fraction``, that of single tokens (`half_gold`), ``wm/positive_fraction``, the share of the selected
+    transitions with the sign 1 (`noise_sign`), and ``wm/filtered_fraction``, the share of observation tokens that the
+    filter takes out.
 
     Args:
         targets: `observation`, the true next one; `shuffled`, the observations of the selected transitions, each given
             to another of them, so that the tokens of an update stay the same and only their causes are wrong: nobody
-            gets an observation equal to its own, unless one observation makes up more than half of all;
+            gets an observation equal to its own, unless one observation makes up more than half of all; `half_gold`,
+            half of an observation's tokens in places drawn at random, the others those of a shuffled observation;
+            `noise_sign`, the true one, the sign of what each selected transition teaches being drawn, 1 or -1;
             `random_tokens`, as many ordinary tokens as the observation has, drawn uniformly; `wrong_action`, the
             world's true answer to another admissible action in the same state (the environment has to offer `peek`).
             Such answers have lengths of their own; where there is no other action, or its answer is longer than
             `rollout.max_observation_tokens`, nothing is predicted.
+        filter: a function, by its path: (the observation's text, (first, last + 1) character of each of its tokens) ->
+            for each token whether it may be a target. ``paw_lightning.world_model.filters`` has some. null: all may.
     """
 
-    def __init__(
-        self, targets: Literal["observation", "shuffled", "random_tokens", "wrong_action"] = "observation"
-    ) -> None:
-        one_of("target_control.targets", targets, ("observation", "shuffled", "random_tokens", "wrong_action"))
-        self.targets = targets
+    def __init__(self, targets: Targets = "observation", filter: filters.TokenFilter | None = None) -> None:
+        one_of("target_control.targets", targets, get_args(Targets))
+        self.targets, self.filter = targets, filter
 
     @property
     def replaces(self) -> bool:
         """Whether something else than the true observation is predicted."""
-        return self.targets != "observation"
+        return self.targets not in ("observation", "noise_sign")
 
     @property
     def needs_counterfactuals(self) -> bool:
         """The collector has to record, beside each observation, the world's answer to another action."""
         return self.targets == "wrong_action"
 
+    def rule_out(self, rollout: Rollout, chat: Any) -> None:
+        """Write target_mask, and counterfactual_mask where that is predicted: what a filter leaves."""
+        if self.filter is None:
+            return
+        counts = [0, 0]  # tokens ruled out, and all
+        for t in _teaching(rollout):
+            if t.observation_ids:
+                t.target_mask = filters.mask(self.filter, chat, t.observation_text, t.observation_ids)
+                counts = [counts[0] + t.target_mask.count(False), counts[1] + len(t.target_mask)]
+            if t.counterfactual_ids and self.needs_counterfactuals:
+                text = chat.tokenizer.decode(t.counterfactual_ids)
+                t.counterfactual_mask = filters.mask(self.filter, chat, text, t.counterfactual_ids)
+        rollout.metrics["wm/filtered_fraction"] = counts[0] / max(counts[1], 1)
+
     def replace(self, rollout: Rollout, tokenizer: Any, horizon: int, seed: int) -> None:
-        """Write control_ids of the transitions whose observation is predicted; of none where nothing is replaced."""
+        """Write control_ids and control_mask of the transitions whose observation is predicted, or target_sign."""
         transitions = controls.predicted(rollout, horizon)
-        if not self.replaces or not transitions:
+        if self.targets == "observation" or not transitions:
             return
         randomness = generator(seed, "targets", rollout.iteration)
+        if self.targets == "noise_sign":
+            self._draw_signs(rollout, randomness)
+            return
         if self.targets == "shuffled":
             replaced = controls.shuffled(transitions, randomness)
+        elif self.targets == "half_gold":
+            replaced = controls.half_gold(transitions, randomness)
         elif self.targets == "random_tokens":
             replaced = controls.random_tokens(transitions, tokenizer, randomness)
         else:
             replaced = controls.wrong_action(transitions)
-        for t, ids in zip(transitions, replaced, strict=True):
-            t.control_ids = ids
+        for t, (ids, mask) in zip(transitions, replaced, strict=True):
+            t.control_ids, t.control_mask = ids, mask
         true = sum(t.control_ids == t.observation_ids for t in transitions)
         rollout.metrics["wm/true_target_fraction"] = true / len(transitions)
+        if self.targets == "half_gold":
+            same = [a == b for t in transitions for a, b in zip(t.control_ids or (), t.observation_ids, strict=True)]
+            rollout.metrics["wm/true_token_fraction"] = sum(same) / len(same)
+
+    def _draw_signs(self, rollout: Rollout, randomness: Generator) -> None:
+        selected = [t for t in _teaching(rollout) if t.selected]
+        for t, sign in zip(selected, controls.signs(len(selected), randomness), strict=True):
+            t.target_sign = sign
+        rollout.metrics["wm/positive_fraction"] = sum(t.target_sign > 0 for t in selected) / len(selected)
 
 
 class RewardBalance(L.Callback):
@@ -210,17 +257,17 @@ class RewardBalance(L.Callback):
 
     def weigh(self, rollout: Rollout, loss: WorldModelLoss, measure: Measure, *, rewardless: bool = False) -> None:
         """Write coefficient of every group; `measure` is asked only where another kind's weight is to be matched."""
-        if not any(t.selected for t in rollout.transitions):
+        if not any(t.selected for t in _teaching(rollout)):
             return  # nothing is predicted: plain policy optimisation needs no R_max
-        for group in rollout.groups:
+        for group in rollout.teaching:
             group.coefficient = self._coefficient(group, rollout.iteration, rewardless)
         if self.match_weight_of is not None:
             matched = self.match_weight_of == loss.kind
             scale = 1.0 if matched else matching_scale(loss, self.match_weight_of, *measure(rollout))
             rollout.metrics["wm/matching_scale"] = scale
-            for group in rollout.groups:
+            for group in rollout.teaching:
                 group.coefficient *= scale
-        coefficients = [group.coefficient for group in rollout.groups]
+        coefficients = [group.coefficient for group in rollout.teaching]
         rollout.metrics["wm/coefficient"] = sum(coefficients) / len(coefficients)
         rollout.metrics["wm/coefficient_max"] = max(coefficients)
 

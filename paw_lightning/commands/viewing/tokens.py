@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import compress
 
 from paw_lightning.rollout_files import RecordedEpisode
 
@@ -45,7 +46,10 @@ def targets(episodes: Iterable[RecordedEpisode]) -> Iterator[tuple[int, float, f
     """(id, w(p), log p) of every target token whose weight was written, and is a number; where lambda is 0, w is."""
     for episode in episodes:
         for turn in episode.turns:
-            ids = turn.observation_ids if turn.control_ids is None else turn.control_ids
+            ids, mask = turn.observation_ids, turn.target_mask
+            if turn.control_ids is not None:
+                ids, mask = turn.control_ids, turn.control_mask
+            ids = ids if mask is None else list(compress(ids, mask))
             for token, weight, logprob in zip(ids, turn.loss_weights or [], turn.target_logprobs or [], strict=False):
                 if math.isfinite(weight) and math.isfinite(logprob):
                     yield token, 0.0 if turn.target_weight == 0 else weight, logprob

@@ -30,7 +30,11 @@ export function story(episode, group) {
   if (episode.overflowed) found.push({ text: "The next prompt would have been too long, so the episode was cut off" });
   for (const error of episode.errors ?? [])
     found.push({ text: `Started again, as its environment had failed: ${oneLine(error, 500)}` });
-  if (row.left_out) found.push({ text: "Played, but not trained on: all returns of its group are equal" });
+  if (row.left_out) {
+    const teaches = turns.some((turn) => turn.selected);
+    const what = teaches ? "it trains the world model alone" : "not trained on";
+    found.push({ text: `Played, but ${what}: all returns of its group are equal` });
+  }
   taught(turns, found);
   const better = betterMember(row, group);
   if (better) found.push(better);

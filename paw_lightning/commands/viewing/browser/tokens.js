@@ -8,6 +8,7 @@ export const ROLES = {
   target: "observation, predicted",
   observation: "observation, not predicted",
   control: "control, predicted in its place",
+  filtered: "ruled out by the filter, no target",
   other: "answer to another action",
 };
 
@@ -66,21 +67,25 @@ function actions(turn, episode) {
 
 function observations(turn, episode) {
   const ids = turn.observation_ids ?? [];
-  const taught = (role, list) => ({
-    role,
-    tokens: list.map((id, at) =>
-      token(role, id, at, episode, {
-        logprob: turn.target_logprobs?.[at],
-        weight: turn.loss_weights?.[at],
+  // A token that a filter has ruled out is no target, and nothing was read of it.
+  const taught = (role, list, mask) => {
+    let next = 0;
+    const tokens = list.map((id, at) => {
+      if (mask && !mask[at]) return token(role === "observation" ? role : "filtered", id, at, episode, {});
+      const place = next++;
+      return token(role, id, at, episode, {
+        logprob: turn.target_logprobs?.[place],
+        weight: turn.loss_weights?.[place],
         share: turn.target_weight,
         coefficient: episode.coefficient,
         step: turn.target_step,
-      }),
-    ),
-  });
+      });
+    });
+    return { role, tokens };
+  };
   const replaced = turn.control_ids != null;
   const known = ids.length
-    ? taught(turn.selected && !replaced ? "target" : "observation", ids)
+    ? taught(turn.selected && !replaced ? "target" : "observation", ids, replaced ? null : turn.target_mask)
     : { role: "observation", text: turn.observation_text };
   if (ids.length) {
     spell(known.tokens, turn.observation_text);
@@ -88,7 +93,7 @@ function observations(turn, episode) {
   }
   if (!replaced) return [known];
   for (const item of known.tokens ?? []) item.logprob = item.weight = item.share = undefined;
-  return [known, taught(turn.selected ? "control" : "observation", turn.control_ids)];
+  return [known, taught(turn.selected ? "control" : "observation", turn.control_ids, turn.control_mask)];
 }
 
 // A character may be split over several tokens, none of which has a text of its own: its first token shows it.

@@ -35,6 +35,7 @@ function legend(episodes, most) {
   const roles = ["prompt", "boundary", "action", "target", "observation"];
   const used = episodes.flatMap((episode) => episode.turns);
   if (used.some((turn) => turn.control_ids != null)) roles.push("control");
+  if (used.some((turn) => turn.target_mask != null)) roles.push("filtered");
   if (used.some((turn) => turn.counterfactual_ids?.length)) roles.push("other");
   const about = SHADES[state.shade]?.about;
   const scale = el(
