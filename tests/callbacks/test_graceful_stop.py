@@ -34,7 +34,7 @@ def send(monkeypatch, number: int, iteration: int) -> None:
     monkeypatch.setattr(PolicyExport, "on_train_epoch_start", kill)
 
 
-@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("every", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_validation_is_left_out_and_the_resumed_run_is_the_unbroken_one(
     every: int, tiny_model_dir: str, tmp_path: Path, monkeypatch
 ) -> None:
@@ -140,7 +140,7 @@ def test_a_blocked_environment_does_not_block_the_stop(
     assert seconds < 30, "a minute would be the environment's"
 
 
-@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("every", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_that_was_stopped_in_a_validation_goes_on_as_the_unbroken_one(
     every: int, tiny_model_dir: str, tmp_path: Path, monkeypatch
 ) -> None:

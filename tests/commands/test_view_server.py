@@ -113,5 +113,5 @@ def test_ctrl_c_ends_it_cleanly(tmp_path: Path) -> None:
     address = process.stdout.readline().split()[1]
     assert get(int(address.rstrip("/").rpartition(":")[2]), "/files") == (200, "[{}]")
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (0, "stopped\n", "")

@@ -55,7 +55,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "uneven": {"rollout__environment__init_args__uneven": True, "rollout__environment__init_args__nuisance": True},
 }
 
-FAST = {"step", "episode", "kl", "ppo", "lora", "placebo", "imitation", "mixed"}
+FAST = {"episode", "ppo", "lora", "placebo"}
 
 
 def no_environment(self: ToyEnv, split: str = "train", **arguments: Any) -> None:

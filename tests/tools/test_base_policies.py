@@ -90,6 +90,7 @@ def test_a_played_world_demonstrates_what_its_player_plays(name: str) -> None:
         assert turns == wanted
 
 
+@pytest.mark.slow
 def test_a_policy_is_made_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three short runs of imitation, the second in the step layout: another policy after each, the same one again."""
     short = tuple(replace(phase, iterations=2, episodes=8) for phase in SEARCH.phases)
