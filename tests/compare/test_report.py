@@ -69,6 +69,13 @@ def test_equal_arms(seeds: int) -> None:
     assert excluding > 0.05, "what the page does not call a hint"
 
 
+def test_a_large_difference_is_found_and_none_is_not() -> None:
+    """Ten standard deviations in all of 20 tables; of equal arms at most 5 %, and so at most 4 of 20 but for 1 in 400."""
+    rng = np.random.default_rng(0)
+    assert comparison_rates.power(0.5, 0.05, 8, 2, 20, rng) == 1
+    assert comparison_rates.power(0.0, 0.05, 8, 2, 20, rng) <= 4 / 20
+
+
 def test_differences_have_no_rounding_errors() -> None:
     """Ties in the sign-flip test would be lost: 0.265 - 0.26 is 0.0050000000000000044."""
     base = dict(enumerate([0.26, 0.175, 0.185, 0.155, 0.13, 0.155]))
