@@ -108,7 +108,14 @@ def test_a_port_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="NO SIGNALS: Ctrl-C is sent as one")
 def test_ctrl_c_ends_it_cleanly(tmp_path: Path) -> None:
     arguments = [sys.executable, "-m", "paw_lightning", "view", str(tmp_path), "--serve", "--port", "0"]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts what runs in its background, such as these tests, deaf to Ctrl-C, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout is not None
     address = process.stdout.readline().split()[1]
     assert get(int(address.rstrip("/").rpartition(":")[2]), "/files") == (200, "[{}]")
