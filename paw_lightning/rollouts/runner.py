@@ -88,7 +88,8 @@ class Runner:
     @property
     def prompts(self) -> PromptBuilder:
         """Writes the decision contexts of training."""
-        return self.collector("train").prompts
+        prompts, look = self.collector("train").prompts, self.first_look()
+        return prompts if look is None else prompts.with_tools(look[1].get("tools"))
 
     def train_tasks(self, iteration: int, extra_round: int = 0) -> list[int]:
         """Task seeds of an iteration, or of one of its extra rounds (dynamic sampling)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
@@ -12,6 +13,7 @@ from paw_lightning.commands.checking.findings import Finding, failure
 from paw_lightning.commands.checking.location import described
 from paw_lightning.envs.base import FAILURES, TextEnv
 from paw_lightning.rollouts.episodes import check_info, check_observation
+from paw_lightning.text.tool_calls import Tool, sample_call
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,13 @@ class Breach(Exception):
         self.finding = finding
 
 
-def choose(admissible: list[str] | None, observation: str, rng: random.Random) -> str:
-    """An action that needs no model: an admissible command, or one to three words of what was just seen."""
+def choose(admissible: list[str] | None, observation: str, rng: random.Random, tools: Sequence[Tool] = ()) -> str:
+    """An action that needs no model: an admissible command, a call of a tool, or one to three words just seen."""
     if admissible:
         # A page of help is no turn of a typical episode, and prompts do not list it either.
         return rng.choice([command for command in admissible if command != "help"] or admissible)
+    if tools:
+        return str(sample_call(rng.choice(tools)))
     words = re.findall(r"\w+", observation) or ["look"]
     start = rng.randrange(len(words))
     return " ".join(words[start : start + 3])
