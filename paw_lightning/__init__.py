@@ -25,7 +25,18 @@ if TYPE_CHECKING:
         TargetControl,
         WorldModelHealth,
     )
-    from paw_lightning.envs import HouseholdEnv, MixtureEnv, RecordedEpisodes, SearchEnv, ShopEnv, TextEnv, WorkerEnv
+    from paw_lightning.envs import (
+        HouseholdEnv,
+        MixtureEnv,
+        RecordedEpisodes,
+        SafeEnv,
+        SearchEnv,
+        ShopEnv,
+        TextEnv,
+        ToolEnv,
+        ToolError,
+        WorkerEnv,
+    )
     from paw_lightning.models.lora import LoRA
     from paw_lightning.policy.advantages import GAE, GRPO, RLOO, GiGPO, Imitation, NoReward
     from paw_lightning.policy.losses import PolicyLoss
@@ -61,11 +72,14 @@ __all__ = [
     "RolloutDataModule",
     "RolloutFiles",
     "RolloutSamples",
+    "SafeEnv",
     "SearchEnv",
     "ShopEnv",
     "SuccessReport",
     "TargetControl",
     "TextEnv",
+    "ToolEnv",
+    "ToolError",
     "WorkerEnv",
     "WorldModelHealth",
     "WorldModelLoss",
@@ -74,7 +88,7 @@ __all__ = [
 _HOMES = {
     "callbacks": "Canaries EntropySelection EnvironmentLoop EvaluationReport GracefulStop IterationProgressBar "
     "LoggerSetup PolicyExport RewardBalance RolloutFiles RolloutSamples SuccessReport TargetControl WorldModelHealth",
-    "envs": "HouseholdEnv MixtureEnv RecordedEpisodes SearchEnv ShopEnv TextEnv WorkerEnv",
+    "envs": "HouseholdEnv MixtureEnv RecordedEpisodes SafeEnv SearchEnv ShopEnv TextEnv ToolEnv ToolError WorkerEnv",
     "models.lora": "LoRA",
     "policy.advantages": "GAE GRPO GiGPO Imitation NoReward RLOO",
     "policy.losses": "PolicyLoss",

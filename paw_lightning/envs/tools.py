@@ -9,6 +9,7 @@ from random import Random
 from typing import Any, ClassVar
 
 from paw_lightning.envs.base import TextEnv
+from paw_lightning.envs.tool_schema import argument_fault, tool_schema
 from paw_lightning.errors import SettingsError
 from paw_lightning.text.tool_calls import Call, Tool
 
@@ -74,14 +75,16 @@ class ToolEnv(TextEnv):
     @cached_property
     def tools(self) -> list[Tool]:
         """What the chat template is told of every tool."""
-        from transformers.utils import get_json_schema  # takes seconds
-
-        try:
-            return [get_json_schema(getattr(self, name)) for name in self.tool_names()]
-        except Exception as error:  # no docstring, no type hint, a type that JSON has not
+        names = self.tool_names()
+        if not names:
             raise SettingsError(
-                f"rollout.environment is {type(self).__name__}, whose tools cannot be described: {error}; wanted type "
-                "hints, and a docstring with a line for each argument under `Args:`"
+                f"rollout.environment is {type(self).__name__}, which has no public method; wanted tools"
+            )
+        try:
+            return [tool_schema(getattr(self, name)) for name in names]
+        except (TypeError, NameError) as error:  # the latter of a type hint that stands for nothing
+            raise SettingsError(
+                f"rollout.environment is {type(self).__name__}, whose tools cannot be described: {error}"
             ) from error
 
     @classmethod
@@ -117,40 +120,3 @@ class ToolEnv(TextEnv):
         if fault := argument_fault(tool["function"]["parameters"], call.arguments):
             raise ToolError(fault)
         return str(getattr(self, call.name)(**call.arguments))
-
-
-TYPES: dict[str, tuple[type, ...]] = {
-    "string": (str,),
-    "integer": (int,),
-    "number": (int, float),
-    "boolean": (bool,),
-    "array": (list,),
-    "object": (dict,),
-    "null": (type(None),),
-}
-
-
-def argument_fault(parameters: dict[str, Any], arguments: dict[str, Any]) -> str | None:
-    """What is wrong with a call's arguments under a JSON schema, in words for the policy; None where nothing is.
-
-    Names, required ones, types and choices are looked at, and not what stands within a list or an object.
-    """
-    known = parameters.get("properties") or {}
-    if missing := [name for name in parameters.get("required") or [] if name not in arguments]:
-        return f"the argument {missing[0]!r} is missing"
-    for name, value in arguments.items():
-        if name not in known:
-            return f"there is no argument {name!r}, only {', '.join(known) or 'none at all'}"
-        schema = known[name]
-        if "enum" in schema and value not in schema["enum"]:
-            return f"{name} is {value!r}; it can be {', '.join(map(repr, schema['enum']))}"
-        kinds = schema.get("type")
-        kinds = [kinds] if isinstance(kinds, str) else kinds or []
-        if schema.get("nullable"):
-            kinds = [*kinds, "null"]
-        fits = [kind for kind in kinds if isinstance(value, TYPES.get(kind, (object,)))]
-        if isinstance(value, bool):
-            fits = [kind for kind in fits if kind not in ("integer", "number")]
-        if kinds and not fits:
-            return f"{name} is {value!r}; it has to be of type {' or '.join(kinds)}"
-    return None

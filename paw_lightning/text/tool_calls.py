@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, ClassVar
 
 from paw_lightning.text.action_format import ActionFormat, ParsedAction
+from paw_lightning.text.encoding import valid_text
 
 NAME, KEY, VALUE = "\ue003", "\ue004", "\ue005"
 """Private-use characters that stand for a call's name, an argument's and its value: they are found in a rendering."""
@@ -17,6 +19,8 @@ SEPARATORS = ((", ", ": "), (",", ":"))
 Tool = Mapping[str, Any]
 """A tool as chat templates know it: ``{"type": "function", "function": {"name", "description", "parameters"}}``."""
 THOUGHT_END = "</think>"
+DEEPEST = 32
+"""Objects and lists within each other."""
 
 
 def arguments_text(arguments: Mapping[str, Any], separators: tuple[str, str]) -> str:
@@ -25,18 +29,32 @@ def arguments_text(arguments: Mapping[str, Any], separators: tuple[str, str]) ->
 
 
 def decoded(text: str, start: int = 0) -> tuple[Any, int]:
-    """The value that a text has in JSON from `start` on, and where it ends; None where it is not JSON."""
+    """The value that a text has in JSON from `start` on, and where it ends; None where it is not JSON.
+
+    NaN and infinity are no JSON, nor is what is nested deeper than DEEPEST: a policy may write ever more brackets.
+    """
     try:
-        return _DECODER.raw_decode(text, start)
-    except (ValueError, RecursionError):  # a policy may write ever more opening brackets
+        value, end = _DECODER.raw_decode(text, start)
+    except (ValueError, RecursionError):
         return None, start
+    return (value, end) if _depth_within(value, DEEPEST) else (None, start)
 
 
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+def _depth_within(value: Any, depth: int) -> bool:
+    if not isinstance(value, dict | list):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return depth > 0 and all(_depth_within(item, depth - 1) for item in inner)
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_number)
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number} is no JSON")
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)
 
 
 @dataclass(frozen=True)
@@ -64,18 +82,18 @@ class Call:
 SAMPLES = {"string": "x", "integer": 1, "number": 1.0, "boolean": True, "array": [], "object": {}, "null": None}
 
 
-def sample_call(tool: Tool) -> Call:
-    """A call of a tool with made-up arguments: the first value that each may have, or a plain one of its type."""
+def sample_call(tool: Tool, choose: Callable[[Sequence[Any]], Any] = lambda choices: choices[0]) -> Call:
+    """A call of a tool with made-up arguments: a value that each may have (`choose` names it), or one of its type."""
     function = tool["function"]
     parameters = (function.get("parameters") or {}).get("properties") or {}
-    return Call(function["name"], {name: _sample(schema) for name, schema in parameters.items()})
+    return Call(function["name"], {name: _sample(schema, choose) for name, schema in parameters.items()})
 
 
-def _sample(schema: Any) -> Any:
+def _sample(schema: Any, choose: Callable[[Sequence[Any]], Any]) -> Any:
     if not isinstance(schema, dict):
         return "x"
     if choices := schema.get("enum"):
-        return choices[0]
+        return choose(choices)
     kind = schema.get("type", "string")
     return SAMPLES.get(kind[0] if isinstance(kind, list) else kind, "x")
 
@@ -104,7 +122,7 @@ class CallSyntax:
     def read(self, text: str) -> Call | None:
         """The one call of an answer, which is the end of it; None where it is in another form, or one of several.
 
-        Where the template has no mark for calls the call is the whole answer, but for a thought before it.
+        Before it there may be a thought. Where the template has no mark for calls, that has to end with ``</think>``.
         """
         rest = self._from_call(text)
         told, end = decoded(rest)
@@ -124,9 +142,11 @@ class CallSyntax:
         return told is not None and bool(rest[end:].strip().removeprefix(self.after.strip()).strip())
 
     def _from_call(self, text: str) -> str:
-        """An answer from its first call on; empty where it has none."""
+        """An answer behind the mark of its first call; empty where it has none."""
         mark = self.before.strip()
-        return (text.partition(mark)[2] if mark else text.rpartition(THOUGHT_END)[2]).strip()
+        _, thought, rest = text.partition(THOUGHT_END)
+        said = rest if thought else text
+        return (said.partition(mark)[2] if mark else said).strip()
 
 
 @dataclass(frozen=True)
@@ -156,8 +176,12 @@ class ToolCall(ActionFormat):
     """One tool call, as the model's chat template writes it; the environment gets its name and arguments as JSON.
 
     Ill-formed are an answer without a call, JSON that cannot be read, and several calls in one answer, which are all
-    refused (choice: of several answers to several calls no single observation could say which is whose). The
-    environment gets such an answer as it is.
+    refused (choice: one observation answers one action). The environment gets such an answer as it is, and says what it
+    says to no call.
+
+    Example:
+        Under Qwen2.5's template ``<tool_call>{"name": "press", "arguments": {"color": "red"}}</tool_call>``, with or
+        without line breaks, is the action ``{"name": "press", "arguments": {"color": "red"}}``.
     """
 
     calls_tools: ClassVar[bool] = True
@@ -169,7 +193,7 @@ class ToolCall(ActionFormat):
     def parse(self, text: str) -> ParsedAction:
         """The call in JSON, or the whole text."""
         call = self._syntax.read(text)
-        return ParsedAction(text.strip() if call is None else str(call), call is not None)
+        return ParsedAction(text.strip() if call is None else valid_text(str(call)), call is not None)
 
     def write(self, command: str) -> str:
         """A call as the environment gets it (or names it in `demonstrate`), in the template's form."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
@@ -54,24 +55,9 @@ def tool_scaffold(tokenizer: Any, tools: Sequence[Tool], end: str) -> Scaffold:
     """
     if tokenizer.chat_template is None:
         raise refusal(tokenizer, f"has no chat template; {WANTED} one that writes tools (model.chat_template)")
-    question, answer, reply = SENTINELS
-    user: Message = {"role": "user", "content": question}
-    call = called(NAME, {KEY: VALUE})
-
-    def render(*messages: Message) -> str:
-        return rendered(tokenizer, messages, prompt=True, tools=tools)
-
-    # The prompt, which has to name the tools
-    before, after = once(tokenizer, render(user), question)
-    if not all(_name(tool) in before + after for tool in tools):
-        raise refusal(
-            tokenizer,
-            f"leaves out the tools that its chat template is told of; {WANTED} a template that writes them "
-            "(model.chat_template)",
-        )
-    # A call, and what follows it
-    head, turn_after = once(tokenizer, render(user, call, answered(NAME, reply)), reply)
-    written = once(tokenizer, head, question)[1]
+    sample = _Sample(tokenizer, tools)
+    before, after = sample.prompt()
+    written, turn_after = sample.call_and_answer()
     start, stop = _call_object(tokenizer, written)
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(after, written[:start], strict=False)))
     behind, found, bridge = written[stop:].partition(end)
@@ -81,39 +67,76 @@ def tool_scaffold(tokenizer: Any, tools: Sequence[Tool], end: str) -> Scaffold:
             f"writes {written[stop:]!r} behind a tool call by its chat template; {WANTED} {end!r} in it, which ends an "
             "answer",
         )
-    # A tool's answer: as it is, or as a string of JSON
-    text = render(user, call, answered(NAME, f'{answer}"\n{reply}'))
-    between = once(tokenizer, once(tokenizer, text, answer)[1], reply)[0]
-    if between not in ('"\n', '\\"\\n'):
-        raise refusal(
-            tokenizer,
-            f"writes a quotation mark and a line break within a tool's answer as {between!r} by its chat template; "
-            f"{WANTED} the text as it is, or as a string of JSON",
-        )
-    quoted = between != '"\n'
-
-    def trims(*earlier: Message, role: str) -> tuple[str, str]:
-        """White space that is taken from the last of some messages, the earlier of which hold no sentinel."""
-
-        def told(text: str) -> str:
-            return render(*earlier, {**answered(NAME, text), "role": role})
-
-        return blanks_taken(tokenizer, told, *once(tokenizer, told(reply), reply))
-
+    quoted = sample.is_quoted()
     return Scaffold(
         before,
         after,
         bridge=end + bridge,
         ending=end,
         opened=after[shared:],
-        trims=trims(role="user"),
+        trims=sample.trims(lambda text: ({"role": "user", "content": text},)),
         tools=ToolDialogue(
             _syntax(tokenizer, written[shared:start], written[start:stop], behind),
             turn_after,
-            ("", "") if quoted else trims({"role": "user", "content": "x"}, call, role="tool"),
+            ("", "") if quoted else sample.trims(lambda text: sample.dialogue(text, question="x")),
             quoted,
         ),
     )
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A short dialogue with a call, as the chat template writes it."""
+
+    tokenizer: Any
+    tools: Sequence[Tool]
+
+    def render(self, *messages: Message) -> str:
+        return rendered(self.tokenizer, messages, prompt=True, tools=self.tools)
+
+    def dialogue(self, answer: str, question: str = SENTINELS[0]) -> tuple[Message, ...]:
+        """A question, a call of NAME with {KEY: VALUE}, and the tool's answer."""
+        return {"role": "user", "content": question}, called(NAME, {KEY: VALUE}), answered(NAME, answer)
+
+    def prompt(self) -> tuple[str, str]:
+        """What is before and behind the first message; it has to name the tools."""
+        question = SENTINELS[0]
+        before, after = once(self.tokenizer, self.render({"role": "user", "content": question}), question)
+        if not all(_name(tool) in before + after for tool in self.tools):
+            raise refusal(
+                self.tokenizer,
+                f"leaves out the tools that its chat template is told of; {WANTED} a template that writes them "
+                "(model.chat_template: tools)",
+            )
+        return before, after
+
+    def call_and_answer(self) -> tuple[str, str]:
+        """What is between the question and the tool's answer, the call among it, and what is behind the answer."""
+        question, _, reply = SENTINELS
+        head, turn_after = once(self.tokenizer, self.render(*self.dialogue(reply)), reply)
+        return once(self.tokenizer, head, question)[1], turn_after
+
+    def is_quoted(self) -> bool:
+        """Whether a tool's answer is written as a string of JSON, and not as it is."""
+        _, answer, reply = SENTINELS
+        text = self.render(*self.dialogue(f'{answer}"\n{reply}'))
+        between = once(self.tokenizer, once(self.tokenizer, text, answer)[1], reply)[0]
+        if between not in ('"\n', '\\"\\n'):
+            raise refusal(
+                self.tokenizer,
+                f"writes a quotation mark and a line break within a tool's answer as {between!r} by its chat template; "
+                f"{WANTED} the text as it is, or as a string of JSON",
+            )
+        return between != '"\n'
+
+    def trims(self, messages: Callable[[str], tuple[Message, ...]]) -> tuple[str, str]:
+        """White space that is taken from the text of the last of some messages."""
+        reply = SENTINELS[2]
+
+        def told(text: str) -> str:
+            return self.render(*messages(text))
+
+        return blanks_taken(self.tokenizer, told, *once(self.tokenizer, told(reply), reply))
 
 
 def _name(tool: Tool) -> str:

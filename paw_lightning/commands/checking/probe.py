@@ -36,6 +36,7 @@ class Trace:
     actions: list[str] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     max_reward: float | None = None
+    tools: Sequence[Tool] = ()
     won: bool | None = None
     """None where no step's info had the key."""
 
@@ -64,7 +65,7 @@ def choose(admissible: list[str] | None, observation: str, rng: random.Random, t
         # A page of help is no turn of a typical episode, and prompts do not list it either.
         return rng.choice([command for command in admissible if command != "help"] or admissible)
     if tools:
-        return str(sample_call(rng.choice(tools)))
+        return str(sample_call(rng.choice(tools), rng.choice))
     words = re.findall(r"\w+", observation) or ["look"]
     start = rng.randrange(len(words))
     return " ".join(words[start : start + 3])
@@ -76,7 +77,7 @@ def play_probe(env: TextEnv, task_seed: int, steps: int, *, episode_seed: int = 
     trace = begin_probe(env, task_seed, episode_seed)
     latest = trace.start
     for _ in range(steps):
-        action = choose(latest.admissible, latest.observation, rng)
+        action = choose(latest.admissible, latest.observation, rng, trace.tools)
         latest = step(env, trace, action)
         if any(latest.ended):
             break
@@ -94,6 +95,7 @@ def begin_probe(env: TextEnv, task_seed: int, episode_seed: int = 0) -> Trace:
     observation, info = _parts(call, "reset", answer, ("observation", "info"))
     admissible = _checked(call, "reset", observation, info, terminal=False)
     trace = Trace(task_seed, str(info.get("task", "")), Answer(observation, 0.0, (False, False), admissible))
+    trace.tools = info.get("tools") or ()
     trace.max_reward = None if info.get("max_reward") is None else float(info["max_reward"])
     return trace
 
