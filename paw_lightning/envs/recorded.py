@@ -57,7 +57,7 @@ class RecordedEpisodes(TextEnv):
                    {"observation": "You arrive at desk 1.", "action": "move mug 1 to desk 1"}],
          "last_observation": "You move the mug 1 to the desk 1."}
 
-    Where actions are tool calls (``{"name": ..., "arguments": {...}}`` as text) a line has `tools` too, as in `TextEnv`.
+    Where an action is a tool call (``{"name": ..., "arguments": {...}}`` as text) a line has `tools`, as in `TextEnv`.
 
     A turn may also have `answer`, all that was written (the thinking and the tags of the run's action format), and
     `admissible_commands`. A policy that plays gets the recorded observations too; each turn in which it does what was

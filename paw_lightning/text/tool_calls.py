@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -143,10 +144,10 @@ class CallSyntax:
 
     def _from_call(self, text: str) -> str:
         """An answer behind the mark of its first call; empty where it has none."""
-        mark = self.before.strip()
         _, thought, rest = text.partition(THOUGHT_END)
         said = rest if thought else text
-        return (said.partition(mark)[2] if mark else said).strip()
+        mark = re.search(r"\s*".join(map(re.escape, self.before.split())), said)
+        return said[mark.end() :].strip() if mark else ""
 
 
 @dataclass(frozen=True)
