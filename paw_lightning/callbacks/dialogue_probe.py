@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from paw_lightning.errors import SettingsError
 from paw_lightning.rollouts.layouts import EpisodeLayout, StepLayout
 from paw_lightning.rollouts.runner import Runner, stop_token_ids
+from paw_lightning.text.actions import action_format
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.encoding import valid_text
 from paw_lightning.text.prompts import PromptBuilder, PromptTooLongError, Turn
@@ -34,7 +35,7 @@ def check_dialogue(runner: Runner, module: PaWModule) -> None:
         SettingsError: what differs, and the key that sets it.
     """
     look = runner.first_look()
-    if look is None and runner.prompts.form.calls_tools:
+    if look is None and action_format(runner.settings.prompt.action_format).calls_tools:
         return  # which tools there are only the environment knows: playing will report what ails it
     observation, info = look or ("You see a desk.", {})
     commands = [command for command in info.get("admissible_commands") or [] if command.strip()]

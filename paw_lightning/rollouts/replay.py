@@ -87,11 +87,12 @@ class Replay(Runner):
 
     def first_look(self) -> FirstLook | None:
         """How the first recorded episode begins; a world with tools is asked for them, which no file holds."""
-        if action_format(self.settings.prompt.action_format).calls_tools:
-            return super().first_look()
         if not self._first:
             episode = self.run.read(min(self.run.files)).episodes[0]
             info: dict[str, Any] = {"task": episode.task, "max_reward": episode.max_return}
+            if action_format(self.settings.prompt.action_format).calls_tools:
+                look = self.collector("train").first_look(episode.task_seed)
+                info["tools"] = None if look is None else look[1].get("tools")
             self._first.append((episode.turns[0].anchor, info))
         return self._first[0]
 
