@@ -11,6 +11,8 @@ from typing import Any
 from paw_lightning.envs.loading import wrong_argument
 from paw_lightning.text.tool_calls import Tool
 
+INVALID_PARAMS = -32602
+"""The error code of JSON-RPC for arguments that the server refuses: the call's own fault."""
 EMPTY = "(no text)"
 """What a tool says that says nothing: an observation in mid-episode needs a text."""
 
@@ -69,6 +71,8 @@ class Session:
         try:
             told = self._wait(begun).model_dump(by_alias=True)
         except self._error as error:
+            if error.code != INVALID_PARAMS:
+                raise RuntimeError(f"the MCP server gave no answer: {error}") from error
             return f"error: {error}", False
         texts = [part["text"] if part["type"] == "text" else f"({part['type']})" for part in told["content"]]
         return "\n".join(texts).strip() or EMPTY, not told.get("isError")
