@@ -42,10 +42,10 @@ class Session:
             self._connected = self._client.result(timeout)
         except Exception as error:
             self.close()
-            named = ("url", url) if command is None else ("command", command)
             inner = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
             said = f"no answer within {timeout:g} s" if isinstance(error, NoAnswer) else str(inner)
-            raise wrong_argument(*named, f"an MCP server that answers: {said}") from error
+            key, value = ("url", str(url)) if command is None else ("command", " ".join(command))
+            raise wrong_argument(key, value, f"an MCP server that answers: {said}") from error
 
     def tools(self) -> list[Tool]:
         """All tools of the server, as chat templates know them."""
