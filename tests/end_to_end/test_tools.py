@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +128,18 @@ def test_check_shows_a_dialogue_with_tools(capsys: pytest.CaptureFixture) -> Non
     assert check.command(words) == 0
     said = capsys.readouterr().out
     assert "<tool_response>" in said and "ok tools read_note, press" in " ".join(said.split())
+
+
+def test_the_documented_world_plays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model_dir: str) -> None:
+    """The code of the page, copied out of it and trained on."""
+    [code] = re.findall(r"```python\n# safe\.py\n(.*?)```", (ROOT / "docs" / "tool_calls.md").read_text(), re.DOTALL)
+    (tmp_path / "safe.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "safe", raising=False)
+    cli = runs.fit(tmp_path, tiny_model_dir, **TOOLS | {"rollout__environment": "safe.Safe", "data__groups": 1})
+    assert list(runs.curves(cli)["rollout/dropped_groups"].values()) == [0.0]
+    env = sys.modules["safe"].Safe()
+    env.reset(seed=0)
+    assert env.step('{"name": "press", "arguments": {"color": "green"}}')[0] == (
+        "error: color is 'green'; it can be 'red', 'blue'"
+    )
