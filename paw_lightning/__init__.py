@@ -30,9 +30,12 @@ if TYPE_CHECKING:
         HouseholdEnv,
         MixtureEnv,
         RecordedEpisodes,
+        SafeEnv,
         SearchEnv,
         ShopEnv,
         TextEnv,
+        ToolEnv,
+        ToolError,
         WorkerEnv,
     )
     from paw_lightning.models.lora import LoRA
@@ -75,11 +78,14 @@ __all__ = [
     "RolloutDataModule",
     "RolloutFiles",
     "RolloutSamples",
+    "SafeEnv",
     "SearchEnv",
     "ShopEnv",
     "SuccessReport",
     "TargetControl",
     "TextEnv",
+    "ToolEnv",
+    "ToolError",
     "WorkerEnv",
     "WorldModelHealth",
     "WorldModelLoss",
@@ -88,7 +94,8 @@ __all__ = [
 _HOMES = {
     "callbacks": "Canaries EntropySelection EnvironmentLoop EvaluationReport GracefulStop IterationProgressBar "
     "LoggerSetup PolicyExport RewardBalance RolloutFiles RolloutSamples SuccessReport TargetControl WorldModelHealth",
-    "envs": "HiddenRuleEnv HouseholdEnv MixtureEnv RecordedEpisodes SearchEnv ShopEnv TextEnv WorkerEnv",
+    "envs": "HiddenRuleEnv HouseholdEnv MixtureEnv RecordedEpisodes SafeEnv SearchEnv ShopEnv TextEnv ToolEnv "
+    "ToolError WorkerEnv",
     "models.lora": "LoRA",
     "policy.advantages": "GAE GRPO GiGPO GraphGPO HGPO Imitation NoReward RLOO",
     "policy.losses": "PolicyLoss",

@@ -18,6 +18,7 @@ from paw_lightning.models.lora import adapted_layers, adapters_off
 from paw_lightning.samplers.base import Generation, Sampler
 from paw_lightning.seeding import uniforms
 from paw_lightning.text.encoding import valid_text
+from paw_lightning.text.tool_calls import Call
 from paw_lightning.training.module import PaWModule
 from paw_lightning.types import MicroBatch, Transition
 from paw_lightning.update.collate import rectangle
@@ -118,10 +119,12 @@ def check_texts(tokenizer: Any, checked: Sequence[Transition]) -> None:
         # An action may hold tokens that are called special; padding within it was not sent.
         unsent = {tokenizer.pad_token_id, tokenizer.eos_token_id}
         written = tokenizer.decode([i for i in t.action_ids if i not in unsent])
-        if squashed(t.action_text).casefold() not in squashed(written).casefold():
+        # A tool call reaches the environment in a form of its own, so there it is the whole answer that is compared.
+        sent = t.action_text if Call.read(t.action_text) is None else t.answer_text
+        if squashed(sent).casefold() not in squashed(written).casefold():
             fail(
                 f"action tokens decode to {shortened(written)}, but the environment was sent "
-                f"{shortened(t.action_text)}; wanted the latter within the former (rollout.prompt.action_format)"
+                f"{shortened(sent)}; wanted the latter within the former (rollout.prompt.action_format)"
             )
         if not t.observation_ids:
             continue

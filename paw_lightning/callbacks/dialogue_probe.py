@@ -14,7 +14,9 @@ from paw_lightning.text.actions import action_format
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.encoding import valid_text
 from paw_lightning.text.prompts import PromptBuilder, PromptTooLongError, Turn
-from paw_lightning.text.template import FROZEN, refusal
+from paw_lightning.text.template import FROZEN, Message, refusal, rendered
+from paw_lightning.text.tool_calls import Call
+from paw_lightning.text.tool_template import answered, called
 from paw_lightning.training.module import PaWModule
 from paw_lightning.types import Transition
 
@@ -32,7 +34,10 @@ def check_dialogue(runner: Runner, module: PaWModule) -> None:
     Raises:
         SettingsError: what differs, and the key that sets it.
     """
-    observation, info = runner.first_look() or ("You see a desk.", {})
+    look = runner.first_look()
+    if look is None and action_format(runner.settings.prompt.action_format).calls_tools:
+        return  # which tools there are only the environment knows: playing will report what ails it
+    observation, info = look or ("You see a desk.", {})
     commands = [command for command in info.get("admissible_commands") or [] if command.strip()]
     prompts, language_model = runner.prompts, module.language_model
     stops = stop_token_ids(module.chat, language_model)
@@ -75,13 +80,12 @@ class Probe:
     @property
     def command(self) -> str:
         """An action that the environment admits, as far as it says."""
-        return self.commands[0] if self.commands else "look"
+        return self.commands[0] if self.commands else self.prompts.sample_command
 
     @property
     def answer(self) -> str:
         """What a perfect policy writes."""
-        form = action_format(self.prompts.prompt.action_format)
-        return form.answer(self.command, self.chat.scaffold.opened)
+        return self.prompts.form.answer(self.command, self.chat.scaffold.opened)
 
     # The answer
 
@@ -96,7 +100,7 @@ class Probe:
                 "an action under model.path; wanted an answer that ends where its turn ends"
             )
         answer = self.chat.read_answer(ids, self.stops)
-        parsed = action_format(name).read(answer.text, answer.opened)
+        parsed = self.prompts.form.read(answer.text, answer.opened)
         if not parsed.well_formed or self.command.strip().casefold() not in parsed.text.casefold():
             form = "well-formed" if parsed.well_formed else "not well-formed"
             raise SettingsError(
@@ -180,13 +184,20 @@ class Probe:
         if tokenizer.chat_template is None:
             ends = ["\n", f"{tokenizer.eos_token}\n"]
             return [*self.chat.first_ids, *self._own("".join(t + ends[i % 2] for i, t in enumerate(texts)))]
-        roles = ["user", "assistant"]
-        messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]
-        try:
-            return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
-        except Exception as error:  # whatever a template may run into
-            said = str(error).partition("\n")[0]
-            raise refusal(tokenizer, f"has a chat template that cannot write {len(texts)} messages: {said}") from error
+        text = rendered(tokenizer, self._messages(texts), prompt=True, tools=self.prompts.tools)
+        return self._own(text)
+
+    def _messages(self, texts: list[str]) -> list[Message]:
+        """The dialogue as a chat template is told of it: a question, then answers and what was said to them."""
+        tools = self.prompts.tools
+        call = Call.read(self.command) if tools else None
+        if call is None:
+            roles = ["user", "assistant"]
+            return [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]
+        turns = [
+            called(call.name, call.arguments) if i % 2 else answered(call.name, text) for i, text in enumerate(texts)
+        ]
+        return [{"role": "user", "content": texts[0]}, *turns[1:]]
 
     def _text(self, ids: list[int]) -> str:
         return self.chat.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -216,7 +227,7 @@ class Probe:
             sampled_logprobs=[],
             sampled_entropies=[],
             action_text=self.command,
-            observation_text=self.observation,
+            observation_text=self.chat.as_read(self.observation, [])[0],
             anchor=self.observation,
             reward=0.0,
             well_formed=True,

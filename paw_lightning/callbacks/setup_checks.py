@@ -20,6 +20,7 @@ from paw_lightning.models.window import context_window
 from paw_lightning.policy.advantages import Advantage
 from paw_lightning.rollouts.episodes import FirstLook
 from paw_lightning.rollouts.settings import RolloutSettings
+from paw_lightning.text.actions import action_format
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import PromptBuilder
 from paw_lightning.training.module import PaWModule
@@ -216,21 +217,22 @@ def check_context_window(settings: RolloutSettings, config: Any, chat: ChatForma
     """Refuse rows that could outgrow the model before anything is played."""
     window, positions = context_window(config)
     turn = _turn_tokens(settings, chat)
+    boundary = BOUNDARY_TOKENS * (3 if action_format(settings.prompt.action_format).calls_tools else 1)
     needed = settings.prompt.max_tokens + horizon * (
-        settings.max_action_tokens + turn + settings.max_observation_tokens + BOUNDARY_TOKENS
+        settings.max_action_tokens + turn + settings.max_observation_tokens + boundary
     )
     if window is not None and needed > window:
         before = f"{turn} of rollout.prompt.turn_template + " if turn else ""
         raise SettingsError(
             f"rollout.prompt.max_tokens {settings.prompt.max_tokens} + data.world_model_horizon {horizon} x "
             f"(rollout.max_action_tokens {settings.max_action_tokens} + {before}rollout.max_observation_tokens "
-            f"{settings.max_observation_tokens} + {BOUNDARY_TOKENS} for turn boundaries) do not fit {positions}; lower "
+            f"{settings.max_observation_tokens} + {boundary} for turn boundaries) do not fit {positions}; lower "
             "one of them"
         )
 
 
 BOUNDARY_TOKENS = 16
-"""More than any known chat template puts between an action and the next observation."""
+"""More than any known chat template puts between an action and the next observation; a third of it around tools."""
 
 
 def _turn_tokens(settings: RolloutSettings, chat: ChatFormat) -> int:

@@ -22,8 +22,8 @@ from paw_lightning.callbacks.diagnostics import (
 )
 from paw_lightning.errors import SettingsError
 from paw_lightning.rollouts.prediction import Prediction, predict_observations
-from paw_lightning.text.actions import ActionFormat, action_format
 from paw_lightning.text.chat import ChatFormat
+from paw_lightning.text.prompts import PromptBuilder
 from paw_lightning.training.loggers import write_histogram
 from paw_lightning.training.module import PaWModule
 from paw_lightning.types import Episode, MicroBatch, Rollout, Transition
@@ -81,8 +81,7 @@ class WorldModelHealth(RolloutCallback):
         """Look at what was played: every field is written, other observers may still add metrics."""
         assert isinstance(pl_module, PaWModule)
         chat = pl_module.chat
-        form = action_format(self.runner.settings.prompt.action_format)
-        rollout.metrics["wm/role_leak_rate"] = _leak_rate(rollout.transitions, chat, form)
+        rollout.metrics["wm/role_leak_rate"] = _leak_rate(rollout.transitions, self.runner.prompts)
         selected = [t for t in rollout.transitions if t.selected]
         self.looking = bool(selected) and self.every > 0 and rollout.iteration % self.every == 0
         if not selected:
@@ -156,10 +155,11 @@ class WorldModelHealth(RolloutCallback):
             pl_module.log(f"val/observation_{name}", values.mean(), sync_dist=True)
 
 
-def _leak_rate(transitions: list[Transition], chat: ChatFormat, form: ActionFormat) -> float:
+def _leak_rate(transitions: list[Transition], prompts: PromptBuilder) -> float:
     """Of the text before the end-of-turn token; an action that was cut off leaks without a look at its text."""
+    chat, form = prompts.chat, prompts.form
     template = {*chat.before_ids, *chat.after_ids, *chat.bridge_ids, *chat.tokenizer.all_special_ids}
-    control_ids = template & chat.encoder.control_ids - {*chat.encode_answer(form.write("look"))}
+    control_ids = template & chat.encoder.control_ids - {*chat.encode_answer(form.write(prompts.sample_command))}
     written = [chat.read_answer(t.action_ids[:-1]).text for t in transitions]
     pairs = zip(transitions, written, strict=True)
     return sum(leaks(t, text, control_ids, form) for t, text in pairs) / len(transitions)

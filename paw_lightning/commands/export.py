@@ -30,7 +30,7 @@ def command(args: list[str]) -> int:
 
     settings = model_settings(options.config)
     transformers.utils.logging.disable_progress_bar()
-    kept = {key: settings[key] for key in ("weights", "dtype") if key in settings}
+    kept = {key: settings[key] for key in ("weights", "chat_template", "dtype") if key in settings}
     module = PaWModule(settings["path"], lora=LoRA(**settings["lora"]), **kept)
     module.configure_model()
     state = load_weights(options.checkpoint)

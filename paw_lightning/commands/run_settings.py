@@ -101,7 +101,7 @@ def policy_words(policy: str, words: Sequence[str]) -> list[str]:
         raise SettingsError(f"--policy is {policy!r}, and {config} does not exist; wanted RUN/checkpoints/last.ckpt")
     model = yaml.safe_load(config.read_text())["model"]
     named = any(word == "-c" or word.split("=")[0] == "--config" for word in words)
-    own = {key: model[key] for key in ("path", "lora", "dtype") if model.get(key) is not None}
+    own = {key: model[key] for key in ("path", "chat_template", "lora", "dtype") if model.get(key) is not None}
     given = [f"--model.{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in own.items()]
     return [*([] if named else ["--config", str(config)]), *words, *given]
 

@@ -19,6 +19,9 @@ class TextEnv(ABC):
     - ``task`` (reset): the goal as one sentence.
     - ``max_reward`` (reset): R_max, the largest attainable return; PaW's coefficient needs it here or in the config.
     - ``group_key`` (reset): names the task; episodes with equal keys start in the same state.
+    - ``tools`` (reset): what can be called, as chat templates know it: a list of ``{"type": "function", "function":
+      {"name": ..., "description": ..., "parameters": a JSON schema}}``. With ``rollout.prompt.action_format:
+      tool_call`` it is required, and `step` gets one call, ``{"name": ..., "arguments": {...}}``: see `ToolEnv`.
     - ``admissible_commands`` (reset, step): actions the world would react to, sorted or in the order in which it shows
       them.
     - ``admissible_action`` (step): the world reacted to the action just played. Without it, an action is admissible if

@@ -17,6 +17,7 @@ from paw_lightning.envs.loading import (
     expand,
     wrong_argument,
 )
+from paw_lightning.text.tool_calls import Call, Tool
 
 HELD_OUT = {"val": 8, "test": 9}
 """Last digit of the numbers of the episodes that validation and test keep for themselves."""
@@ -42,6 +43,8 @@ class RecordedEpisode:
     turns: tuple[RecordedTurn, ...]
     last_observation: str
     """What the last action brought about; empty where nobody wrote it down."""
+    tools: list[Tool] | None = None
+    """What could be called, where actions are tool calls."""
 
 
 class RecordedEpisodes(TextEnv):
@@ -53,6 +56,8 @@ class RecordedEpisodes(TextEnv):
          "turns": [{"observation": "You see a desk 1.", "action": "go to desk 1"},
                    {"observation": "You arrive at desk 1.", "action": "move mug 1 to desk 1"}],
          "last_observation": "You move the mug 1 to the desk 1."}
+
+    Where an action is a tool call (``{"name": ..., "arguments": {...}}`` as text) a line has `tools`, as in `TextEnv`.
 
     A turn may also have `answer`, all that was written (the thinking and the tags of the run's action format), and
     `admissible_commands`. A policy that plays gets the recorded observations too; each turn in which it does what was
@@ -96,7 +101,8 @@ class RecordedEpisodes(TextEnv):
         number = self._numbers[(seed or 0) % self.num_tasks]
         self._episode, self._turn, self._equal = self._episodes[number], 0, True
         info = {"task": self._episode.task, "max_reward": 1.0, "group_key": f"episode {number}"}
-        return self._episode.turns[0].observation, info | self._admissible()
+        tools = {} if self._episode.tools is None else {"tools": self._episode.tools}
+        return self._episode.turns[0].observation, info | tools | self._admissible()
 
     def begin_step(self, action: str) -> None:
         """Begin it in the world that is played in."""
@@ -108,7 +114,7 @@ class RecordedEpisodes(TextEnv):
         if self._world is not None:
             return self._world.step(action)
         turns = self._episode.turns
-        equal = action.strip().casefold() == turns[self._turn].action.strip().casefold()
+        equal = _meaning(action) == _meaning(turns[self._turn].action)
         self._equal &= equal
         self._turn += 1
         over = self._turn == len(turns)
@@ -134,6 +140,24 @@ class RecordedEpisodes(TextEnv):
     def _admissible(self) -> dict[str, list[str]]:
         listed = self._episode.turns[self._turn].admissible
         return {} if listed is None else {"admissible_commands": listed}
+
+
+def lines_of_split(path: str, split: str) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one a line, that belong to a split: a tenth each to val and test.
+
+    Raises:
+        SettingsError: no such file, a line that is no object, or none for the split.
+    """
+    try:
+        lines = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise wrong_argument("tasks", path, f"a file with a JSON object a line: {error}") from error
+    if not all(isinstance(line, dict) for line in lines):
+        raise wrong_argument("tasks", path, "a file with a JSON object a line, and nothing else")
+    own = [line for i, line in enumerate(lines) if _split_of(i) == split]
+    if not own:
+        raise wrong_argument("tasks", path, f"more than {len(lines)} tasks, as {split!r} gets none of them")
+    return own
 
 
 def _split_of(number: int) -> str:
@@ -170,7 +194,12 @@ def _read(line: Any) -> RecordedEpisode:
     )
     if not turns:
         raise ValueError("no turns")
-    return RecordedEpisode(_text(line["task"]), turns, _text(line.get("last_observation", "")))
+    return RecordedEpisode(_text(line["task"]), turns, _text(line.get("last_observation", "")), line.get("tools"))
+
+
+def _meaning(action: str) -> Any:
+    """What two equal actions share: of a tool call its content, else the letters."""
+    return Call.read(action) or action.strip().casefold()
 
 
 def _commands(value: Any) -> list[str] | None:

@@ -13,7 +13,15 @@ from paw_lightning.errors import SettingsError
 from paw_lightning.text.chat import ChatFormat
 
 REFERENCE = "reference weights"
-CONFIG_KEYS = {"world_model_head": "model.world_model_head", "critic": "model.critic", "lora": "model.lora"}
+CONFIG_KEYS = {
+    "world_model_head": "model.world_model_head",
+    "critic": "model.critic",
+    "lora": "model.lora",
+    **dict.fromkeys(
+        (f"chat template {part}" for part in ("before a message", "before an answer", "after an answer")),
+        "model.chat_template",
+    ),
+}
 """What sets a part of the identity, where that is not model.path."""
 IDENTITY_KEYS = (
     "model_type",

@@ -51,8 +51,8 @@ def _names_a_folder(path: str) -> bool:
     return written_as_path or first == "runs" or bool(rest and Path(first).is_dir())
 
 
-def load_tokenizer(path: str) -> Any:
-    """Load the tokenizer of a model directory or hub name.
+def load_tokenizer(path: str, chat_template: str | None = None) -> Any:
+    """Load the tokenizer of a model directory or hub name, with another chat template in it if one is named.
 
     A chat template that writes today's date is given one day for ever, see
     :func:`~paw_lightning.text.template.freeze_date`. Raises SettingsError naming ``model.path`` when there is none.
@@ -68,6 +68,8 @@ def load_tokenizer(path: str) -> Any:
             raise ValueError("it has no tokens for a text")
     except Exception as error:  # a missing package, a broken file, another format: each kind has its own exceptions
         raise _no_model(path, "tokenizer", error, _other_format(Path(directory))) from error
+    if chat_template is not None:
+        tokenizer.chat_template = read_chat_template(chat_template)
     template = tokenizer.chat_template
     if isinstance(template, dict):
         tokenizer.chat_template = {name: freeze_date(text) for name, text in template.items()}
@@ -77,6 +79,29 @@ def load_tokenizer(path: str) -> Any:
         tokenizer.pad_token = tokenizer.eos_token
     _keep_switches(tokenizer)
     return tokenizer
+
+
+def read_chat_template(name: str) -> str:
+    """A chat template that is shipped with the package (`tools`), or that of a file.
+
+    Raises:
+        SettingsError: there is no such file, or no text in it; the message names ``model.chat_template``.
+    """
+    shipped = ASSETS / f"{name}.jinja"
+    file = shipped if shipped.is_file() and "/" not in name else Path(name).expanduser()
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        text, said = "", f": {error}"
+    else:
+        said = ", which is empty"
+    if not text.strip():
+        known = ", ".join(sorted(path.stem for path in ASSETS.glob("*.jinja")))
+        raise SettingsError(
+            f"model.chat_template is {name!r}{said}; wanted a file with a template in Jinja, the name of one shipped "
+            f"with the package ({known}), or null, the model's own"
+        )
+    return text
 
 
 def _keep_switches(tokenizer: Any) -> None:

@@ -32,7 +32,6 @@ from paw_lightning.rollouts.timing import timed
 from paw_lightning.rollouts.turns import Turn
 from paw_lightning.samplers.base import Generation, Sampler
 from paw_lightning.seeding import stable_seed, uniforms
-from paw_lightning.text.actions import action_format
 from paw_lightning.text.prompts import PromptBuilder, PromptTooLongError
 from paw_lightning.types import Episode, RolloutGroup
 
@@ -86,11 +85,9 @@ class Collector:
         self.max_observation_tokens = max_observation_tokens
         self.stop_token_ids = frozenset(stop_token_ids)
         self.layout = layout
-        self.action_format = action_format(prompts.prompt.action_format)
         self.counterfactuals = counterfactuals
         """Record with each turn the answer to another admissible action, drawn at random."""
-        chat = prompts.chat
-        self.demonstrator = Demonstrator(chat, self.action_format, max_action_tokens) if demonstrated else None
+        self.demonstrator = Demonstrator(max_action_tokens) if demonstrated else None
         """Writes the actions in the policy's place."""
         self.episode_retries = episode_retries
         self._idle: list[TextEnv] = []
@@ -211,7 +208,8 @@ class Collector:
             kind=str(info.get("kind") or ""),
             errors=list(seat.errors),
         )
-        layout = self.layout(self.prompts, episode.task, observation, self.max_observation_tokens)
+        prompts = self.prompts.with_tools(info.get("tools"))
+        layout = self.layout(prompts, episode.task, observation, self.max_observation_tokens)
         return Player(seat.env, episode, observation, check_info(info), layout)
 
     def fail(self, seat: Seat, error: EpisodeError, failed: dict[int, str]) -> None:
@@ -273,7 +271,7 @@ class Collector:
     def _shown(self, p: Player, demonstrator: Demonstrator) -> Generation | None:
         """What the environment's expert writes; None where it fails."""
         try:
-            return demonstrator.answer(p.env)
+            return demonstrator.answer(p.env, p.layout.prompts)
         except EpisodeError as error:
             p.failure = error
             return None
@@ -290,8 +288,9 @@ class Collector:
             return None
 
     def read(self, p: Player, context: Context, generation: Generation) -> Turn:
-        answer = self.prompts.chat.read_answer(generation.token_ids, self.stop_token_ids)
-        return Turn(p, context, generation, answer.text, self.action_format.read(answer.text, answer.opened))
+        prompts = p.layout.prompts
+        answer = prompts.chat.read_answer(generation.token_ids, self.stop_token_ids)
+        return Turn(p, context, generation, answer.text, prompts.form.read(answer.text, answer.opened))
 
     def noise(self, p: Player, seed: Sequence[int | str]) -> Tensor:
         """The random numbers of a player's next action."""

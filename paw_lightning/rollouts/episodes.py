@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -98,7 +99,35 @@ def check_info(info: Any) -> list[str] | None:
         raise TypeError(f"info['admissible_commands'] is {admissible!r}; wanted a list of str")
     if admissible is not None and not all(isinstance(command, str) for command in admissible):
         raise TypeError("info['admissible_commands'] holds something that is not a str")
+    check_tools(info.get("tools"))
     return None if admissible is None else list(admissible)
+
+
+def check_tools(tools: Any) -> None:
+    """Refuse what no chat template could write as the tools that may be called."""
+    if tools is None:
+        return
+    wanted = (
+        "wanted a list of {'type': 'function', 'function': {'name': ..., 'description': ..., 'parameters': "
+        "{'type': 'object', 'properties': ...}}}"
+    )
+    if not isinstance(tools, list | tuple):
+        raise TypeError(f"info['tools'] is {tools!r}; {wanted}")
+    names = []
+    for tool in tools:
+        function = tool.get("function") if isinstance(tool, dict) else None
+        named = isinstance(function, dict) and isinstance(function.get("name"), str) and function["name"]
+        parameters = function.get("parameters", {}) if isinstance(function, dict) else None
+        described = isinstance(parameters, dict) and isinstance(parameters.get("properties", {}), dict)
+        if not (named and described):
+            raise TypeError(f"info['tools'] holds {tool!r}; {wanted}")
+        names.append(named)
+    if len({*names}) < len(names):
+        raise ValueError(f"info['tools'] names one tool twice: {names}; wanted a name for each")
+    try:
+        json.dumps(tools)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"info['tools'] is no JSON ({error}); {wanted}") from error
 
 
 def was_admissible(action: ParsedAction, listed: list[str] | None, info: dict[str, Any]) -> bool:

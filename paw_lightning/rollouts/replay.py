@@ -18,6 +18,7 @@ from paw_lightning.rollouts.runner import Policy, Progress, Runner
 from paw_lightning.rollouts.settings import RolloutSettings
 from paw_lightning.rollouts.tasks import Split, TaskOrder
 from paw_lightning.rollouts.timing import timed
+from paw_lightning.text.actions import action_format
 from paw_lightning.types import Rollout, RolloutGroup
 
 
@@ -86,10 +87,13 @@ class Replay(Runner):
         return []
 
     def first_look(self) -> FirstLook | None:
-        """How the first recorded episode begins."""
+        """How the first recorded episode begins; a world with tools is asked for them, which no file holds."""
         if not self._first:
             episode = self.run.read(min(self.run.files)).episodes[0]
             info: dict[str, Any] = {"task": episode.task, "max_reward": episode.max_return}
+            if action_format(self.settings.prompt.action_format).calls_tools:
+                look = self.collector("train").first_look(episode.task_seed)
+                info["tools"] = None if look is None else look[1].get("tools")
             self._first.append((episode.turns[0].anchor, info))
         return self._first[0]
 

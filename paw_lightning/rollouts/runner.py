@@ -81,14 +81,23 @@ class Runner:
 
     def first_look(self) -> FirstLook | None:
         """Observation and info of the first training task before anything is played; None where that fails."""
-        if not self._first:
-            self._first.append(self.collector("train").first_look(self.train_tasks(0)[0]))
+        if not self._first or self._first[0] is None:  # what failed may not fail again
+            self._first = [self.collector("train").first_look(self.train_tasks(0)[0])]
         return self._first[0]
 
     @property
     def prompts(self) -> PromptBuilder:
-        """Writes the decision contexts of training."""
-        return self.collector("train").prompts
+        """Writes the decision contexts of training, those of its first task where tasks have tools of their own.
+
+        Raises EnvironmentFailedError where only the environment knows its tools, and fails.
+        """
+        prompts, look = self.collector("train").prompts, self.first_look()
+        if look is None and prompts.form.calls_tools:
+            raise EnvironmentFailedError(
+                "the environment failed at the start of the first training task, and which tools there are only it "
+                "knows (rollout.environment)"
+            )
+        return prompts if look is None else prompts.with_tools(look[1].get("tools"))
 
     def train_tasks(self, iteration: int, extra_round: int = 0) -> list[int]:
         """Task seeds of an iteration, or of one of its extra rounds (dynamic sampling)."""

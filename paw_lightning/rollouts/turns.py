@@ -101,6 +101,9 @@ class Turn:
         p, action, came = self.player, self.action, self.came
         if came is None:
             return
+        as_read = p.layout.prompts.chat.as_read
+        observation, nuisance_spans = as_read(came.observation, came.nuisance_spans)
+        other = None if self.other is None else encode(as_read(self.other, [])[0])
         p.episode.transitions.append(
             Transition(
                 prompt_ids=self.context.prompt_ids,
@@ -108,7 +111,7 @@ class Turn:
                 sampled_logprobs=self.generation.logprobs,
                 sampled_entropies=self.generation.entropies,
                 action_text=action.text,
-                observation_text=came.observation,
+                observation_text=observation,
                 anchor=p.observation,
                 reward=came.reward,
                 well_formed=action.well_formed,
@@ -118,8 +121,8 @@ class Turn:
                 turn_ids=self.context.turn_ids,
                 dropped_turns=self.context.dropped_turns,
                 predictable=bool(came.info.get("predictable", True)),
-                nuisance_spans=came.nuisance_spans,
-                counterfactual_ids=None if self.other is None else encode(self.other),
+                nuisance_spans=nuisance_spans,
+                counterfactual_ids=other,
             )
         )
         p.observation, p.admissible = came.observation, came.admissible

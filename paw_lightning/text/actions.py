@@ -4,55 +4,14 @@ from __future__ import annotations
 
 import importlib
 import re
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 from paw_lightning.errors import SettingsError
+from paw_lightning.text.action_format import ActionFormat, ParsedAction
+from paw_lightning.text.tool_calls import ToolCall
 
 THINK = re.compile(r"<think>.*?</think>", re.DOTALL)
 ACTION = re.compile(r"<action>(.*?)</action>", re.DOTALL)
 HAN = re.compile(r"[\u4e00-\u9fff]")
-
-
-@dataclass(frozen=True)
-class ParsedAction:
-    """What the policy's text means."""
-
-    text: str
-    """The command, as the environment gets it."""
-    well_formed: bool
-
-
-class ActionFormat(ABC):
-    """How an answer of the policy holds its action; `rollout.prompt.action_format` names one, also a class of yours."""
-
-    @abstractmethod
-    def parse(self, text: str) -> ParsedAction:
-        """Read the environment's command out of the policy's text."""
-
-    @abstractmethod
-    def write(self, command: str) -> str:
-        """A command as a policy that has learnt the format writes it: :meth:`parse` reads it back, well-formed."""
-
-    def read(self, text: str, opened: str = "") -> ParsedAction:
-        """:meth:`parse` of an answer whose beginning the prompt has written, ``<think>`` for example.
-
-        That beginning counts where the answer is well-formed only with it.
-        """
-        parsed = self.parse(text)
-        if parsed.well_formed or not opened.strip():
-            return parsed
-        whole = self.parse(opened + text)
-        return whole if whole.well_formed else parsed
-
-    def answer(self, command: str, opened: str = "") -> str:
-        """:meth:`write` without what the prompt has written of it already."""
-        text, opened = self.write(command), opened.strip()
-        return text[len(opened) :] if opened and text.startswith(opened) else text
-
-    @abstractmethod
-    def runs_on(self, text: str) -> bool:
-        """Whether text follows where the action should be over: the policy has begun to write its own observation."""
 
 
 class Plain(ActionFormat):
@@ -103,11 +62,11 @@ class Tags(ActionFormat):
         return bool("".join(text.split("</action>", 1)[1:]).strip())
 
 
-SHORT_NAMES: dict[str, type[ActionFormat]] = {"plain": Plain, "tags": Tags}
+SHORT_NAMES: dict[str, type[ActionFormat]] = {"plain": Plain, "tags": Tags, "tool_call": ToolCall}
 
 
 def action_format(name: str) -> ActionFormat:
-    """The format of a short name (plain, tags) or of a class path.
+    """The format of a short name (plain, tags, tool_call) or of a class path.
 
     Raises:
         SettingsError: there is no such class, or it is no ActionFormat.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -10,8 +11,11 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
+from paw_lightning.errors import SettingsError
 from paw_lightning.text.encoding import Part, TextEncoder, valid_text
-from paw_lightning.text.template import Scaffold, refusal
+from paw_lightning.text.template import Scaffold, refusal, trimmed
+from paw_lightning.text.tool_calls import Tool
+from paw_lightning.text.tool_template import tool_scaffold
 
 
 @dataclass(frozen=True)
@@ -42,19 +46,47 @@ class ChatFormat:
         if tokenizer.eos_token_id is None:
             raise refusal(tokenizer, "has no eos token; wanted one: it ends every action")
         self.encoder = TextEncoder(tokenizer)
-        self.scaffold = scaffold = Scaffold.of(tokenizer)
         self.first_ids = _beginning(tokenizer) if tokenizer.chat_template is None else []
+        self._take(Scaffold.of(tokenizer))
+        self.stop_ids = {*self.end_ids, tokenizer.eos_token_id}
+
+    def _take(self, scaffold: Scaffold) -> None:
+        self.scaffold = scaffold
+        self._with_tools: dict[str, ChatFormat] = {}
         self.before_ids = [*self.first_ids, *self.encoder.trusted(scaffold.before)]
         self.after_ids = self.encoder.trusted(scaffold.after)
         self.bridge_ids = self.encoder.trusted(scaffold.bridge)
         self.end_ids = self._ends()
-        self.stop_ids = {*self.end_ids, tokenizer.eos_token_id}
 
     def stopped_by(self, stops: Sequence[int]) -> ChatFormat:
         """The same dialogue, in which some more tokens end an action."""
         twin = copy(self)
-        twin.stop_ids = {*self.stop_ids, *stops}
+        twin.stop_ids, twin._with_tools = {*self.stop_ids, *stops}, {}
         return twin
+
+    def with_tools(self, tools: Sequence[Tool]) -> ChatFormat:
+        """The same dialogue, in which actions are calls of these tools.
+
+        Raises:
+            SettingsError: the chat template does not know tools, or a tool's description holds a control token.
+        """
+        told = json.dumps(list(tools), ensure_ascii=False)
+        if told not in self._with_tools:
+            if hidden := [name for name in self.encoder.look_alikes if name in told]:
+                raise SettingsError(
+                    f"rollout.environment describes its tools with {hidden[0]!r} in {told[:200]!r}, a control token of "
+                    "model.path; wanted descriptions without it"
+                )
+            twin = copy(self)
+            twin._take(tool_scaffold(self.tokenizer, tools, self._end_text))
+            twin.stop_ids = {*self.stop_ids, *twin.end_ids}
+            self._with_tools[told] = twin
+        return self._with_tools[told]
+
+    @property
+    def _end_text(self) -> str:
+        """The token with which the template ends an answer, as text."""
+        return str(self.tokenizer.decode([self.bridge_ids[self._first_end()]], skip_special_tokens=False))
 
     def _ends(self) -> list[int]:
         """Tokens with which the template ends an answer: the first control token behind a last, or an earlier, one."""
@@ -95,28 +127,34 @@ class ChatFormat:
     ) -> tuple[list[int], list[int], list[int]]:
         """What follows an action in a transcript: ids up to the observation, its own, and those to the next action.
 
-        `before` and `after` stand around the observation in the same message. A token that would hold a part of the
-        observation and a part of what is beside it is split there, so that the observation's tokens are its own; only
-        a blank before its first word belongs to that word.
+        `before` and `after` stand around the observation, which :meth:`as_read` has written, in the same message. A
+        token that would hold a part of the observation and a part of what is beside it is split there, so that the
+        observation's tokens are its own; only a blank before its first word belongs to that word.
         """
         scaffold = self.scaffold
-        before, observation, after = self._trimmed([valid_text(part) for part in (before, observation, after)])
+        around = [self.as_read(valid_text(part), [])[0] for part in (before, after)]
+        before, observation, after = self._trimmed([around[0], valid_text(observation), around[1]])
         first, middle, last = self.encoder.groups(
             [
                 [Part(scaffold.bridge, True), Part(before)],
                 [Part(observation)],
-                [Part(after), Part(scaffold.after, True)],
+                [Part(after), Part(scaffold.turn_after, True)],
             ]
         )
         return first[self._written(action_ids) :], middle, last
 
     def _trimmed(self, parts: list[str]) -> list[str]:
         """The parts of a message, without the white space that the template takes from its two ends."""
-        message = "".join(parts)
-        start = len(message) - len(self.scaffold.trim(message + "x")) + 1
-        stop = len(self.scaffold.trim("x" + message)) - 1
+        message, trims = "".join(parts), self.scaffold.turn_trims
+        start = len(message) - len(trimmed(message + "x", trims)) + 1
+        stop = len(trimmed("x" + message, trims)) - 1
         borders = [0, len(parts[0]), len(parts[0]) + len(parts[1]), len(message)]
         return [message[max(a, start) : max(min(b, stop), start, a)] for a, b in pairwise(borders)]
+
+    def as_read(self, observation: str, spans: list[tuple[int, int]]) -> tuple[str, list[tuple[int, int]]]:
+        """A later observation as the template writes it, and where spans of its characters are then."""
+        tools = self.scaffold.tools
+        return (observation, spans) if tools is None else tools.written(observation, spans)
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of untrusted text: control tokens in it stay ordinary text; unpaired surrogates become "?"."""

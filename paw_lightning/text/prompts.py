@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from paw_lightning.errors import SettingsError
 from paw_lightning.text.actions import action_format
 from paw_lightning.text.chat import ChatFormat
+from paw_lightning.text.tool_calls import Tool, sample_call
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Prompt:
             ``action`` and ``step``.
         history_length: how many past turns are shown; 2 is the paper's for ALFWorld and WebShop.
         action_format: plain: the whole answer is the action; tags: ``<think>...</think><action>...</action>``, the
-            paper's; or the class path of an ActionFormat, one of yours or an environment's.
+            paper's; tool_call: a call of one of the environment's tools, as the model's chat template writes it; or the
+            class path of an ActionFormat, one of yours or an environment's.
         command_template: a line of ``{admissible_commands}``, over ``command``.
         unlisted_commands: admissible commands that are left out of that list.
         max_tokens: longest decision context. The step layout drops the oldest history first to meet it; where that does
@@ -104,10 +106,32 @@ class PromptTooLongError(ValueError):
 class PromptBuilder:
     """Writes decision contexts as token ids."""
 
-    def __init__(self, prompt: Prompt, chat: ChatFormat) -> None:
+    def __init__(self, prompt: Prompt, chat: ChatFormat, tools: Sequence[Tool] = ()) -> None:
         self.prompt = prompt
         self.chat = chat
+        self.form = action_format(prompt.action_format).of(chat)
+        self.tools = tools
+        """What actions may call; empty where they are no tool calls."""
         self.before_observation, self.after_observation = _halves(prompt.turn_template)
+
+    def with_tools(self, tools: Sequence[Tool] | None) -> PromptBuilder:
+        """For a world with these tools; the builder itself where actions are not tool calls.
+
+        Raises SettingsError where they are, and the world names none.
+        """
+        if not self.form.calls_tools:
+            return self
+        if not tools:
+            raise SettingsError(
+                f"rollout.prompt.action_format is {self.prompt.action_format!r} and the environment names no tools; "
+                "wanted a list of them in info['tools'] at each reset (rollout.environment), or another action_format"
+            )
+        return PromptBuilder(self.prompt, self.chat.with_tools(tools), tools)
+
+    @property
+    def sample_command(self) -> str:
+        """A command in a form that the environment can read, whatever it says to it."""
+        return str(sample_call(self.tools[0])) if self.tools else "look"
 
     def build(
         self, task: str, observation: str, turns: Sequence[Turn], initial: str, admissible: list[str]

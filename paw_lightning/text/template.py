@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
 from paw_lightning.errors import SettingsError
+from paw_lightning.text.tool_calls import ToolDialogue
 
 SENTINELS = ("\ue000", "\ue001", "\ue002")  # private-use characters: they split a rendered chat template
 BLANKS = " \n\t"
@@ -52,6 +53,18 @@ class Scaffold:
     """What the template puts between `after` and an earlier answer, as a part of what was answered."""
     trims: tuple[str, str] = ("", "")
     """White space that is taken from a message's start and from its end."""
+    tools: ToolDialogue | None = None
+    """Where actions are tool calls: how the template writes them, and what is around their answers."""
+
+    @property
+    def turn_after(self) -> str:
+        """Between a later message, the environment's answer, and the next action."""
+        return self.after if self.tools is None else self.tools.after
+
+    @property
+    def turn_trims(self) -> tuple[str, str]:
+        """White space that is taken from a later message."""
+        return self.trims if self.tools is None else self.tools.trims
 
     @classmethod
     def of(cls, tokenizer: Any) -> Scaffold:
@@ -65,45 +78,66 @@ class Scaffold:
         question, answer, reply = SENTINELS
         user, assistant = {"role": "user", "content": question}, {"role": "assistant", "content": answer}
 
-        def render(*messages: dict[str, str], prompt: bool = False) -> str:
-            try:
-                return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt)
-            except Exception as error:  # whatever a template may run into
-                said = str(error).partition("\n")[0]
-                raise refusal(tokenizer, f"has a chat template that cannot write a dialogue: {said}") from error
+        def render(*messages: Message, prompt: bool = False) -> str:
+            return rendered(tokenizer, messages, prompt=prompt)
 
-        def split(rendered: str, sentinel: str) -> tuple[str, str]:
-            parts = rendered.split(sentinel)
-            if len(parts) != 2:
-                raise refusal(tokenizer, f"writes a message {len(parts) - 1} times by its chat template; wanted once")
-            return parts[0], parts[1]
-
-        before, after = split(render(user, prompt=True), question)
-        head, tail = split(render(user, assistant, {"role": "user", "content": reply}), answer)
-        written = split(head, question)[1]
+        before, after = once(tokenizer, render(user, prompt=True), question)
+        head, tail = once(tokenizer, render(user, assistant, {"role": "user", "content": reply}), answer)
+        written = once(tokenizer, head, question)[1]
         try:
-            ending = split(render(user, assistant), answer)[1]
+            ending = once(tokenizer, render(user, assistant), answer)[1]
         except SettingsError:  # no dialogue may end with an answer
             ending = ""
         shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(after, written, strict=False)))
         return cls(
             before,
             after,
-            bridge=split(tail, reply)[0],
+            bridge=once(tokenizer, tail, reply)[0],
             ending=ending,
             opened=after[shared:],
             heading=written[shared:],
-            trims=_trims(tokenizer, lambda text: render({"role": "user", "content": text}, prompt=True), before, after),
+            trims=blanks_taken(
+                tokenizer, lambda text: render({"role": "user", "content": text}, prompt=True), before, after
+            ),
         )
 
     def trim(self, text: str) -> str:
-        """A message's text as the template writes it."""
-        left, right = self.trims
-        text = text.lstrip(left) if left else text
-        return text.rstrip(right) if right else text
+        """The first message's text as the template writes it."""
+        return trimmed(text, self.trims)
 
 
-def _trims(tokenizer: Any, render: Callable[[str], str], before: str, after: str) -> tuple[str, str]:
+def trimmed(text: str, trims: tuple[str, str]) -> str:
+    """A text without the white space that a template takes from its two ends."""
+    left, right = trims
+    text = text.lstrip(left) if left else text
+    return text.rstrip(right) if right else text
+
+
+Message = Mapping[str, Any]
+
+
+def rendered(
+    tokenizer: Any, messages: Sequence[Message], *, prompt: bool = False, tools: Sequence[Any] | None = None
+) -> str:
+    """What the tokenizer's chat template writes; `prompt`: up to where the next answer begins."""
+    told: dict[str, Any] = {"tools": list(tools)} if tools else {}
+    try:
+        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt, **told)
+    except Exception as error:  # whatever a template may run into
+        said = str(error).partition("\n")[0]
+        dialogue = "a dialogue with tool calls" if tools else "a dialogue"
+        raise refusal(tokenizer, f"has a chat template that cannot write {dialogue}: {said}") from error
+
+
+def once(tokenizer: Any, text: str, sentinel: str) -> tuple[str, str]:
+    """What stands before and behind a message that has to be written once."""
+    parts = text.split(sentinel)
+    if len(parts) != 2:
+        raise refusal(tokenizer, f"writes a message {len(parts) - 1} times by its chat template; wanted once")
+    return parts[0], parts[1]
+
+
+def blanks_taken(tokenizer: Any, render: Callable[[str], str], before: str, after: str) -> tuple[str, str]:
     """Which white space the template takes from a message's start and end."""
     question, _, reply = SENTINELS
     left = right = ""

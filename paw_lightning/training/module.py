@@ -44,13 +44,14 @@ class PaWModule(L.LightningModule):
     Args:
         path: Hugging Face model directory or hub name, or the name of a policy shipped with the package.
         weights: `random` builds the architecture without loading weights.
+        chat_template: a file in Jinja in place of the model's own, or `tools`, the package's, which knows tools.
         policy_loss: the surrogate and its regularisers.
         world_model_loss: the loss of an observation token; `entropy_selection.alpha: 0` switches the term off.
         world_model_head: `separate` gives the world model a projection of its own (an ablation; the paper shares).
         lora: train adapters instead of the model's own weights; `rank: 0` trains the whole model.
         critic: of PPO (`rollout.advantage: GAE`): `shared` is a value head on the policy's backbone, `separate` a copy
             of the backbone with a value head; neither is part of the exported policy.
-        value_loss: the critic's loss.
+        value_loss: the critic's.
         critic_learning_rate: of the critic's own parameters; null is the optimizer's.
         optimizer: any torch optimizer; the default is AdamW with a rate for language models of 0.5B and more.
         lr_scheduler: of the optimizer's rate, stepped once per iteration; null keeps the rate.
@@ -66,6 +67,7 @@ class PaWModule(L.LightningModule):
         self,
         path: str,
         weights: Literal["pretrained", "random"] = "pretrained",
+        chat_template: str | None = None,
         policy_loss: PolicyLoss = PolicyLoss(),  # noqa: B008 - frozen
         world_model_loss: WorldModelLoss = WorldModelLoss(),  # noqa: B008 - frozen
         world_model_head: Literal["shared", "separate"] = "shared",
@@ -89,12 +91,11 @@ class PaWModule(L.LightningModule):
         one_of("model.critic", critic, ("none", "shared", "separate"))
         self.path, self.weights, self.dtype_name = path, weights, dtype
         self.policy_loss, self.world_model_loss = policy_loss, world_model_loss
-        self.separate_head = world_model_head == "separate"
-        self.lora = lora
+        self.separate_head, self.lora = world_model_head == "separate", lora
         self.critic, self.value_loss, self.critic_learning_rate = critic, value_loss, critic_learning_rate
         self.optimization = OptimizerSetup(optimizer, lr_scheduler)
         self.attention, self.activation_checkpointing = attention, activation_checkpointing
-        self.chat = ChatFormat(loading.load_tokenizer(path))
+        self.chat = ChatFormat(loading.load_tokenizer(path, chat_template))
         self.tokenizer = self.chat.tokenizer
         self.model: PolicyWorldModel | None = None
         # In a tuple the reference is no part of the module: it is neither trained, nor sharded, nor saved.

@@ -290,6 +290,10 @@ def test_texts(module: PaWModule) -> None:
     checks.check_texts(module.tokenizer, [replace(right, action_text="GO NORTH"), replace(right, observation_ids=[])])
     with pytest.raises(CanaryError, match=r"decode to 'go north', .* sent 'go south'.*action_format"):
         checks.check_texts(module.tokenizer, [replace(right, action_text="go south")])
+    call = '{"name": "go", "arguments": {"where": "north"}}'  # written as a call of another form
+    checks.check_texts(module.tokenizer, [replace(right, action_text=call, answer_text="go north")])
+    with pytest.raises(CanaryError, match=r"decode to 'go north', .* sent 'go south'"):
+        checks.check_texts(module.tokenizer, [replace(right, action_text=call, answer_text="go south")])
     with pytest.raises(CanaryError, match=r"observation tokens decode to 'A room'; .* answer 'A hall\.'.*model\.path"):
         checks.check_texts(module.tokenizer, [replace(right, observation_ids=encode("A room"))])
 

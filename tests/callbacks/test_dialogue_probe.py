@@ -24,6 +24,7 @@ from tests.conftest import byte_tokenizer
 from tests.helpers import runs
 from tests.helpers.chat_templates import CHATML, LLAMA3, PAIRS, write_pair
 from tests.helpers.small_tokenizers import byte_level, for_template
+from tests.helpers.tool_world import Safe
 
 
 class Shouting(ActionFormat):
@@ -47,8 +48,9 @@ class Ending(Shouting):
 
 
 def check(tokenizer, layout="step", look=("You see a desk.", {}), rows=10**6, **prompt) -> None:
-    settings = SimpleNamespace(layout=LAYOUTS.get(layout, layout), max_observation_tokens=1000)
+    settings = SimpleNamespace(layout=LAYOUTS.get(layout, layout), max_observation_tokens=1000, prompt=Prompt(**prompt))
     prompts = PromptBuilder(Prompt(**{"max_tokens": 10**6, **prompt}), ChatFormat(tokenizer))
+    prompts = prompts.with_tools(None if look is None else look[1].get("tools"))
     runner = SimpleNamespace(first_look=lambda: look, prompts=prompts, settings=settings)
     model = SimpleNamespace(
         generation_config=GenerationConfig(), get_input_embeddings=lambda: SimpleNamespace(num_embeddings=rows)
@@ -161,3 +163,31 @@ def test_real_tokenizers(name: str, tmp_path: Path) -> None:
                 check(tokenizer, layout, (text, {"admissible_commands": ["go to desk 1"]}), action_format=form)
                 check(tokenizer, layout, (text, {}), action_format=form, turn_template="{observation}")
                 assert time.perf_counter() - start < 10
+
+
+KNOW_TOOLS = {
+    "qwen2_5": ("<tool_call>\n", '{"name": "press", "arguments": {"color": "red"}}', "\n</tool_call>"),
+    "qwen3": ("<tool_call>\n", '{"name": "press", "arguments": {"color": "red"}}', "\n</tool_call>"),
+    "llama3_2": ("", '{"name": "press", "parameters": {"color": "red"}}', ""),
+}
+"""Families whose own template knows tools, and how it writes a call."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", KNOW_TOOLS)
+def test_real_tool_templates(family: str) -> None:
+    """Prompts and transcripts of calls and answers, in both layouts; a call is read back."""
+    found = [*(tokenizers() / family).rglob("tokenizer.json")]
+    if not found:
+        pytest.skip(f"NO TOKENIZER: {tokenizers() / family} does not exist (PAW_TOKENIZERS)")
+    tokenizer = load_tokenizer(str(found[0].parent))
+    tools = Safe().tools
+    for text in ("You see a pen 2.", ' "Quoted",\n\tand more \n', '{"r": ["x", "y"]}'):
+        for layout in LAYOUTS:
+            for turn in ({}, {"turn_template": "{observation}"}):
+                turn = {} if layout == "step" else turn
+                check(tokenizer, layout, (text, {"tools": tools}), action_format="tool_call", **turn)
+    form = PromptBuilder(Prompt(action_format="tool_call"), ChatFormat(tokenizer)).with_tools(tools).form
+    call = '{"name": "press", "arguments": {"color": "red"}}'
+    assert form.write(call) == "".join(KNOW_TOOLS[family])
+    assert form.parse(form.write(call)) == ParsedAction(call, True)

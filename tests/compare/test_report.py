@@ -70,7 +70,7 @@ def test_equal_arms(seeds: int) -> None:
 
 
 def test_a_large_difference_is_found_and_none_is_not() -> None:
-    """Ten standard deviations in all of 20 tables; of equal arms at most 5 %, and so at most 4 of 20 but for 1 in 400."""
+    """Ten standard deviations in all of 20 tables; equal arms in at most 5 %: in 5 of 20 but once in 400 times."""
     rng = np.random.default_rng(0)
     assert comparison_rates.power(0.5, 0.05, 8, 2, 20, rng) == 1
     assert comparison_rates.power(0.0, 0.05, 8, 2, 20, rng) <= 4 / 20

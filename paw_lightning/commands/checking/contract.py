@@ -176,6 +176,9 @@ def _check_won(traces: list[Trace], stated: Sequence[float | None]) -> Finding:
 def _check_commands(traces: list[Trace]) -> Finding:
     answers = [answer for trace in traces for answer in (trace.start, *trace.answers[:-1])]
     listed = [answer.admissible for answer in answers if answer.admissible is not None]
+    if not listed and traces[0].tools:
+        names = ", ".join(tool["function"]["name"] for tool in traces[0].tools)
+        return ok("tools", f"{names}; the probe calls them with made-up arguments")
     if not listed:
         return ok("commands", "no admissible_commands: the probe plays words of the observations")
     if not all(listed):
@@ -190,7 +193,7 @@ def _check_peek(env: TextEnv, trace: Trace) -> Finding:
     latest = again.start
     try:
         for action in trace.actions:
-            env.peek(choose(latest.admissible, latest.observation, rng))
+            env.peek(choose(latest.admissible, latest.observation, rng, again.tools))
             seen = env.peek(action)
             latest = step(env, again, action)
             if seen != latest.observation:

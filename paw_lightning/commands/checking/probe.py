@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
@@ -12,6 +13,7 @@ from paw_lightning.commands.checking.findings import Finding, failure
 from paw_lightning.commands.checking.location import described
 from paw_lightning.envs.base import FAILURES, TextEnv
 from paw_lightning.rollouts.episodes import check_info, check_observation
+from paw_lightning.text.tool_calls import Tool, sample_call
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Trace:
     actions: list[str] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     max_reward: float | None = None
+    tools: Sequence[Tool] = ()
     won: bool | None = None
     """None where no step's info had the key."""
 
@@ -56,11 +59,13 @@ class Breach(Exception):
         self.finding = finding
 
 
-def choose(admissible: list[str] | None, observation: str, rng: random.Random) -> str:
-    """An action that needs no model: an admissible command, or one to three words of what was just seen."""
+def choose(admissible: list[str] | None, observation: str, rng: random.Random, tools: Sequence[Tool] = ()) -> str:
+    """An action that needs no model: an admissible command, a call of a tool, or one to three words just seen."""
     if admissible:
         # A page of help is no turn of a typical episode, and prompts do not list it either.
         return rng.choice([command for command in admissible if command != "help"] or admissible)
+    if tools:
+        return str(sample_call(rng.choice(tools), rng.choice))
     words = re.findall(r"\w+", observation) or ["look"]
     start = rng.randrange(len(words))
     return " ".join(words[start : start + 3])
@@ -72,7 +77,7 @@ def play_probe(env: TextEnv, task_seed: int, steps: int, *, episode_seed: int = 
     trace = begin_probe(env, task_seed, episode_seed)
     latest = trace.start
     for _ in range(steps):
-        action = choose(latest.admissible, latest.observation, rng)
+        action = choose(latest.admissible, latest.observation, rng, trace.tools)
         latest = step(env, trace, action)
         if any(latest.ended):
             break
@@ -90,6 +95,7 @@ def begin_probe(env: TextEnv, task_seed: int, episode_seed: int = 0) -> Trace:
     observation, info = _parts(call, "reset", answer, ("observation", "info"))
     admissible = _checked(call, "reset", observation, info, terminal=False)
     trace = Trace(task_seed, str(info.get("task", "")), Answer(observation, 0.0, (False, False), admissible))
+    trace.tools = info.get("tools") or ()
     trace.max_reward = None if info.get("max_reward") is None else float(info["max_reward"])
     return trace
 

@@ -12,8 +12,8 @@ from paw_lightning.commands.run_settings import RunSettings, make_collector
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.rollouts.collector import PlayedGroups
 from paw_lightning.samplers.base import Generation, Sampler
-from paw_lightning.text.actions import ActionFormat, action_format
-from paw_lightning.text.chat import ChatFormat
+from paw_lightning.text.prompts import PromptBuilder
+from paw_lightning.text.tool_calls import Tool
 
 
 class Witness(TextEnv):
@@ -23,10 +23,11 @@ class Witness(TextEnv):
         self.env = env
         self.observation = ""
         self.admissible: list[str] | None = None
+        self.tools: list[Tool] | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         self.observation, info = self.env.reset(seed=seed, options=options)
-        self.admissible = info.get("admissible_commands")
+        self.admissible, self.tools = info.get("admissible_commands"), info.get("tools")
         return self.observation, info
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
@@ -41,16 +42,17 @@ class Witness(TextEnv):
 class ScriptedSampler(Sampler):
     """Writes an action that the witness's environment admits, drawn at random, in the format of the settings."""
 
-    def __init__(self, witness: Witness, chat: ChatFormat, form: ActionFormat) -> None:
-        self.witness, self.chat, self.form = witness, chat, form
+    def __init__(self, witness: Witness, prompts: PromptBuilder) -> None:
+        self.witness, self.prompts = witness, prompts
         self.random = random.Random("scripted")
 
     def generate(
         self, prompts: list[list[int]], *, temperature: float, max_new_tokens: int, uniforms: Tensor
     ) -> list[Generation]:
         """One action for the one episode under way."""
-        command = choose(self.witness.admissible, self.witness.observation, self.random)
-        ids = self.chat.encode_answer(self.form.answer(command, self.chat.scaffold.opened))
+        witness, told = self.witness, self.prompts.with_tools(self.witness.tools)
+        command = choose(witness.admissible, witness.observation, self.random, told.tools)
+        ids = told.chat.encode_answer(told.form.answer(command, told.chat.scaffold.opened))
         return [Generation(ids, [0.0] * len(ids), [0.0] * len(ids), True) for _ in prompts]
 
 
@@ -58,7 +60,7 @@ def play_scripted(settings: RunSettings, episodes: int) -> PlayedGroups:
     """Play the first train tasks, one after the other, with random admissible actions."""
     witness = Witness(settings.rollout.environment("train"))
     prompts = settings.prompts
-    sampler = ScriptedSampler(witness, prompts.chat, action_format(settings.rollout.prompt.action_format))
+    sampler = ScriptedSampler(witness, prompts)
     collector = make_collector(settings, sampler, sorted(prompts.chat.stop_ids), lambda: witness)
     played = PlayedGroups([], [], {})
     for task in range(episodes):

@@ -9,11 +9,12 @@ from typing import Any
 
 from paw_lightning.commands.terminal import columns, painted, say
 from paw_lightning.envs.base import TextEnv
+from paw_lightning.text.tool_calls import Call, Tool, decoded
 
 HELP = (
     "An action is a number from the list or any text; a text of the list is always played. Tab completes a command of "
     "the list, the arrow keys bring earlier ones back. `?` is this help and the task again; `q` or an empty line ends "
-    "the episode."
+    "the episode. Where there are tools, an action is a tool's name, with its arguments in JSON where it has some."
 )
 Ask = Callable[[list[str]], str]
 """Returns the next line for the commands that are admissible now; raises EOFError where there is none."""
@@ -26,6 +27,7 @@ class Hand:
     task: str
     admissible: list[str]
     max_return: float | None
+    tools: list[Tool] = field(default_factory=list)
     turn: int = 0
     rewards: list[float] = field(default_factory=list)
     won: bool = False
@@ -40,9 +42,10 @@ class Hand:
 def play_by_hand(env: TextEnv, task_seed: int, max_steps: int, ask: Ask) -> Hand:
     """Play one task to its end, to `max_steps` or until the player stops; returns where it ended."""
     observation, info = env.reset(seed=task_seed, options={"episode_seed": 0})
-    hand = Hand(str(info.get("task", "")), _commands(info), info.get("max_reward"))
+    hand = Hand(str(info.get("task", "")), _commands(info), info.get("max_reward"), list(info.get("tools") or []))
     say(f"Task: {hand.task or '(the environment states none)'}", colour="bold")
     say(f"largest attainable return (R_max): {_number(hand.max_return)}; at most {max_steps} turns; ? for help")
+    _show_tools(hand)
     while not hand.over and hand.turn < max_steps:
         _show(observation, hand)
         action = _next_action(hand, ask)
@@ -95,12 +98,35 @@ def _next_action(hand: Hand, ask: Ask) -> str | None:
         if line == "?":
             say(HELP)
             say(f"Task: {hand.task}")
+            _show_tools(hand)
         elif line.isdecimal() and hand.admissible:
             if 1 <= int(line) <= len(hand.admissible):
                 return hand.admissible[int(line) - 1]
             say(f"{line} is no number of the list; wanted 1 to {len(hand.admissible)}, or a text", colour="yellow")
         else:
-            return line
+            return _spoken(line, hand.tools)
+
+
+def _show_tools(hand: Hand) -> None:
+    """A line for each tool: name, arguments, what it does."""
+    for tool in hand.tools:
+        function = tool["function"]
+        parameters = (function.get("parameters") or {}).get("properties") or {}
+        named = [
+            name + "".join(f": {' | '.join(map(str, schema['enum']))}" for _ in schema.get("enum", [])[:1])
+            for name, schema in parameters.items()
+        ]
+        say(f"{function['name']}({', '.join(named)}): {function.get('description', '')}", colour="dim")
+
+
+def _spoken(line: str, tools: list[Tool]) -> str:
+    """A line as the environment gets it: `NAME` or `NAME {...}` of a tool is a call of it."""
+    name, _, rest = line.partition(" ")
+    arguments, end = decoded(rest.strip() or "{}")
+    whole = end == len(rest.strip() or "{}")
+    if isinstance(arguments, dict) and whole and any(tool["function"]["name"] == name for tool in tools):
+        return str(Call(name, arguments))
+    return line
 
 
 def _show_end(hand: Hand, max_steps: int) -> None:

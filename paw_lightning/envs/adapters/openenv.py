@@ -7,6 +7,8 @@ from typing import Any
 
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.envs.loading import import_extra, wrong_argument
+from paw_lightning.envs.tool_schema import argument_fault
+from paw_lightning.text.tool_calls import Call, Tool
 
 
 class OpenEnvEnv(TextEnv):
@@ -83,12 +85,17 @@ class OpenEnvEnv(TextEnv):
         self._begun = message
 
     def _receive(self) -> tuple[str, float, bool]:
+        data = self._answer()
+        return self._text(data["observation"]), float(data.get("reward") or 0.0), bool(data.get("done"))
+
+    def _answer(self) -> dict[str, Any]:
+        """What the server says, an observation with reward and end."""
         answer = json.loads(self._socket.recv(timeout=self._timeout))
         self._begun = None
         if answer.get("type") != "observation":
             raise RuntimeError(f"the OpenEnv server answered {str(answer)[:300]}; wanted an observation")
-        data = answer["data"]
-        return self._text(data["observation"]), float(data.get("reward") or 0.0), bool(data.get("done"))
+        data: dict[str, Any] = answer["data"]
+        return data
 
     def _text(self, observation: dict[str, Any]) -> str:
         if self._observation_field is not None:
@@ -97,3 +104,71 @@ class OpenEnvEnv(TextEnv):
         if len(texts) != 1:
             raise wrong_argument("observation_field", None, f"one of the text fields that were sent: {texts}")
         return observation[texts[0]]
+
+
+class OpenEnvToolEnv(OpenEnvEnv):
+    """A client of an OpenEnv server whose actions are tool calls; ``rollout.prompt.action_format: tool_call``.
+
+    The tools are asked for once (``list_tools``), and each call is one step (``call_tool``). A call that the schema of
+    its tool refuses never reaches the server. Reward and end are the server's: without a reward nothing is learnt.
+
+    Args:
+        task: the goal as one sentence; also what is read first where the server's first observation has no text.
+        settings: those of `OpenEnvEnv` but for the fields of an action.
+    """
+
+    def __init__(self, split: str = "train", *, url: str, task: str = "Use the tools.", **settings: Any) -> None:
+        super().__init__(split, url=url, **settings)
+        self._task = task
+        self._send({"type": "step", "data": {"type": "list_tools"}})
+        listed = self._answer()["observation"].get("tools")
+        if not listed:
+            raise wrong_argument("url", url, f"a server with tools; it answered list_tools with {listed!r}")
+        self._tools = {tool["name"]: _tool(tool) for tool in listed}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """Start an episode, and tell its tools."""
+        observation, info = super().reset(seed=seed, options=options)
+        return observation, {**info, "task": self._task, "tools": [*self._tools.values()]}
+
+    def begin_step(self, action: str) -> None:
+        """Send the call, if it is one that the server could answer."""
+        call = Call.read(action)
+        if call is not None and self._fault(call) is None:
+            data = {"type": "call_tool", "tool_name": call.name, "arguments": call.arguments}
+            self._send({"type": "step", "data": data})
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Play one call; what is none is told so without asking the server."""
+        if (fault := self._fault(Call.read(action))) is not None:
+            return f"error: {fault}", 0.0, False, False, {"won": False, "admissible_action": False}
+        observation, reward, ended, cut, info = super().step(action)
+        return observation, reward, ended, cut, {**info, "admissible_action": self._heard}
+
+    def _fault(self, call: Call | None) -> str | None:
+        if call is None:
+            return "this is not one tool call in the form that was asked for"
+        if call.name not in self._tools:
+            return f"there is no tool {call.name!r}, only {', '.join(self._tools)}"
+        return argument_fault(self._tools[call.name]["function"]["parameters"], call.arguments)
+
+    def _text(self, observation: dict[str, Any]) -> str:
+        """A tool's result, or what was wrong with the call; of a reset what the server shows, if anything."""
+        self._heard = not observation.get("error")
+        if not self._heard:
+            return f"error: {observation['error'].get('message')}"
+        if "result" not in observation:
+            texts = [value for value in observation.values() if isinstance(value, str) and value.strip()]
+            return super()._text(observation) if texts else self._task
+        result = observation["result"]
+        if isinstance(result, dict) and "content" in result:
+            self._heard = not (result.get("is_error") or result.get("isError"))
+            texts = [part["text"] for part in result["content"] or [] if part.get("type") == "text"]
+            return "\n".join(texts).strip() or "(no text)"
+        return (result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)).strip() or "(no text)"
+
+
+def _tool(told: dict[str, Any]) -> Tool:
+    parameters = told.get("input_schema") or {"type": "object", "properties": {}}
+    function = {"name": told["name"], "description": told.get("description") or "", "parameters": parameters}
+    return {"type": "function", "function": function}

@@ -288,6 +288,76 @@ def test_openenv_config(openenv_server: str, tmp_path: Path) -> None:
     check_config("openenv", tmp_path, rollout__environment__init_args__url=openenv_server)
 
 
+@pytest.fixture
+def openenv_tools() -> Iterator[str]:
+    """A server of tools in OpenEnv's messages (written after openenv-core 0.3.0): guess seed % 3 by calls."""
+    need("openenv")
+    from websockets.sync.server import serve
+
+    schema = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"]}
+    tools = [{"name": "guess", "description": "Guess.", "input_schema": schema}]
+    tools.append({"name": "hint", "description": "Ask.", "input_schema": {"type": "object", "properties": {}}})
+
+    def answer(data: dict[str, Any], secret: int) -> dict[str, Any]:
+        if data == {"type": "list_tools"}:
+            return {"observation": {"tools": tools}, "reward": None, "done": False}
+        assert data.keys() == {"type", "tool_name", "arguments"} and data["type"] == "call_tool"
+        if data["tool_name"] == "hint":
+            error = {"error_type": "execution_error", "message": "no hints"}
+            return {"observation": {"tool_name": "hint", "result": None, "error": error}, "reward": None, "done": False}
+        right = data["arguments"] == {"number": secret}
+        content = [{"type": "text", "text": "yes" if right else "no"}]
+        result = {"content": content, "structured_content": None, "is_error": False}
+        observation = {"tool_name": "guess", "result": result, "error": None}
+        return {"observation": observation, "reward": float(right), "done": right}
+
+    def session(socket: Any) -> None:
+        secret = 0
+        for text in socket:
+            message = json.loads(text)
+            if message["type"] == "reset":
+                secret = message["data"]["seed"] % 3
+                data: dict[str, Any] = {"observation": {"metadata": {}}, "reward": None, "done": False}
+            else:
+                data = answer(message["data"], secret)
+            socket.send(json.dumps({"type": "observation", "data": data}))
+
+    with serve(session, "localhost", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://localhost:{server.socket.getsockname()[1]}"
+        server.shutdown()
+
+
+def test_openenv_tools(make: Any, openenv_tools: str) -> None:
+    env = make("openenv.OpenEnvToolEnv", url=openenv_tools, task="Guess it.")
+    observation, info = env.reset(seed=4)
+    assert observation == info["task"] == "Guess it.", "the server's first observation has no text"
+    assert [tool["function"]["name"] for tool in info["tools"]] == ["guess", "hint"]
+
+    def call(name: str, **arguments: Any) -> str:
+        return json.dumps({"name": name, "arguments": arguments})
+
+    wrong = {"won": False, "admissible_action": False}
+    assert env.step("2")[0].startswith("error: this is not one tool call")
+    assert env.step(call("guess", number="1")) == (
+        *("error: number is '1'; it has to be of type integer", 0.0, False, False),
+        wrong,
+    )
+    assert env.step(call("leave"))[0] == "error: there is no tool 'leave', only guess, hint"
+    assert env.step(call("hint")) == ("error: no hints", 0.0, False, False, wrong)
+    assert env.step(call("guess", number=2)) == ("no", 0.0, False, False, {"won": False, "admissible_action": True})
+    env.begin_step(call("guess", number=1))
+    assert env.step(call("guess", number=1))[:3] == ("yes", 1.0, True)
+
+
+def test_openenv_tools_config(openenv_tools: str, tmp_path: Path) -> None:
+    settings = {"rollout__environment__init_args__url": openenv_tools, "rollout__max_action_tokens": 8}
+    curves = runs.curves(
+        runs.fit(tmp_path, "tiny-household", (ROOT / "configs" / "openenv" / "tools.yaml",), **SMALL, **settings)
+    )
+    assert list(curves["rollout/dropped_groups"].values()) == [0.0] and curves["wm/observation_nll"]
+
+
 def test_verl_agent_manager(make: Any) -> None:
     env = make("verl_agent.ManagedEnv", factory="tests.helpers.managers.make_one", arguments={"goal": 2})
     observation, info = env.reset(seed=3)

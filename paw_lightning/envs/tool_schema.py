@@ -1,0 +1,135 @@
+"""What a model is told of a tool: a JSON schema made of a function's type hints and docstring, and its check."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+from collections.abc import Callable
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+PLAIN: dict[Any, str] = {
+    str: "string",
+    int: "integer",
+    float: "number",
+    bool: "boolean",
+    list: "array",
+    dict: "object",
+    type(None): "null",
+}
+TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "array": (list,),
+    "object": (dict,),
+    "null": (type(None),),
+}
+
+
+def tool_schema(function: Callable[..., Any]) -> dict[str, Any]:
+    """A function as chat templates know a tool.
+
+    The description is the docstring up to ``Args:``; what stands there of an argument is the argument's. The types are
+    str, int, float, bool, list, dict, ``list[...]``, ``Literal[...]`` and ``... | None``.
+
+    Raises:
+        TypeError: no docstring, no type hint, a type that is none of these, or an argument without a line.
+
+    Example:
+        ``def press(color: Literal["red", "blue"]) -> str`` with the docstring ``Press a button.`` and, under ``Args:``,
+        ``color: Of the button.`` has the parameters ``{"type": "object", "properties": {"color": {"type": "string",
+        "enum": ["red", "blue"], "description": "Of the button."}}, "required": ["color"]}``.
+    """
+    name = function.__name__
+    described, arguments = _docstring(name, inspect.getdoc(function))
+    hints = get_type_hints(function)
+    properties, required = {}, []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name not in hints or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise TypeError(f"{name} has the argument {parameter}; wanted a name and a type hint")
+        if parameter.name not in arguments:
+            raise TypeError(f"{name} does not describe its argument {parameter.name}; wanted a line under `Args:`")
+        properties[parameter.name] = {
+            **_type_schema(name, hints[parameter.name]),
+            "description": arguments[parameter.name],
+        }
+        if parameter.default is parameter.empty:
+            required.append(parameter.name)
+    parameters: dict[str, Any] = {"type": "object", "properties": properties}
+    return {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": described,
+            "parameters": parameters | ({"required": required} if required else {}),
+        },
+    }
+
+
+def _docstring(name: str, text: str | None) -> tuple[str, dict[str, str]]:
+    """The description, and what is said of each argument."""
+    if not text:
+        raise TypeError(f"{name} has no docstring; wanted one, which tells the model what it does")
+    parts = re.split(r"^(Args|Returns|Raises|Example):$", text, flags=re.MULTILINE)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    found: dict[str, str] = {}
+    for line in inspect.cleandoc(sections.get("Args", "")).splitlines():
+        match = re.match(r"(\w+)(?: \(.*\))?: *(.*)", line)
+        if match:
+            last = match[1]
+            found[last] = match[2]
+        elif found and line.strip():
+            found[last] = f"{found[last]} {line.strip()}"
+    return " ".join(parts[0].split()), found
+
+
+def _type_schema(name: str, hint: Any) -> dict[str, Any]:
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint in PLAIN:
+        return {"type": PLAIN[hint]}
+    if origin is Literal and len({type(value) for value in inner}) == 1:
+        return {"type": PLAIN[type(inner[0])], "enum": list(inner)}
+    if origin in (Union, types.UnionType) and type(None) in inner and len(inner) == 2:
+        [other] = [part for part in inner if part is not type(None)]
+        return {**_type_schema(name, other), "nullable": True}
+    if origin is list and inner:
+        return {"type": "array", "items": _type_schema(name, inner[0])}
+    if origin is dict:
+        return {"type": "object"}
+    raise TypeError(
+        f"{name} has an argument of the type {hint}; wanted str, int, float, bool, list, dict, a Literal or one of "
+        "them | None"
+    )
+
+
+def argument_fault(parameters: dict[str, Any], arguments: dict[str, Any]) -> str | None:
+    """What is wrong with a call's arguments under a JSON schema, in words for the policy; None where nothing is.
+
+    Names, required ones, types and choices are looked at, and not what stands within a list or an object.
+    """
+    known = parameters.get("properties") or {}
+    if missing := [name for name in parameters.get("required") or [] if name not in arguments]:
+        return f"the argument {missing[0]!r} is missing"
+    for name, value in arguments.items():
+        if name not in known:
+            return f"there is no argument {name!r}, only {', '.join(known) or 'none at all'}"
+        schema = known[name]
+        kinds = schema.get("type")
+        kinds = [kinds] if isinstance(kinds, str) else kinds or []
+        if schema.get("nullable"):
+            kinds = [*kinds, "null"]
+        if kinds and not any(_is_of(value, kind) for kind in kinds):
+            return f"{name} is {value!r}; it has to be of type {' or '.join(kinds)}"
+        choices = schema.get("enum")
+        if choices and value is not None and value not in choices:
+            return f"{name} is {value!r}; it can be {', '.join(map(repr, choices))}"
+    return None
+
+
+def _is_of(value: Any, kind: str) -> bool:
+    """Whether a value is of a type of JSON; true and false are no numbers, and an unknown type is any."""
+    if isinstance(value, bool) and kind in ("integer", "number"):
+        return False
+    return isinstance(value, TYPES.get(kind, (object,)))

@@ -1,0 +1,122 @@
+"""Worlds that are played by calling tools: the public methods of a class."""
+
+from __future__ import annotations
+
+import inspect
+from abc import abstractmethod
+from functools import cached_property
+from random import Random
+from typing import Any, ClassVar
+
+from paw_lightning.envs.base import TextEnv
+from paw_lightning.envs.tool_schema import argument_fault, tool_schema
+from paw_lightning.errors import SettingsError
+from paw_lightning.text.tool_calls import Call, Tool
+
+
+class ToolError(Exception):
+    """What a tool says to a call that it cannot answer; the episode goes on, and the action counts as inadmissible."""
+
+
+class ToolEnv(TextEnv):
+    """A world whose actions are calls of its tools, played with ``rollout.prompt.action_format: tool_call``.
+
+    Every public method that a subclass adds is a tool. Its name, its type hints and its docstring (one sentence, and
+    ``Args:`` with a line for each argument) are what the model's chat template tells the policy of it. A tool returns
+    what the policy reads next, raises `ToolError` for a call that it cannot answer, and calls `finish` where the task
+    is over.
+
+    Example:
+        A safe with two tools::
+
+            class Safe(ToolEnv):
+                task = "Open the safe."
+
+                def start(self, random):
+                    self.code = random.choice(["red", "blue"])
+                    return "There is a safe with a red and a blue button, and a note."
+
+                def read_note(self) -> str:
+                    '''Read the note.'''
+                    return f"It says: {self.code}."
+
+                def press(self, color: str) -> str:
+                    '''Press a button.
+
+                    Args:
+                        color: Of the button.
+                    '''
+                    self.finish(won=color == self.code)
+                    return "Click."
+    """
+
+    task: str = ""
+    """What has to be done, as one sentence; `start` may change it."""
+    max_reward: ClassVar[float] = 1.0
+    """R_max, the return of an episode that is won."""
+
+    def __init__(self, split: str = "train") -> None:
+        self.split = split
+        self._earned, self._done, self._won = 0.0, False, False
+
+    @abstractmethod
+    def start(self, random: Random) -> str:
+        """Begin a task that the random numbers fix, and return its first observation."""
+
+    def finish(self, *, won: bool, reward: float | None = None) -> None:
+        """End the episode; its reward is `max_reward` where it is won, and 0 otherwise, unless another is given."""
+        self._done, self._won = True, won
+        self._earned += (self.max_reward if won else 0.0) if reward is None else reward
+
+    def earn(self, reward: float) -> None:
+        """Add to the reward of this step."""
+        self._earned += reward
+
+    @cached_property
+    def tools(self) -> list[Tool]:
+        """What the chat template is told of every tool."""
+        names = self.tool_names()
+        if not names:
+            raise SettingsError(
+                f"rollout.environment is {type(self).__name__}, which has no public method; wanted tools"
+            )
+        try:
+            return [tool_schema(getattr(self, name)) for name in names]
+        except (TypeError, NameError) as error:  # the latter of a type hint that stands for nothing
+            raise SettingsError(
+                f"rollout.environment is {type(self).__name__}, whose tools cannot be described: {error}"
+            ) from error
+
+    @classmethod
+    def tool_names(cls) -> list[str]:
+        """The public methods that a subclass adds, in the order in which they are written."""
+        added = [name for base in reversed(cls.__mro__) if not issubclass(ToolEnv, base) for name in vars(base)]
+        own = [name for name in dict.fromkeys(added) if not name.startswith("_") and not hasattr(ToolEnv, name)]
+        return [name for name in own if inspect.isfunction(getattr(cls, name))]
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """Start task number `seed` of the split."""
+        self._earned, self._done, self._won = 0.0, False, False
+        observation = self.start(Random(f"{self.split} {seed or 0}"))
+        told = {"task": self.task, "max_reward": self.max_reward, "group_key": f"{self.split}/{seed or 0}"}
+        return observation, {**told, "tools": self.tools}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Answer one call; what is none, or is wrong, is told so."""
+        self._earned = 0.0
+        try:
+            answer, heard = self._answer(action), True
+        except ToolError as error:
+            answer, heard = f"error: {error}", False
+        return answer, self._earned, self._done, False, {"won": self._won, "admissible_action": heard}
+
+    def _answer(self, action: str) -> str:
+        call = Call.read(action)
+        if call is None:
+            raise ToolError("this is not one tool call in the form that was asked for")
+        tool = next((tool for tool in self.tools if tool["function"]["name"] == call.name), None)
+        if tool is None:
+            raise ToolError(f"there is no tool {call.name!r}, only {', '.join(self.tool_names())}")
+        if fault := argument_fault(tool["function"]["parameters"], call.arguments):
+            raise ToolError(fault)
+        return str(getattr(self, call.name)(**call.arguments))

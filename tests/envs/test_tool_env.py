@@ -1,0 +1,272 @@
+"""Worlds of tools: what a class becomes, what a call is told, and what passes through workers and mixtures."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+import pytest
+from transformers.utils import get_json_schema
+
+from paw_lightning import MixtureEnv, RecordedEpisodes, SafeEnv, ToolEnv, ToolError
+from paw_lightning.commands.checking.contract import check_contract
+from paw_lightning.envs.tool_schema import argument_fault, tool_schema
+from paw_lightning.errors import SettingsError
+from paw_lightning.rollouts.episodes import check_info
+from paw_lightning.text.tool_calls import Call
+from tests.helpers.tool_world import Safe
+
+SAFE = {"class_path": "paw_lightning.envs.SafeEnv"}
+OTHER = {"class_path": "tests.helpers.tool_world.Safe"}
+
+
+def call(name: str, **arguments: Any) -> str:
+    return str(Call(name, arguments))
+
+
+def every_type(a: str, b: int, c: float, d: bool, e: list[int], f: dict[str, int], g: Literal["x", "y"] = "x") -> str:
+    """Do it.
+
+    At once.
+
+    Args:
+        a: First, in
+            two lines.
+        b: Second.
+        c: Third.
+        d: Fourth.
+        e: Fifth.
+        f: Sixth.
+        g: Seventh.
+
+    Returns:
+        Nothing.
+    """
+    return ""
+
+
+def maybe(a: int | None = None) -> str:
+    """Do it.
+
+    Args:
+        a: A number.
+    """
+    return ""
+
+
+# Schemas
+
+
+def test_a_schema_is_made_of_hints_and_docstring() -> None:
+    function = tool_schema(every_type)["function"]
+    described = {"a": "First, in two lines.", "b": "Second.", "g": "Seventh."}
+    properties = function["parameters"]["properties"]
+    assert function["description"] == "Do it. At once."
+    assert {name: properties[name]["description"] for name in described} == described
+    assert [properties[name]["type"] for name in "abcdefg"] == [
+        *("string", "integer", "number", "boolean", "array", "object", "string")
+    ]
+    assert properties["e"]["items"] == {"type": "integer"} and properties["g"]["enum"] == ["x", "y"]
+    assert function["parameters"]["required"] == list("abcdef"), "what has a default may be left out"
+
+
+@pytest.mark.parametrize("function", [maybe, Safe.press, Safe.read_note], ids=lambda function: function.__name__)
+def test_a_schema_is_the_one_that_transformers_makes(function: Any) -> None:
+    """But for what is said of the returned value, which chat templates do not write."""
+    bound = getattr(Safe(), function.__name__, function)
+    theirs = get_json_schema(bound)
+    theirs["function"].pop("return", None)
+    assert tool_schema(bound) == theirs
+
+
+@pytest.mark.parametrize(
+    ("tool", "message"),
+    [
+        ("def act(self) -> str: return ''", "act has no docstring"),
+        ("def act(self, x) -> str:\n        '''Do.'''", "act has the argument x; wanted a name and a type hint"),
+        ("def act(self, x: int) -> str:\n        '''Do.'''", "act does not describe its argument x"),
+        (
+            "def act(self, x: bytes) -> str:\n        '''Do.\n\n        Args:\n            x: It.\n        '''",
+            "of the type",
+        ),
+        ("def act(self, *x: int) -> str:\n        '''Do.'''", "wanted a name and a type hint"),
+        ("_act = 1", "no public method"),
+    ],
+)
+def test_a_tool_that_cannot_be_described_is_refused(tool: str, message: str) -> None:
+    names: dict[str, Any] = {"ToolEnv": ToolEnv}
+    exec(f"class Bad(ToolEnv):\n    def start(self, random): return 'x'\n    {tool}", names)
+    with pytest.raises(
+        SettingsError, match=f"rollout.environment is Bad, (whose tools cannot be described: )?.*{message}"
+    ):
+        names["Bad"]().reset(seed=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        ({"color": "red", "times": 2}, None),
+        ({"color": "red"}, None),
+        ({}, "the argument 'color' is missing"),
+        ({"color": "green"}, "color is 'green'; it can be 'red', 'blue'"),
+        ({"color": 1}, "color is 1; it has to be of type string"),
+        ({"color": "red", "times": True}, "times is True; it has to be of type integer"),
+        ({"color": "red", "times": 1.5}, "times is 1.5; it has to be of type integer"),
+        ({"color": "red", "why": "x"}, "there is no argument 'why', only color, times"),
+    ],
+)
+def test_arguments_are_looked_at(arguments: dict[str, Any], fault: str | None) -> None:
+    assert argument_fault(tool_schema(Safe().press)["function"]["parameters"], arguments) == fault
+
+
+def test_null_where_it_may_be() -> None:
+    parameters = tool_schema(maybe)["function"]["parameters"]
+    assert argument_fault(parameters, {"a": None}) is None
+    assert argument_fault(parameters, {"a": "x"}) == "a is 'x'; it has to be of type integer or null"
+    assert argument_fault({"properties": {"a": {"anyOf": []}}}, {"a": "x"}) is None, "what nobody knows is let through"
+
+
+# Playing
+
+
+def test_a_call_is_answered() -> None:
+    env = Safe()
+    _, info = env.reset(seed=1)
+    assert [tool["function"]["name"] for tool in info["tools"]] == ["read_note", "press"]
+    color = env.step(call("read_note"))[0].split()[-1].strip(".")
+    assert env.step(call("press", color=color)) == (
+        "Click.",
+        1.0,
+        True,
+        False,
+        {"won": True, "admissible_action": True},
+    )
+    env.reset(seed=1)
+    other = "red" if color == "blue" else "blue"
+    assert env.step(call("press", color=other))[1:3] == (0.0, True), "a new episode earns anew"
+
+
+@pytest.mark.parametrize(
+    ("action", "said"),
+    [
+        ("press red", "this is not one tool call"),
+        (call("press") + call("press"), "this is not one tool call"),
+        (call("start"), "there is no tool 'start', only read_note, press"),
+        (call("finish", won=True), "there is no tool 'finish'"),
+        (call("__class__"), "there is no tool '__class__'"),
+        (call("press", color="green"), "color is 'green'"),
+        (call("press", color="red", times=0), "not at all?"),
+    ],
+)
+def test_a_wrong_call_is_told_so_and_nothing_happens(action: str, said: str) -> None:
+    env = Safe()
+    env.reset(seed=0)
+    answer, reward, terminated, truncated, info = env.step(action)
+    assert answer.startswith("error: ") and said in answer
+    assert (reward, terminated, truncated, info) == (0.0, False, False, {"won": False, "admissible_action": False})
+
+
+def test_rewards_on_the_way() -> None:
+    class Paid(ToolEnv):
+        max_reward = 3.0
+
+        def start(self, random) -> str:
+            return "Go."
+
+        def work(self) -> str:
+            """Work."""
+            self.earn(0.5)
+            return "Paid."
+
+        def stop(self) -> str:
+            """Stop."""
+            self.finish(won=True)
+            raise ToolError("too late")
+
+    env = Paid()
+    assert env.reset()[1]["max_reward"] == 3.0
+    assert [env.step(call("work"))[1] for _ in range(2)] == [0.5, 0.5]
+    assert env.step(call("stop"))[:3] == ("error: too late", 3.0, True)
+
+
+def test_the_safe() -> None:
+    """Its expert needs at most places + 1 calls; codes of the splits differ, digits' sums tell which is whose."""
+    codes: dict[str, set[str]] = {}
+    for split in ("train", "val", "test"):
+        env = SafeEnv(split, places=2)
+        for seed in range(30):
+            env.reset(seed=seed)
+            codes.setdefault(split, set()).add(env._code)
+            turns = [env.step(env.demonstrate()) for _ in range(2)]
+            if not turns[-1][2]:
+                turns.append(env.step(env.demonstrate()))
+            assert turns[-1][1:3] == (1.0, True) and turns[-1][4]["won"]
+    assert {sum(map(int, code)) % 10 for code in codes["val"]} == {8}
+    assert {sum(map(int, code)) % 10 for code in codes["test"]} == {9}
+    assert not {8, 9} & {sum(map(int, code)) % 10 for code in codes["train"]}
+    env.reset(seed=0)
+    assert env.step(call("look_in", place="moon"))[0].startswith("error: no moon here, only ")
+    assert env.step(call("enter", code="x"))[:3] == ("The safe stays shut.", 0.0, False)
+    for wrong in ({"places": 0}, {"places": 7}, {"digits": 0}):
+        with pytest.raises(SettingsError, match=f"init_args.{next(iter(wrong))} is"):
+            SafeEnv(**wrong)
+
+
+def test_check_plays_it() -> None:
+    """The probe calls tools; no words of the observation."""
+    findings = {finding.name: finding for finding in check_contract(SafeEnv, 4)}
+    assert {finding.level for finding in findings.values()} == {"ok"}
+    assert findings["tools"].text.startswith("look_in, enter; ")
+
+
+# What passes them on
+
+
+def test_a_worker_and_a_mixture_pass_tools_on() -> None:
+    mixture = MixtureEnv(
+        environments={
+            "one": {"class_path": "paw_lightning.envs.WorkerEnv", "init_args": {"environment": SAFE}},
+            "two": OTHER,
+        }
+    )
+    try:
+        names = []
+        for seed in (0, 1):
+            _, info = mixture.reset(seed=seed)
+            assert check_info(json.loads(json.dumps(info))) is None
+            names.append([tool["function"]["name"] for tool in info["tools"]])
+            first = names[-1][0]
+            assert mixture.step(call(first, **({"place": "desk"} if first == "look_in" else {})))[0]
+        assert sorted(names) == [["look_in", "enter"], ["read_note", "press"]]
+    finally:
+        mixture.close()
+
+
+def test_recorded_calls(tmp_path) -> None:
+    """A line has its tools; a call is the recorded one whatever blanks are in it."""
+    tools = Safe().tools
+    turn = {"observation": "A safe.", "action": '{"name":"press","arguments":{"color":"red"}}'}
+    path = tmp_path / "episodes.jsonl"
+    path.write_text(json.dumps({"task": "Open.", "turns": [turn], "tools": tools}) + "\n")
+    env = RecordedEpisodes(path=str(path), environment=OTHER)
+    assert env.reset(seed=0)[1]["tools"] == tools
+    assert env.step(call("press", color="red"))[1:3] == (1.0, True)
+    env.reset(seed=0)
+    assert env.step(call("press", color="blue"))[1:3] == (0.0, True)
+
+
+@pytest.mark.parametrize(
+    ("tools", "message"),
+    [
+        ("press", "info\\['tools'\\] is 'press'; wanted a list"),
+        ([{"name": "press"}], "holds {'name': 'press'}; wanted"),
+        ([{"type": "function", "function": {"name": ""}}], "holds"),
+        ([{"function": {"name": "f", "parameters": []}}], "holds"),
+        ([{"function": {"name": "f", "parameters": {"properties": []}}}], "holds"),
+        ([{"function": {"name": "f"}}, {"function": {"name": "f"}}], "names one tool twice"),
+        ([{"function": {"name": "f", "description": b"x"}}], "is no JSON"),
+    ],
+)
+def test_what_is_no_list_of_tools_is_refused(tools: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        check_info({"tools": tools})
