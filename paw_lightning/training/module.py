@@ -57,9 +57,8 @@ class PaWModule(L.LightningModule):
         lr_scheduler: of the optimizer's rate, stepped once per iteration; null keeps the rate.
         dtype: of the weights; mixed precision is `trainer.precision`. Below float32 an optimizer step smaller than
             the distance to the next number is lost: meant for the frozen weights beside `lora`, which is float32.
-        attention: the implementation in Transformers' words; null is the model's own choice, mostly `sdpa`.
-            `flash_attention_2` wants its package, a GPU and half precision, and reads no row with branches
-            (`target_control`).
+        attention: the implementation, as Transformers names it; null is the model's own choice, mostly `sdpa`.
+            `flash_attention_2` wants its package, a GPU, half precision, and rows without branches (`target_control`).
         activation_checkpointing: recompute activations in the backward pass.
     """
 
