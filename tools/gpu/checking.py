@@ -49,7 +49,8 @@ STEPS = {  # what matters most comes first
     "1.5B": Step(("speeds.py", "--shape", "1.5B"), 95),
     "samplers": Step(("sampler_speeds.py",), 55),
     "trl": Step(("trl_speed.py",), 60),
-    "study": Step(("first_study.py",), 150),
+    "replay": Step(("replay_speed.py",), 30),
+    "study": Step(("first_study.py",), 120),
 }
 
 
@@ -140,7 +141,7 @@ def check(options: argparse.Namespace, deadline: float) -> None:
             command = [sys.executable, str(HERE / STEPS[name].program[0]), *STEPS[name].program[1:]]
             command += ["--out", str(results), "--work", str(work), "--seconds", f"{seconds:.1f}"]
             command += ["--rehearse"] if options.rehearse else []
-            if name == "study" and not model:
+            if name in ("replay", "study") and not model:
                 status, reason = "skipped", "SmolLM2 is not among the parts that are here"
             else:
                 status, reason = run(command, seconds, log, variables)

@@ -163,6 +163,14 @@ def trl(entries: Entries) -> str:
     return table(["", "play, s", "scoring, s", "update, s", "environment steps/s"], rows)
 
 
+def replay(entries: Entries) -> str:
+    """An iteration that plays, and one that reads what was played."""
+    found = entries.get("replay/SmolLM2")
+    keys = {"a run, s": "run_s", "its replay, s": "replay_s", "times as fast": "times_as_fast"}
+    cells = [column(found, lambda found, key=key: found.get(key)) for key in keys.values()]  # type: ignore[misc]
+    return table(["an iteration of", *keys], [["SmolLM2, replay with `wm/ce`", *cells]])
+
+
 def study(entries: Entries) -> str:
     """Success by arm where all arms of a seed still ran, and the difference from GRPO."""
     start = column(entries.get("study/warm start"), lambda found: found.get("success"))
@@ -207,7 +215,7 @@ def machine(entries: Entries) -> str:
 def steps(results: record.Record) -> str:
     """How each step ended."""
     rows = []
-    for name in ("core", "0.5B", "1.5B", "samplers", "trl", "study"):
+    for name in ("core", "0.5B", "1.5B", "samplers", "trl", "replay", "study"):
         found = results["steps"].get(name)
         if found is None:
             rows.append([name, NOT_YET, "", ""])
@@ -217,7 +225,15 @@ def steps(results: record.Record) -> str:
     return table(["step", "how it ended", "seconds", "of at most"], rows)
 
 
-SECTIONS = {"core": core, "speeds": speeds, "samplers": samplers, "trl": trl, "study": study, "machine": machine}
+SECTIONS = {
+    "core": core,
+    "speeds": speeds,
+    "samplers": samplers,
+    "trl": trl,
+    "replay": replay,
+    "study": study,
+    "machine": machine,
+}
 
 
 def between(text: str, name: str, content: str) -> str:
