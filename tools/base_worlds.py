@@ -251,7 +251,7 @@ ALFWORLD = World(
     start=start_game,
     player=SweepingPlayer,
     texts=alfworld_texts,
-    # First how a thing is handled, by players who mostly know where it is: in short episodes; then how it is looked for.
+    # How things are handled comes first, in short episodes of players who mostly know where they are; then the search.
     phases=(
         Phase(Skill(0.2, 0.8), 160, 4e-3, episodes=16, turns=12),
         Phase(Skill(0.1, 0.5, mistakes=0.1), 160, 3e-3, episodes=24),

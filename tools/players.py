@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -94,7 +94,7 @@ class Onward(random.Random):
         super().__init__()
         self.dice, self.places, self.here = dice, list[str](), ""
 
-    def choice(self, seq: Sequence[Any]) -> Any:
+    def choice(self, seq: Any) -> Any:
         """One of them."""
         if seq[0] not in self.places:
             return self.dice.choice(seq)

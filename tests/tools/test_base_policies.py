@@ -84,7 +84,7 @@ def test_a_sweeping_player_takes_the_places_as_they_are_listed() -> None:
 
 
 def test_mistakes_change_nothing_and_are_got_over() -> None:
-    """Half of all actions are drawn as mistakes: right at another turn, or with another number. Nothing else happens."""
+    """Half of all actions are mistakes: right at another turn, or with another number."""
     answers, won = [], 0
     for number in range(30):
         env, house = HOUSEHOLD.start(number)
