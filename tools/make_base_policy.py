@@ -22,6 +22,7 @@ import argparse
 import json
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def imitate(world: World, number: int, start: Path, output: Path, seed: int) -> 
 
 def settings(world: World, phase: Phase) -> dict[str, Any]:
     """What a phase sets, by the keys of a configuration."""
-    played = {"world": world.name, "noise": phase.skill.noise, "insight": phase.skill.insight}
+    played = {"world": world.name, **asdict(phase.skill)}
     # Copying names forms in half the steps of AdamW alone.
     optimizer = {"lr": phase.learning_rate, "weight_decay": 0.0, "betas": [0.9, 0.98]}
     schedule = {

@@ -13,10 +13,12 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from paw_lightning.envs.household.env import HouseholdEnv
 from paw_lightning.models.loading import load_tokenizer
+from paw_lightning.rollouts.layouts import LAYOUTS
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import Prompt, PromptBuilder, Turn
 from tests.conftest import ROOT, byte_tokenizer
 from tests.helpers import runs
+from tests.helpers.factories import make_transition
 
 NAMES = ("paper", "small", "smollm2")
 CONFIGS = [ROOT / "configs" / "alfworld" / f"{name}.yaml" for name in NAMES]
@@ -98,18 +100,23 @@ def test_the_paper_s_prompt() -> None:
     assert "view 1" not in text and "help" not in text.split("[Observation 2]")[1]
 
 
-def test_the_small_prompt_shows_every_place_and_command(games: None) -> None:
-    """A small model cannot act on what it does not see: the longest game fits with its whole history."""
+def test_the_small_transcript_shows_every_answer_and_the_task_last(games: None) -> None:
+    """A small model cannot act on what it does not see."""
     rollout = yaml.safe_load(CONFIGS[1].read_text())["rollout"]
-    prompt = Prompt(**rollout["prompt"])
-    assert prompt.history_length >= rollout["max_steps"] - 1
+    prompt = Prompt(**rollout["prompt"] | {"max_tokens": 100_000})  # bytes, where the policy's tokens are whole phrases
     env = HouseholdEnv("train", **rollout["environment"]["init_args"])
     observation, info = env.reset(seed=0)
-    turns = [Turn(observation, f"go to place {i}") for i in range(rollout["max_steps"] - 1)]
-    builder = PromptBuilder(prompt, ChatFormat(byte_tokenizer()))
-    text = builder._render(info["task"], "now", turns, len(turns), observation, [])
-    assert text.startswith(observation) and text.endswith(f"now\nTask: {info['task']}")
-    assert all(turn.action in text for turn in turns)
+    tokenizer = byte_tokenizer()
+    chat = ChatFormat(tokenizer)
+    layout = LAYOUTS[rollout["layout"]](PromptBuilder(prompt, chat), info["task"], observation, 10_000)
+    seen = [observation]
+    for place in [command for command in info["admissible_commands"] if command.startswith("go to ")][:5]:
+        layout.context(seen[-1], [])
+        seen.append(env.step(place)[0])
+        layout.record(make_transition(action_ids=chat.encode_answer(place), observation_text=seen[-1]), [])
+    text = tokenizer.decode(layout.context(seen[-1], []).ids)
+    assert len(seen) == 6 and all(text.count(f"{answer}\nTask: {info['task']}") == 1 for answer in seen)
+    assert text.rindex(f"Task: {info['task']}") > text.rindex(seen[-1])
 
 
 def test_a_tokenizer_keeps_its_word_boundaries(small_qwen: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import sys
 from dataclasses import replace
 from itertools import pairwise
@@ -20,7 +21,7 @@ sys.path.insert(0, str(ROOT / "tools"))  # tools are scripts: each finds its nei
 import make_base_policy
 from base_worlds import HOUSEHOLD, SEARCH, WORLDS, World
 from played_world import PlayedWorld
-from players import Skill, names, play
+from players import Onward, Skill, SweepingPlayer, names, play
 
 GENERATED = [name for name in WORLDS if name != "alfworld"]
 
@@ -54,6 +55,45 @@ def test_a_house_is_searched_or_known() -> None:
     searched, known = ([episode(HOUSEHOLD, number, Skill(0.0, insight)) for number in range(20)] for insight in (0, 1))
     assert sum(map(len, known)) < 0.75 * sum(map(len, searched))
     assert all(turns[-1][2].startswith("move ") for turns in known)
+
+
+def test_a_sweep_goes_on_from_where_the_player_stands() -> None:
+    """The first that is left from there on, from the end back to the beginning; anything else is for the dice."""
+    onward = Onward(random.Random(0))
+    onward.places, onward.here = ["a 1", "b 1", "c 1", "d 1"], "b 1"
+    assert onward.choice(["a 1", "c 1", "d 1"]) == "c 1"
+    onward.here = "d 1"
+    assert onward.choice(["b 1", "c 1"]) == "b 1"
+    assert {onward.choice(["go to a 1", "go to b 1"]) for _ in range(20)} == {"go to a 1", "go to b 1"}
+    onward.here = ""
+    assert {onward.choice(onward.places) for _ in range(60)} == {*onward.places}, "it begins anywhere"
+
+
+def test_a_sweeping_player_takes_the_places_as_they_are_listed() -> None:
+    """And wins: its visits, up to where it finds what it wants, are a piece of the list, which has no end."""
+    for number in range(10):
+        env, house = HOUSEHOLD.start(number)
+        listed = re.findall(r"\ba ([a-z]+ \d+)", env.reset(seed=house)[0])
+        turns = list(play(env, house, SweepingPlayer, random.Random(number), Skill(0.0), 40))
+        assert turns[-1][2].startswith("move ")
+        found = next(i for i, turn in enumerate(turns) if turn[2].startswith("take "))
+        visits = [turn[2].removeprefix("go to ") for turn in turns[:found] if turn[2].startswith("go to ")]
+        begin = listed.index(visits[0])
+        assert visits == (listed[begin:] + listed[:begin])[: len(visits)]
+
+
+def test_mistakes_change_nothing_and_are_got_over() -> None:
+    """Half of all actions are mistakes: right at another turn, or with another number."""
+    answers, won = [], 0
+    for number in range(30):
+        env, house = HOUSEHOLD.start(number)
+        skill = Skill(0.0, mistakes=0.5)
+        turns = list(play(env, house, SweepingPlayer, random.Random(number), skill, 60))
+        answers += [turn[3] for turn in turns]
+        won += turns[-1][2].startswith("move ")
+    # a number may be drawn as it was, and another cabinet's is a place too: fewer than half
+    assert 0.2 < answers.count("Nothing happens.") / len(answers) < 0.5
+    assert won >= 28
 
 
 def test_questions_are_of_other_facts_than_those_of_training() -> None:
