@@ -222,6 +222,7 @@ def test_seconds_below_zero_are_refused() -> None:
         GracefulStop(seconds=-1)
 
 
+@pytest.mark.slow
 def test_a_process_whose_main_thread_never_comes_is_ended() -> None:
     """It computes for a minute in C, where Python calls no handler; 143 is what shells say of a SIGTERM."""
     code = (

@@ -130,6 +130,7 @@ def test_beside_the_update_is_before_it(other: dict, unbroken, fit) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_the_native_sampler_plays_before_the_update(fit) -> None:
     with pytest.warns(UserWarning, match=r"rollout\.ahead is 1 and NativeSampler samples from the trained weights"):
         native = fit(**AHEAD)
@@ -209,6 +210,7 @@ def test_a_replay_is_the_run_that_played_ahead(kind: str, unbroken, fit, monkeyp
     assert points(replayed, "rollout/off_policy") == points(replayed, "rollout/staleness") == [0.0, 1.0, 1.0]
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_an_experts_rollouts_are_the_same_ahead(fit) -> None:
     """They depend on no weights: the run is that without, whatever the sampler is."""
@@ -443,6 +445,7 @@ def test_a_stop_finishes_what_is_played(fit, monkeypatch) -> None:
     runs.assert_same_end(whole, resumed)
 
 
+@pytest.mark.slow
 def test_a_stop_that_drops_waits_for_nobody(fit, monkeypatch) -> None:
     """18 steps of 0.5 s, one after the other, are still to be played: the thread leaves after the turn it is in."""
     monkeypatch.setattr(Sleepy, "pause", 0.0)

@@ -179,6 +179,7 @@ def test_off_policy_ratios_are_taken_against_what_was_recorded() -> None:
     assert flags[False, True] == flags[True, True] == [(False, True)] * 3
 
 
+@pytest.mark.slow
 def test_imitation_by_other_weights_is_the_run_itself(fit) -> None:
     """An expert's actions depend on no weights: scored anew, every iteration is what a run of its own would see."""
     changed = IMITATION | {"model__optimizer__init_args__lr": 0.02}
