@@ -236,6 +236,11 @@ class Rollout:
         return self.groups + self.left_out if self.left_out_teach else self.groups
 
     @property
+    def teaching_transitions(self) -> list[Transition]:
+        """All transitions that may teach the world model."""
+        return [t for group in self.teaching for t in group.transitions]
+
+    @property
     def dropped_groups(self) -> int:
         """How many groups were lost."""
         return len(self.failures)

@@ -94,7 +94,7 @@ class Canaries(RolloutCallback):
             self.probe = checks.Probe.take(pair, [row.segments[0].ids for row in checked])
         self.known = {
             "action": {tuple(t.action_ids) for t in rollout.transitions},
-            "target": {run for group in rollout.teaching for t in group.transitions for run in checks.target_runs(t)},
+            "target": {run for t in rollout.teaching_transitions for run in checks.target_runs(t)},
         }
         longest = max(row.length for row in checked)
         _say(

@@ -85,7 +85,7 @@ class Ahead(Runner):
             timeout: that a rank waits for the others.
         """
         self._iterations = iterations
-        if getattr(self.sampler, "sleep", False):
+        if not self.settings.demonstrated and self.sampler.sleep:
             raise SettingsError(
                 "rollout.ahead is 1 and rollout.sampler.init_args.sleep is true: a server that sleeps cannot play "
                 "beside the update; wanted one of the two"

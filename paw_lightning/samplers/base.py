@@ -38,6 +38,9 @@ class Sampler(ABC):
     """It plays from a copy of the weights that `update_weights` alone changes: with `rollout.ahead` it is asked in a
     thread while the model trains, and reads nothing of the model between `prepare` and `release`."""
 
+    sleep: bool = False
+    """What it asks gives its memory back between two rollouts, while the model trains."""
+
     context_length: int | None = None
     """Tokens of a prompt and its action that it reads at most; None where only the model's own limit counts, or before
     `update_weights`."""

@@ -100,7 +100,7 @@ def build_rows(rollout: Rollout, *, horizon: int = 1, discount: float = 1.0, sca
     not how much it weighs (choice: the paper predicts one step and names that a limit). The steps end with the
     episode, or before an observation that is not predicted.
     """
-    transitions = [t for group in rollout.teaching for t in group.transitions]
+    transitions = rollout.teaching_transitions
     weights = target_token_weights(
         [g for g, group in enumerate(rollout.teaching) for _ in group.transitions],
         [t.selected for t in transitions],

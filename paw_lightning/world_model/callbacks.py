@@ -29,11 +29,6 @@ from paw_lightning.world_model.selection import RULES, Rule, action_entropy, che
 Targets = Literal["observation", "shuffled", "half_gold", "noise_sign", "random_tokens", "wrong_action"]
 
 
-def _teaching(rollout: Rollout) -> list[Transition]:
-    """All transitions that may teach the world model."""
-    return [t for group in rollout.teaching for t in group.transitions]
-
-
 class EntropySelection(L.Callback):
     """Keeps the ceil(alpha |P|) transitions of highest action entropy over the whole update (eq. 4).
 
@@ -74,7 +69,7 @@ class EntropySelection(L.Callback):
 
     def select(self, rollout: Rollout, seed: int) -> None:
         """Write action_entropy and selected of every transition."""
-        for t in _teaching(rollout):
+        for t in rollout.teaching_transitions:
             t.action_entropy = action_entropy(t.token_entropies, t.sampled_logprobs, self.entropy)
             t.selected = False
         rule = RULES[self.rule] if isinstance(self.rule, str) else self.rule
@@ -97,7 +92,7 @@ class EntropySelection(L.Callback):
         return pools
 
     def _log(self, rollout: Rollout, pools: dict[str, list[Transition]]) -> None:
-        transitions, metrics = _teaching(rollout), rollout.metrics
+        transitions, metrics = rollout.teaching_transitions, rollout.metrics
         predictable = sum(t.teachable for t in transitions)
         entropies = [t.action_entropy for t in transitions]
         metrics["rollout/action_entropy"] = math.fsum(entropies) / max(len(entropies), 1)
@@ -159,7 +154,7 @@ class TargetControl(L.Callback):
         if self.filter is None:
             return
         counts = [0, 0]  # tokens ruled out, and all
-        for t in _teaching(rollout):
+        for t in rollout.teaching_transitions:
             if t.observation_ids:
                 t.target_mask = filters.mask(self.filter, chat, t.observation_text, t.observation_ids)
                 counts = [counts[0] + t.target_mask.count(False), counts[1] + len(t.target_mask)]
@@ -194,7 +189,7 @@ class TargetControl(L.Callback):
             rollout.metrics["wm/true_token_fraction"] = sum(same) / len(same)
 
     def _draw_signs(self, rollout: Rollout, randomness: Generator) -> None:
-        selected = [t for t in _teaching(rollout) if t.selected]
+        selected = [t for t in rollout.teaching_transitions if t.selected]
         for t, sign in zip(selected, controls.signs(len(selected), randomness), strict=True):
             t.target_sign = sign
         rollout.metrics["wm/positive_fraction"] = sum(t.target_sign > 0 for t in selected) / len(selected)
@@ -257,7 +252,7 @@ class RewardBalance(L.Callback):
 
     def weigh(self, rollout: Rollout, loss: WorldModelLoss, measure: Measure, *, rewardless: bool = False) -> None:
         """Write coefficient of every group; `measure` is asked only where another kind's weight is to be matched."""
-        if not any(t.selected for t in _teaching(rollout)):
+        if not any(t.selected for t in rollout.teaching_transitions):
             return  # nothing is predicted: plain policy optimisation needs no R_max
         for group in rollout.teaching:
             group.coefficient = self._coefficient(group, rollout.iteration, rewardless)

@@ -232,6 +232,13 @@ def test_what_does_not_go_together_is_refused() -> None:
     EnvironmentLoop(environment=ToyEnv, ahead=1, old_logprobs="trainer", importance_cap=2.0)
 
 
+def test_a_server_that_sleeps_in_the_update_cannot_play_beside_it() -> None:
+    runner = Ahead(SimpleNamespace(demonstrated=False), None, None)  # type: ignore[arg-type]
+    runner._sampler = SimpleNamespace(sleep=True, holds_weights=True)  # type: ignore[assignment]
+    with pytest.raises(SettingsError, match=r"rollout\.ahead is 1 and rollout\.sampler\.init_args\.sleep is true"):
+        runner.begin(3, None)
+
+
 # A server
 
 

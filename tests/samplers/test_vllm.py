@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM
 from paw_lightning.errors import SamplerFailedError, SettingsError
 from paw_lightning.models.lora import LoRA, add_adapters, merged
 from paw_lightning.rollouts.scoring import write_importance
-from paw_lightning.samplers import server as http
 from paw_lightning.samplers.vllm import VLLMSampler
 from paw_lightning.update.collate import collate
 from paw_lightning.update.rows import policy_rows
@@ -24,18 +23,12 @@ from tests.helpers.factories import make_transition
 from tests.helpers.fake_vllm import FakeVLLM, serving
 from tests.helpers.served import SYNC, gap, make, make_synced, move, sample
 
-
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "PAUSES", (0.0, 0.0))
+pytestmark = pytest.mark.usefixtures("no_pauses")
 
 
 @pytest.fixture
-def model(tiny_model_dir: str) -> Any:
-    """Other weights than those that a server is started with."""
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
-    move(model)
-    return model
+def model(moved_model: Any) -> Any:
+    return moved_model
 
 
 # Weights

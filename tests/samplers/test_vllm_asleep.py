@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM
 
 from paw_lightning.errors import SamplerFailedError, SettingsError
 from paw_lightning.models.lora import LoRA, add_adapters, merged
-from paw_lightning.samplers import server as http
 from paw_lightning.samplers import vllm
 from tests.helpers import runs
 from tests.helpers.fake_vllm import FakeVLLM, serving
@@ -22,16 +21,12 @@ WOKEN = [SYNC[0], "/wake_up?tags=weights", *SYNC[1:-1], "/wake_up?tags=kv_cache"
 """Weights first; keys and values when the weights are there; requests last."""
 
 
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "PAUSES", (0.0, 0.0))
+pytestmark = pytest.mark.usefixtures("no_pauses")
 
 
 @pytest.fixture
-def model(tiny_model_dir: str) -> Any:
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
-    move(model)
-    return model
+def model(moved_model: Any) -> Any:
+    return moved_model
 
 
 def test_the_card_is_the_trainers_between_two_rollouts(

@@ -16,7 +16,6 @@ from transformers import AutoModelForCausalLM, GPT2Config, Qwen3MoeConfig
 
 from paw_lightning import ranks
 from paw_lightning.errors import SamplerFailedError, SettingsError
-from paw_lightning.samplers import server as http
 from paw_lightning.samplers import weight_transfer
 from paw_lightning.samplers.weight_transfer import CudaIPC, checkpoint_tensors, described
 from tests.helpers.fake_nccl import FakeNCCL
@@ -31,16 +30,12 @@ def around(update: list[str]) -> list[str]:
     return [*SYNC[:2], *update, *SYNC[3:]]
 
 
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "PAUSES", (0.0, 0.0))
+pytestmark = pytest.mark.usefixtures("no_pauses")
 
 
 @pytest.fixture
-def model(tiny_model_dir: str) -> Any:
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
-    move(model)
-    return model
+def model(moved_model: Any) -> Any:
+    return moved_model
 
 
 @pytest.fixture
