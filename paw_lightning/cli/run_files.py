@@ -49,7 +49,7 @@ class RepeatableConfig(SaveConfigCallback):
         if trainer.is_global_zero:
             if folder is not None:
                 clear_leftovers(folder / CHECKPOINTS)
-            text = self.parser.dump(self.config, skip_none=False)
+            text = self.parser.dump(self.config, skip_unset=False, skip_validation=True)
             write_whole(place / self.config_filename, lambda file: file.write(text.encode()))
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -63,6 +63,7 @@ def patch_sampler(monkeypatch: pytest.MonkeyPatch, change) -> None:
     monkeypatch.setattr(NativeSampler, "generate", generate)
 
 
+@pytest.mark.slow
 def test_a_sampler_at_another_temperature(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
     patch_sampler(monkeypatch, lambda temperature: 0.8 * temperature)
     with pytest.raises(CanaryError, match=r"sampler's log-probs differ.*rollout\.temperature \(1\).*canaries\.enabled"):
@@ -150,6 +151,7 @@ def add_adapters(monkeypatch: pytest.MonkeyPatch, train_adapters: bool) -> None:
     monkeypatch.setattr(PaWModule, "configure_model", configure)
 
 
+@pytest.mark.slow
 def test_trained_adapters_are_right(tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
     add_adapters(monkeypatch, train_adapters=True)
     cli = runs.fit(tmp_path, tiny_model_dir, **QUICK)

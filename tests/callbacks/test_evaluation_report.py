@@ -196,6 +196,7 @@ def test_one_sample_is_the_first_of_several(tiny_model_dir: str, tmp_path: Path)
     assert played[0] == played[1]
 
 
+@pytest.mark.slow
 def test_a_training_run_writes_no_report(tiny_model_dir: str, tmp_path: Path) -> None:
     cli = runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=1)
     assert not list(runs.log_dir(cli).glob("*report*"))
@@ -206,6 +207,7 @@ def test_a_training_run_writes_no_report(tiny_model_dir: str, tmp_path: Path) ->
     assert page.read_text().startswith("# Val report")
 
 
+@pytest.mark.slow
 def test_the_weights_that_played_are_named(tiny_model_dir: str, tmp_path: Path) -> None:
     """A checkpoint; random weights; and in Python, what `fit` has just made of them."""
     cli = runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=1)

@@ -307,6 +307,7 @@ def test_everything_that_acts_has_a_name(browser: Browser, two: str) -> None:
         assert browser.run(NAMELESS) == []
 
 
+@pytest.mark.slow
 def test_five_thousand_episodes_open_within_three_seconds(browser: Browser, tmp_path: Path) -> None:
     words = Words()
     for iteration in range(1, 51):

@@ -105,6 +105,7 @@ def test_a_port_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
         command([str(tmp_path), "--serve", "--port", "70000"])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="NO SIGNALS: Ctrl-C is sent as one")
 def test_ctrl_c_ends_it_cleanly(tmp_path: Path) -> None:
     arguments = [sys.executable, "-m", "paw_lightning", "view", str(tmp_path), "--serve", "--port", "0"]

@@ -216,6 +216,7 @@ def test_a_kind_is_its_own_match(tiny_model_dir: str, tmp_path: Path) -> None:
         assert torch.equal(tensor, plain[name]), name
 
 
+@pytest.mark.slow
 def test_a_resumed_run_selects_weighs_and_shuffles_as_the_unbroken_one(tiny_model_dir: str, tmp_path: Path) -> None:
     """Every control that is drawn, annealed or measured is a function of the iteration and its rollout."""
     settings = {

@@ -68,7 +68,11 @@ def test_a_step_with_rows_is_the_optimizers(states: list[Tensor], tiny_model_dir
 
 
 @pytest.mark.parametrize(
-    "strategy", ["lightning.pytorch.strategies.DDPStrategy", "paw_lightning.training.strategies.FSDP2"]
+    "strategy",
+    [
+        pytest.param("lightning.pytorch.strategies.DDPStrategy", marks=pytest.mark.slow),
+        "paw_lightning.training.strategies.FSDP2",
+    ],
 )
 def test_ranks_agree_on_it(strategy: str, tiny_model_dir: str, tmp_path: Path) -> None:
     """Two ranks and five steps for two rows; a rank without a row of its own takes part in a step that has one."""

@@ -74,7 +74,7 @@ def test_resume_in_place_continues_the_run(tiny_model_dir: str, tmp_path: Path) 
     assert len(runs.curves(second)["rollout/return"]) == 3, "one curve with a point per iteration"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_signal_saves_a_resumable_iteration(number: int, tiny_model_dir: str, tmp_path: Path, monkeypatch) -> None:
     unbroken = runs.fit(tmp_path / "unbroken", tiny_model_dir, trainer__max_epochs=3)
     sender, before = SignalDuringRollout(number, iteration=1), signal.getsignal(number)

@@ -203,7 +203,9 @@ def test_an_attention_that_cannot_run_here_is_named(directory: str) -> None:
         PaWModule(directory, attention="flash_attention_2").configure_model()
 
 
-@pytest.mark.parametrize("name", ["gemma2", "granite", "llama"])
+@pytest.mark.parametrize(
+    "name", ["gemma2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("granite", "llama"))]
+)
 def test_an_iteration_through_the_command_line(name: str, tmp_path: Path) -> None:
     cli = runs.fit(
         tmp_path, save(ARCHITECTURES[name], tmp_path / name), trainer__max_epochs=1, trainer__limit_val_batches=0

@@ -29,6 +29,7 @@ def test_its_tokenizer_knows_every_text() -> None:
         assert tokenizer.decode(ChatFormat(tokenizer).encode_text(text)) == text
 
 
+@pytest.mark.slow
 def test_it_solves_a_few_unseen_houses() -> None:
     """5-20 % of the quickstart's validation houses; 200 of them, so that chance alone moves the rate by 2 points."""
     from base_policy_report import evaluate

@@ -78,7 +78,7 @@ def test_checkpoint_holds_adapters_alone_and_resumes_exactly(tiny_model_dir: str
     assert_same_curves(unbroken, resumed)
 
 
-@pytest.mark.parametrize("how", ["merged", "separate"])
+@pytest.mark.parametrize("how", ["merged", pytest.param("separate", marks=pytest.mark.slow)])
 def test_export(how: str, tiny_model_dir: str, tmp_path: Path) -> None:
     cli = runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=1, policy_export__adapters=how, **LORA)
     folder = runs.log_dir(cli) / "policy"
@@ -93,6 +93,7 @@ def test_export(how: str, tiny_model_dir: str, tmp_path: Path) -> None:
         assert (logits(exported) - logits(cli.model.language_model)).abs().max() > 1e-3, "the adapters matter"
 
 
+@pytest.mark.slow
 def test_frozen_weights_may_be_bfloat16(tiny_model_dir: str, tmp_path: Path) -> None:
     cli = runs.fit(tmp_path, tiny_model_dir, trainer__max_epochs=1, model__dtype="bfloat16", **LORA)
     kinds = {p.requires_grad: p.dtype for p in cli.model.parameters()}

@@ -96,6 +96,7 @@ def test_the_order_of_rewards_makes_no_variance(rewards: list[float], dice) -> N
     assert len(set(group.returns)) == 1 and without_variance(group)
 
 
+@pytest.mark.slow
 def test_a_run_counts_its_rounds_and_resumes_exactly(tiny_model_dir: str, tmp_path: Path) -> None:
     settings = {"data__dynamic_sampling": 2, "seed_everything": 3}
     unbroken = runs.fit(tmp_path / "unbroken", tiny_model_dir, trainer__max_epochs=3, **settings)

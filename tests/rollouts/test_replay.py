@@ -55,7 +55,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "uneven": {"rollout__environment__init_args__uneven": True, "rollout__environment__init_args__nuisance": True},
 }
 
-FAST = {"episode", "ppo", "lora", "placebo"}
+FAST = {"episode", "ppo"}
 
 
 def no_environment(self: ToyEnv, split: str = "train", **arguments: Any) -> None:
@@ -118,6 +118,7 @@ def test_a_replay_resumes_where_it_was_stopped_and_needs_no_earlier_file(fit) ->
     assert off_policy(resumed) == [0.0]
 
 
+@pytest.mark.slow
 def test_a_replay_is_a_recording_too(fit) -> None:
     """Its own files name the weights that played, not those that were trained: off-policy stays off-policy."""
     recorded = fit("recorded")

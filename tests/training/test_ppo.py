@@ -55,7 +55,9 @@ def test_ppo_trains_policy_and_critic(critic: str, tiny_model_dir: str, tmp_path
     assert [name for name in fresh if torch.equal(fresh[name], trained[name])] == []
 
 
-@pytest.mark.parametrize("settings", [PPO, SEPARATE], ids=["shared", "separate"])
+@pytest.mark.parametrize(
+    "settings", [pytest.param(PPO, id="shared"), pytest.param(SEPARATE, id="separate", marks=pytest.mark.slow)]
+)
 def test_resume_equals_unbroken_run(settings: dict, tiny_model_dir: str, tmp_path: Path) -> None:
     unbroken = runs.fit(tmp_path / "unbroken", tiny_model_dir, trainer__max_epochs=3, **settings)
     stopped = runs.fit(tmp_path / "stopped", tiny_model_dir, trainer__max_epochs=1, **settings)
