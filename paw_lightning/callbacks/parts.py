@@ -27,7 +27,7 @@ def world_model_parts(callbacks: Sequence[L.Callback]) -> tuple[EntropySelection
             "the trainer's callbacks hold an EntropySelection and no RewardBalance, so that what it selects would "
             "weigh nothing; wanted both (or EntropySelection(alpha=0): no world model)"
         )
-    if selection is None and (balance is not None or (control is not None and control.replaces)):
+    if selection is None and (balance is not None or (control is not None and control.does_something)):
         raise SettingsError(
             f"the trainer's callbacks hold a {type(balance or control).__name__} and no EntropySelection, so that "
             "nothing would be predicted; wanted both, or neither for plain policy optimisation"

@@ -82,11 +82,11 @@ class WorldModelHealth(RolloutCallback):
         assert isinstance(pl_module, PaWModule)
         chat = pl_module.chat
         rollout.metrics["wm/role_leak_rate"] = _leak_rate(rollout.transitions, self.runner.prompts)
-        selected = [t for t in rollout.transitions if t.selected]
+        selected = [t for t in rollout.teaching_transitions if t.selected]
         self.looking = bool(selected) and self.every > 0 and rollout.iteration % self.every == 0
         if not selected:
             return
-        coefficients = torch.tensor([group.coefficient for group in rollout.groups])
+        coefficients = torch.tensor([group.coefficient for group in rollout.teaching])
         write_histogram(trainer, "wm/coefficient_by_group", coefficients, rollout.iteration + 1)
         if self.looking and any(t.nuisance_spans for t in selected):
             logprobs, masks = _pooled(self._nuisance(pl_module, rollout, chat))
@@ -95,7 +95,7 @@ class WorldModelHealth(RolloutCallback):
 
     def _nuisance(self, module: PaWModule, rollout: Rollout, chat: ChatFormat) -> list[tuple[Tensor, Tensor]]:
         """(Log-probs, nuisance mask) of this rank's share of the selected transitions."""
-        groups = rollout.groups[ranks.rank_slice(len(rollout.groups))]
+        groups = rollout.teaching[ranks.rank_slice(len(rollout.teaching))]
         transitions = [t for group in groups for t in group.transitions]
         pairs = []
         for p in self._predict(module, transitions, lambda t: t.selected):

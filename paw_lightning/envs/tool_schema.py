@@ -107,13 +107,16 @@ def _type_schema(name: str, hint: Any) -> dict[str, Any]:
 def argument_fault(parameters: dict[str, Any], arguments: dict[str, Any]) -> str | None:
     """What is wrong with a call's arguments under a JSON schema, in words for the policy; None where nothing is.
 
-    Names, required ones, types and choices are looked at, and not what stands within a list or an object.
+    Names, required ones, types and choices are looked at, and not what stands within a list or an object. A name that
+    the schema does not hold is a fault unless it says `additionalProperties`.
     """
     known = parameters.get("properties") or {}
     if missing := [name for name in parameters.get("required") or [] if name not in arguments]:
         return f"the argument {missing[0]!r} is missing"
     for name, value in arguments.items():
         if name not in known:
+            if parameters.get("additionalProperties", False) is not False:
+                continue
             return f"there is no argument {name!r}, only {', '.join(known) or 'none at all'}"
         schema = known[name]
         kinds = schema.get("type")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
+from collections.abc import Callable
 from functools import cached_property
 from random import Random
 from typing import Any, ClassVar
@@ -75,17 +76,18 @@ class ToolEnv(TextEnv):
     @cached_property
     def tools(self) -> list[Tool]:
         """What the chat template is told of every tool."""
-        names = self.tool_names()
+        names, own = self.tool_names(), f"rollout.environment is {type(self).__name__}"
         if not names:
+            raise SettingsError(f"{own}, which has no public method; wanted tools")
+        if taken := _taken(type(self)):
             raise SettingsError(
-                f"rollout.environment is {type(self).__name__}, which has no public method; wanted tools"
+                f"{own}, whose method {taken} asks for more arguments than every environment's {taken} has; wanted a "
+                "tool of another name"
             )
         try:
             return [tool_schema(getattr(self, name)) for name in names]
         except (TypeError, NameError) as error:  # the latter of a type hint that stands for nothing
-            raise SettingsError(
-                f"rollout.environment is {type(self).__name__}, whose tools cannot be described: {error}"
-            ) from error
+            raise SettingsError(f"{own}, whose tools cannot be described: {error}") from error
 
     @classmethod
     def tool_names(cls) -> list[str]:
@@ -120,3 +122,16 @@ class ToolEnv(TextEnv):
         if fault := argument_fault(tool["function"]["parameters"], call.arguments):
             raise ToolError(fault)
         return str(getattr(self, call.name)(**call.arguments))
+
+
+def _taken(cls: type[ToolEnv]) -> str | None:
+    """A method that was meant as a tool and has the name of one that every environment has."""
+    names = [name for name in dir(ToolEnv) if not name.startswith("_") and inspect.isfunction(getattr(ToolEnv, name))]
+    own = {name: getattr(cls, name) for name in names if inspect.isfunction(getattr(cls, name))}
+    return next((name for name in own if _required(own[name]) > _required(getattr(ToolEnv, name))), None)
+
+
+def _required(method: Callable[..., Any]) -> int:
+    """How many arguments it has to be given."""
+    parameters = inspect.signature(method).parameters.values()
+    return sum(p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)

@@ -146,7 +146,8 @@ class CallSyntax:
         """An answer behind the mark of its first call; empty where it has none."""
         _, thought, rest = text.partition(THOUGHT_END)
         said = rest if thought else text
-        mark = re.search(r"\s*".join(map(re.escape, self.before.split())), said)
+        own = self.before.rpartition(THOUGHT_END)[2]  # some templates write an empty thought before every call
+        mark = re.search(r"\s*".join(map(re.escape, own.split())), said)
         return said[mark.end() :].strip() if mark else ""
 
 

@@ -59,7 +59,7 @@ def tool_scaffold(tokenizer: Any, tools: Sequence[Tool], end: str) -> Scaffold:
     before, after = sample.prompt()
     written, turn_after = sample.call_and_answer()
     start, stop = _call_object(tokenizer, written)
-    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(after, written[:start], strict=False)))
+    shared = _shared(after, written[:start], sample.before_answer())
     behind, found, bridge = written[stop:].partition(end)
     if not found:
         raise refusal(
@@ -116,6 +116,13 @@ class _Sample:
         head, turn_after = once(self.tokenizer, self.render(*self.dialogue(reply)), reply)
         return once(self.tokenizer, head, question)[1], turn_after
 
+    def before_answer(self) -> str:
+        """What is between the question and an answer in words, which ends it with no letter of a tag's."""
+        question, answer, reply = SENTINELS
+        texts = [("user", question), ("assistant", answer), ("user", reply)]
+        text = self.render(*({"role": role, "content": content} for role, content in texts))
+        return once(self.tokenizer, once(self.tokenizer, text, question)[1], answer)[0]
+
     def is_quoted(self) -> bool:
         """Whether a tool's answer is written as a string of JSON, and not as it is."""
         _, answer, reply = SENTINELS
@@ -137,6 +144,14 @@ class _Sample:
             return self.render(*messages(text))
 
         return blanks_taken(self.tokenizer, told, *once(self.tokenizer, told(reply), reply))
+
+
+def _shared(*texts: str) -> int:
+    """Letters that all of them begin with.
+
+    Two are not enough: a prompt that ends with ``<think>`` and a call that begins with ``<tool_call>`` share ``<t``.
+    """
+    return sum(1 for _ in takewhile(lambda letters: len({*letters}) == 1, zip(*texts, strict=False)))
 
 
 def _name(tool: Tool) -> str:

@@ -145,6 +145,11 @@ class TargetControl(L.Callback):
         return self.targets not in ("observation", "noise_sign")
 
     @property
+    def does_something(self) -> bool:
+        """Whether anything is taught otherwise than the true observation as it is."""
+        return self.targets != "observation" or self.filter is not None
+
+    @property
     def needs_counterfactuals(self) -> bool:
         """The collector has to record, beside each observation, the world's answer to another action."""
         return self.targets == "wrong_action"

@@ -25,7 +25,7 @@ TokenFilter = Callable[[str, list[tuple[int, int]]], Any]
 TIMESTAMP = r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?|\b\d\d?:\d\d(?::\d\d)?\b"
 IDENTIFIER = (  # a UUID, or a run of hexadecimal digits
     r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"
-    r"|\b(?:0x)?(?=[a-f]*\d)[0-9a-f]{7,}\b"
+    r"|\b(?:0x)?(?=[a-fA-F]*\d)[0-9a-fA-F]{7,}\b"
 )
 WARNING = r"(?im)^\s*(?:\[?\w*warning\]?|\[?warn\]?|\[?debug\]?)\b.*$"
 

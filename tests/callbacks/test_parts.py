@@ -12,6 +12,7 @@ import torch
 from paw_lightning import EntropySelection, EnvironmentLoop, PaWModule, RewardBalance, RolloutDataModule, TargetControl
 from paw_lightning.callbacks.parts import world_model_parts
 from paw_lightning.errors import SettingsError
+from paw_lightning.world_model.filters import without_numbers
 from paw_lightning.world_model.loss import WorldModelLoss
 from tests.helpers.toy_env import ToyEnv
 
@@ -63,8 +64,9 @@ def test_a_part_without_effect_is_refused() -> None:
         world_model_parts([EntropySelection()])
     with pytest.raises(SettingsError, match="RewardBalance and no EntropySelection"):
         world_model_parts([RewardBalance()])
-    with pytest.raises(SettingsError, match="TargetControl and no EntropySelection"):
-        world_model_parts([TargetControl("shuffled")])
+    for control in (TargetControl("shuffled"), TargetControl("noise_sign"), TargetControl(filter=without_numbers)):
+        with pytest.raises(SettingsError, match="TargetControl and no EntropySelection"):
+            world_model_parts([control])
     with pytest.raises(SettingsError, match="hold 2 EntropySelection; wanted one"):
         world_model_parts([EntropySelection(), RewardBalance(), EntropySelection()])
 

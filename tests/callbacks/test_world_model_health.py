@@ -166,6 +166,21 @@ def test_gradient_cosine_is_that_of_the_whole_first_step(module: PaWModule) -> N
     assert torch.equal(torch.get_rng_state(), dice)
 
 
+def test_groups_that_teach_the_world_model_alone_count(module: PaWModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is selected was left out of the policy's update: it is looked at all the same."""
+    rollout = make_rollout()
+    rollout.left_out, rollout.groups, rollout.left_out_teach = rollout.groups[:2], rollout.groups[2:], True
+    assert not any(t.selected for t in rollout.transitions)
+    shown: list[list[float]] = []
+    place = "paw_lightning.callbacks.world_model_health"
+    monkeypatch.setattr(f"{place}._leak_rate", lambda *_: 0.0)
+    monkeypatch.setattr(f"{place}.write_histogram", lambda _, tag, values, step: shown.append(values.tolist()))
+    health = WorldModelHealth(every=1)
+    health.runner = SimpleNamespace(prompts=None)  # type: ignore[assignment]
+    health.on_rollout_end(None, module, rollout)  # type: ignore[arg-type]
+    assert health.looking and shown == [[0.75, 0.5, 1.0]]
+
+
 def test_health_changes_no_weight_and_shows_every_curve(tmp_path: Path) -> None:
     """Bit for bit, dice included; with tagged observations and an entropy bonus every curve has something to show."""
     bonus = {"model__policy_loss__entropy_coefficient": 0.01}

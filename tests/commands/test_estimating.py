@@ -8,6 +8,7 @@ from statistics import mean
 
 import pytest
 import torch
+from jsonargparse import Namespace
 from transformers import AutoModelForCausalLM
 
 from paw_lightning import ranks
@@ -23,7 +24,7 @@ from paw_lightning.commands.estimating.playing import (
     at_their_own_pace,
     in_lock_step,
 )
-from paw_lightning.commands.estimating.reading import cache_of_a_server, gpus_of_a_server
+from paw_lightning.commands.estimating.reading import _servers, cache_of_a_server, gpus_of_a_server
 from paw_lightning.commands.estimating.shapes import SIZES, Shape, config_of, shape_of
 from paw_lightning.commands.estimating.work import Work, dealt, drawn, episodes
 
@@ -223,6 +224,24 @@ def test_sending_weights_by_hand() -> None:
     """100 bytes are written at 2,000 a second, and by each of three servers read and put, 60 bytes, over the bus."""
     assert costs.sending(SLOW, sent=100, held=60, servers=3) == pytest.approx(0.05 + 3 * (0.05 + 0.06))
     assert costs.sending(SLOW, 100, 60, 0) == 0
+
+
+@pytest.mark.parametrize(("way", "took"), [("ipc", 3 * 160 / 500), ("nccl", 3 * 100 / 2_000)])
+def test_weights_that_pass_by_the_folder_by_hand(way: str, took: float) -> None:
+    """Memory and links reach half of 1,000 and 4,000 bytes a second."""
+    assert costs.sending(SLOW, sent=100, held=60, servers=3, way=way) == pytest.approx(took)
+
+
+@pytest.mark.parametrize(("adapters", "way"), [(0, "nccl"), (1, "disk")])
+def test_the_way_of_the_weights_is_the_settings(adapters: int, way: str) -> None:
+    """An adapter goes through the folder always."""
+    sampler = Namespace(class_path="VLLMSampler", init_args=Namespace(transfer="nccl"))
+    config = Namespace(rollout=Namespace(sampler=sampler))
+    found = _servers(config, None, replace(SMALL, adapters=adapters), trainer(1))
+    assert found.way == way
+    made = replace(plan(1, servers=1), servers=found)
+    base = Seconds(reading=1, writing=1, environment=1, idle=1, scoring=1, update=1, sync=9)
+    assert ("through a file" in bottleneck(made, base).advice) == (way == "disk")
 
 
 def test_scoring_and_the_exchange_of_episodes_by_hand() -> None:

@@ -91,6 +91,10 @@ def test_a_schema_is_the_one_that_transformers_makes(function: Any) -> None:
         ),
         ("def act(self, *x: int) -> str:\n        '''Do.'''", "wanted a name and a type hint"),
         ("_act = 1", "no public method"),
+        (
+            "def look(self) -> str: return ''\n    def close(self, door: str) -> str: return ''",
+            "method close asks for more arguments than every environment's close has; wanted a tool of another name",
+        ),
     ],
 )
 def test_a_tool_that_cannot_be_described_is_refused(tool: str, message: str) -> None:
@@ -124,6 +128,15 @@ def test_null_where_it_may_be() -> None:
     assert argument_fault(parameters, {"a": None}) is None
     assert argument_fault(parameters, {"a": "x"}) == "a is 'x'; it has to be of type integer or null"
     assert argument_fault({"properties": {"a": {"anyOf": []}}}, {"a": "x"}) is None, "what nobody knows is let through"
+
+
+@pytest.mark.parametrize(
+    ("more", "let_through"), [(True, True), ({}, True), ({"type": "string"}, True), (False, False)]
+)
+def test_arguments_of_any_name_where_the_schema_has_them(more: Any, let_through: bool) -> None:
+    parameters = {"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": more}
+    assert (argument_fault(parameters, {"b": "x"}) is None) is let_through
+    assert argument_fault(parameters, {"a": 1}) == "a is 1; it has to be of type string"
 
 
 # Playing

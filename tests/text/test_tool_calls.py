@@ -70,6 +70,26 @@ def test_what_a_call_may_look_like() -> None:
     assert qwen.read(f"so</think><tool_call>{RED}</tool_call>", "<think>").well_formed
 
 
+@pytest.mark.parametrize("thought", ["<think>\n", "<think>\n\n</think>\n\n"], ids=["opened", "empty"])
+def test_a_prompt_may_end_with_a_thought(thought: str) -> None:
+    """``<think>`` and ``<tool_call>`` begin alike, and yet no letter of a tag is what the prompt has written of it."""
+    prompts = builder(
+        kinds.tokenizer(kinds.QWEN.replace("assistant\n{% endif %}", f"assistant\n{thought}{{% endif %}}"))
+    )
+    assert prompts.chat.scaffold.opened == thought
+    written = prompts.form.write(RED)
+    assert written == f"<tool_call>\n{RED}\n</tool_call>"
+    assert prompts.form.answer(RED, thought) == written and prompts.form.read(written, thought).well_formed
+
+
+def test_a_template_may_write_a_thought_before_every_call() -> None:
+    empty = "<think>\n\n</think>\n\n"
+    syntax = form(kinds.QWEN.replace("<tool_call>", f"{empty}<tool_call>"))
+    assert syntax.write(RED) == f"{empty}<tool_call>\n{RED}\n</tool_call>"
+    for thought in (empty, "", "<think>so</think>"):
+        assert syntax.parse(f"{thought}<tool_call>\n{RED}\n</tool_call>").text == RED
+
+
 @pytest.mark.parametrize(
     "text",
     [

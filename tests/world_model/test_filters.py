@@ -34,6 +34,7 @@ def pieces(text: str) -> list[tuple[int, int]]:
             "id 1b4e28ba-2fa1-11d2-883f-0016d3cca427 at 0x7ffe12ab facade deadbeef",
             "id at facade deadbeef",
         ),
+        ("identifiers", "commit 1B4E28BA of 0xDEADBEEF1 FACADE", "commit of FACADE"),
         ("warnings", "ok here\nWARNING: old key\nDeprecationWarning: x\nno warning here", "ok here no warning here"),
         ("numbers", "costs 3.50 or 1,000 coins", "costs or coins"),
     ],

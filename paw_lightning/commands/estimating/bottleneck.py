@@ -60,6 +60,11 @@ def _moves(phase: str, plan: Plan) -> str:
     if phase == "sync":
         if servers is None:
             return "weights are gathered and episodes exchanged: strategy/ddp where the model fits, or fewer ranks"
+        if servers.way != "disk":
+            return (
+                "weights go to one server after the other: fewer rollout.sampler.urls, or model.lora.rank, which sends "
+                "adapters alone"
+            )
         return (
             "weights go through a file, one server after the other: rollout.sampler.weights in a folder in memory "
             "(/dev/shm) or on a faster disk, or model.lora.rank, which sends adapters alone"

@@ -156,16 +156,24 @@ def exchange_of_episodes(work: Work, gpus: int) -> float:
     return tokens * RECORD_BYTES / RECORD_SPEED if gpus > 1 else 0.0
 
 
-def sending(device: Device, sent: float, held: float, servers: int) -> float:
-    """Seconds until all servers have new weights: written once, then read by one server after the other.
+def sending(device: Device, sent: float, held: float, servers: int, way: str = "disk") -> float:
+    """Seconds until all servers have new weights, one server after the other.
+
+    Through the folder they are written once, and read by each; by IPC each copies them within its card's memory; by
+    NCCL they go over the link to each.
 
     Args:
-        device: whose folder and PCIe they go through.
-        sent: bytes of the file.
+        device: whose folder, PCIe, memory and link they go through.
+        sent: bytes of the file, or of what goes over the link.
         held: bytes that a server copies into its device.
         servers: their number; 0 plays with the trained model itself.
+        way: `rollout.sampler.transfer`.
     """
     if not servers:
         return 0.0
+    if way == "ipc":
+        return servers * (sent + held) / device.memory_speed
+    if way == "nccl":
+        return servers * sent / device.link_speed(2)
     disk = device.disk * GIGA
     return sent / disk + servers * (sent / disk + held / (device.pcie * GIGA))

@@ -23,6 +23,8 @@ class Servers:
     """Bytes of what a rank writes for them."""
     held: float
     """Bytes of a server's copy of the weights."""
+    way: str = "disk"
+    """How they get there (`rollout.sampler.transfer`)."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def seconds(plan: Plan) -> Seconds:
     servers = plan.servers
     sync = plan.trainer.gathering() + costs.exchange_of_episodes(work, gpus)
     if servers is not None:
-        sync += costs.sending(plan.trainer.device, servers.sent, servers.held, servers.count)
+        sync += costs.sending(plan.trainer.device, servers.sent, servers.held, servers.count, servers.way)
     return Seconds(
         reading=_mean(played, "reading"),
         writing=_mean(played, "writing"),

@@ -135,7 +135,8 @@ def _servers(config: Namespace, servers: int | None, shape: Shape, trainer: Trai
     # With LoRA the adapter alone is sent; else the weights as they are trained.
     sent = trainer.gradients if shape.adapters else trainer.weights
     held = sent if shape.adapters else shape.read_in_a_step * SERVER_ELEMENT
-    return Servers(count, int(given.get("connections") or 64), sent, held)
+    way = "disk" if shape.adapters else str(given.get("transfer") or "disk")
+    return Servers(count, int(given.get("connections") or 64), sent, held, way)
 
 
 def _ahead(config: Namespace, options: Options) -> bool:

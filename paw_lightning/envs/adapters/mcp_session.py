@@ -78,14 +78,21 @@ class Session:
         return "\n".join(texts).strip() or EMPTY, not told.get("isError")
 
     def close(self) -> None:
-        """End the session; a server that it has started ends too."""
+        """End the session, also one that never began; a server that it has started ends too."""
         if self._loop.is_running():
-            self._loop.call_soon_threadsafe(self._over.set)
+            self._loop.call_soon_threadsafe(self._end)
         self._thread.join(self._timeout)
 
+    def _end(self) -> None:
+        if self._client.done():
+            self._over.set()
+        else:  # it has not answered yet, and may never
+            self._serving.cancel()
+
     def _run(self, sdk: Any, server: Any) -> None:
+        self._serving = self._loop.create_task(self._serve(sdk, server))
         try:
-            self._loop.run_until_complete(self._serve(sdk, server))
+            self._loop.run_until_complete(self._serving)
         except BaseException as error:  # of the thread: nobody else would hear of it
             if not self._client.done():
                 self._client.set_exception(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -137,6 +138,16 @@ def test_a_server_over_http(make: Any) -> None:
 def test_what_cannot_be_played_is_named(make: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=f"rollout.environment.init_args.{message}"):
         make(**arguments).reset(seed=0)
+
+
+def test_a_server_that_never_answers_is_ended(make: Any, tmp_path: Path) -> None:
+    """It is given up after `timeout` seconds, and its process does not stay behind."""
+    number = tmp_path / "pid"
+    code = f"echo $$ > {number}; exec sleep 600"
+    with pytest.raises(SettingsError, match=r"command is .*wanted an MCP server that answers: no answer within 5 s"):
+        make(command=["sh", "-c", code], timeout=5.0, **WORLD).reset(seed=0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(number.read_text()), 0)
 
 
 def test_a_server_that_is_gone_costs_the_episode(make: Any) -> None:
