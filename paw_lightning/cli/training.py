@@ -151,7 +151,7 @@ class PaWCLI(LightningCLI):
         """Lightning would read the whole checkpoint for hyperparameters here; ours holds none."""
 
     def _add_instantiators(self) -> None:
-        """Lightning would write the whole configuration out for hyperparameters; `before_fit` tells them to the module."""
+        """Lightning would write the whole configuration out for hyperparameters here; `before_fit` has them."""
 
     def before_instantiate_classes(self) -> None:
         """Let a resumed run write into the folder of the checkpoint's run, so that its curves continue."""
@@ -162,7 +162,9 @@ class PaWCLI(LightningCLI):
         """Tell the module all settings: its checkpoints hold them, and a resumed run says which it has otherwise."""
         parser, config = self._parser(self.subcommand), self.config[self.subcommand]
         keep_files(config, self.trainer.loggers)
-        self.model.configuration = flat(json.loads(parser.dump(config, format="json", skip_unset=False, skip_validation=True)))
+        self.model.configuration = flat(
+            json.loads(parser.dump(config, format="json", skip_unset=False, skip_validation=True))
+        )
 
     def instantiate_classes(self) -> None:
         """Build what the configuration names; an error about an argument becomes a SettingsError."""
