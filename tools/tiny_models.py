@@ -85,7 +85,8 @@ def dialogue_text(first: str, turns: Sequence[tuple[str, str]], tools: list[Any]
     for call, answer in turns:
         messages.append({"role": "assistant", "content": "", "tool_calls": [{"function": json.loads(call)}]})
         messages.append({"role": "tool", "content": answer})
-    [text], _ = render_jinja_template([messages], tools=tools, chat_template=CALLS, eos_token="")
+    rendered: Any = render_jinja_template([messages], tools=tools, chat_template=CALLS, eos_token="")
+    [text], _ = rendered
     return str(text).replace(MESSAGE, "")
 
 
