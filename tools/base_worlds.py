@@ -6,26 +6,28 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from players import (
     HiddenRulePlayer,
     HouseholdPlayer,
     Player,
+    SafePlayer,
     SearchPlayer,
     ShopPlayer,
     Skill,
     SweepingPlayer,
     play,
 )
-from tiny_models import SMALL, Shape, Words, qwen_words
+from tiny_models import SMALL, Shape, Words, calling_words, dialogue_text, qwen_words
 
 from paw_lightning import config_files
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.envs.hidden_rule.env import HiddenRuleEnv
 from paw_lightning.envs.household.env import HouseholdEnv
 from paw_lightning.envs.household.game import TASKS
+from paw_lightning.envs.safe import PLACES, SafeEnv
 from paw_lightning.envs.search.env import SearchEnv
 from paw_lightning.envs.shop.env import ShopEnv
 from paw_lightning.text.prompts import Prompt
@@ -112,6 +114,8 @@ FIRST_SHOP = FIRST_FACTS = 10_000
 """Of the first shop visited and the first fact base asked about: nothing in them is of the one that training visits."""
 FIRST_RULE = 10_000_000
 """Of the first rule played by: far from any that a run is trained on."""
+FIRST_SAFE = 10_000_000
+"""Number of the first safe opened: far from any that training reaches."""
 VISITS = 64
 """To one shop; then comes the next, so that no product is worth remembering."""
 HOUSES: dict[str, Any] = {"receptacles": 6, "objects": 6}
@@ -146,6 +150,11 @@ def questions() -> int:
 def start_rule(number: int) -> tuple[TextEnv, int]:
     """Every episode another rule, so that none is worth remembering."""
     return environment("hidden/base", HiddenRuleEnv, rule_seed=FIRST_RULE + number), number
+
+
+def start_safe(number: int) -> tuple[TextEnv, int]:
+    """Every safe another one."""
+    return environment("tools/safe", SafeEnv), FIRST_SAFE + number
 
 
 def start_game(number: int) -> tuple[TextEnv, int]:
@@ -186,6 +195,15 @@ def hidden_texts(seed: int) -> Iterator[str]:
         env = environment("hidden/base", HiddenRuleEnv, doors=24, levers=16, slip=0.1, rule_seed=rule)
         for _, observation, action, answer in _played(env, rule, HiddenRulePlayer, f"{seed} {rule}", 4):
             yield f"{observation}\n> {action}\n{answer}"
+
+
+def tools_texts(seed: int) -> Iterator[str]:
+    """Dialogues about other safes, as the chat template writes them."""
+    env = environment("tools/safe", SafeEnv, places=len(PLACES))
+    for safe in range(2 * FIRST_SAFE, 2 * FIRST_SAFE + 300):
+        turns = list(_played(env, safe, SafePlayer, f"{seed} {safe}", 6))
+        task, first, *_ = turns[0]
+        yield dialogue_text(f"{first}\nTask: {task}", [(action, answer) for *_, action, answer in turns], env.tools)
 
 
 def alfworld_texts(seed: int, games: int = 1000) -> Iterator[str]:
@@ -286,6 +304,23 @@ HIDDEN = World(
     vocabulary=480,
     shape=Shape(width=64, feedforward=160),
 )
+TOOLS = World(
+    name="tools",
+    config="tools/safe",
+    kind=SafeEnv,
+    start=start_safe,
+    player=SafePlayer,
+    texts=tools_texts,
+    # To copy a code is the hard part, and is learnt from a better player first.
+    phases=(Phase(Skill(0.3), 50, 4e-3, episodes=64), Phase(Skill(0.75), 16, 2e-3, episodes=64)),
+    turns=4,
+    story="each of a safe never seen before or again. The expert looks into one place after the other, then enters the "
+    "code of the note; any call is a look into one of the places, or a code made up",
+    vocabulary=1024,
+    shape=Shape(width=64, feedforward=160),
+    words=partial(calling_words, PLACES),
+    action_prefix="",
+)
 ALFWORLD = World(
     name="alfworld",
     config="alfworld/small",
@@ -308,4 +343,4 @@ ALFWORLD = World(
     words=alfworld_words,
     action_prefix="",
 )
-WORLDS = {world.name: world for world in (HOUSEHOLD, SHOP, SEARCH, HIDDEN, ALFWORLD)}
+WORLDS = {world.name: world for world in (HOUSEHOLD, SHOP, SEARCH, HIDDEN, TOOLS, ALFWORLD)}

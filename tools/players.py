@@ -13,9 +13,11 @@ from paw_lightning.envs.hidden_rule.env import HiddenRuleEnv
 from paw_lightning.envs.hidden_rule.players import IgnorantPlayer
 from paw_lightning.envs.household.env import HouseholdEnv
 from paw_lightning.envs.household.expert import ExplorerExpert
+from paw_lightning.envs.safe import SafeEnv
 from paw_lightning.envs.search.env import NAME, SearchEnv
 from paw_lightning.envs.shop.env import SEARCH
 from paw_lightning.envs.shop.expert import ShopExpert
+from paw_lightning.text.tool_calls import Call
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,22 @@ class HiddenRulePlayer:
             action = self.rng.choice(info["admissible_commands"])
         self.player.pulled = action.split()[-1]
         return action
+
+
+class SafePlayer:
+    """Looks for the code and enters it, or makes any call: a look into one of the places, or a code made up."""
+
+    def __init__(self, env: SafeEnv, observation: str, info: dict[str, Any], rng: random.Random, skill: Skill):
+        self.env, self.rng, self.skill = env, rng, skill
+        self.places = re.findall(r"\w+", observation.partition(":")[2])
+
+    def act(self, observation: str, info: dict[str, Any]) -> str:
+        """The expert's call, or any."""
+        if self.rng.random() >= self.skill.noise:
+            return self.env.demonstrate()
+        if self.rng.random() < 0.5:
+            return str(Call("look_in", {"place": self.rng.choice(self.places)}))
+        return str(Call("enter", {"code": f"{self.rng.randrange(100):02}"}))
 
 
 def names(text: str) -> list[str]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from paw_lightning.models.loading import ASSETS
 
 PAD, END = "<|pad|>", "<|end|>"
 USER, ASSISTANT = "<|user|>", "<|assistant|>"
@@ -23,6 +28,12 @@ DIALOGUE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+
+
+CALLS = (ASSETS / "tools.jinja").read_text()
+"""A dialogue with tool calls."""
+MESSAGE = "<|im_start|>"
+"""What a message begins with there."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,24 @@ def qwen_words() -> Words:
     """Qwen's own word boundaries: AutoTokenizer gives them to every Qwen2 model, whatever its files say."""
     backend = Qwen2Tokenizer().backend_tokenizer
     return Words(backend.pre_tokenizer, ADVENTURE, backend.normalizer)
+
+
+def calling_words(names: Sequence[str]) -> Words:
+    """For tool calls: a digit, a name and a line break are one token each, as may be all that stands between them."""
+    either = "|".join(map(re.escape, names))
+    words = Words.of_pieces(rf"[0-9]|{either}|\n|(?:(?!{either})[^\n0-9])+")
+    return replace(words, chat_template=CALLS, special_tokens=(MESSAGE,))
+
+
+def dialogue_text(first: str, turns: Sequence[tuple[str, str]], tools: list[Any]) -> str:
+    """A first message, then calls (in JSON) and their answers, without the tokens that stand around messages."""
+    messages: list[dict[str, Any]] = [{"role": "user", "content": first}]
+    for call, answer in turns:
+        messages.append({"role": "assistant", "content": "", "tool_calls": [{"function": json.loads(call)}]})
+        messages.append({"role": "tool", "content": answer})
+    rendered: Any = render_jinja_template([messages], tools=tools, chat_template=CALLS, eos_token="")
+    [text], _ = rendered
+    return str(text).replace(MESSAGE, "")
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, words: Words) -> PreTrainedTokenizerFast:

@@ -110,6 +110,15 @@ def test_the_config_runs(tmp_path: Path) -> None:
     assert list(runs.curves(cli)["rollout/dropped_groups"].values()) == [0.0]
 
 
+def test_the_config_of_a_policy_of_its_own_runs(tmp_path: Path) -> None:
+    """With another policy in the place of the one that is made first."""
+    small = runs.FEW_EPISODES | {"trainer__max_epochs": 1, "rollout__max_steps": 1, "trainer__limit_val_batches": 0}
+    small |= {"data__groups": 1, "data__minibatches": 1, "trainer__accumulate_grad_batches": 1}
+    small |= {"model__chat_template": "tools", "rollout__max_action_tokens": 6}
+    cli = runs.fit(tmp_path, "tiny-household", (CONFIGS / "tools" / "safe.yaml",), **small)
+    assert list(runs.curves(cli)["rollout/dropped_groups"].values()) == [0.0]
+
+
 WORDS = ["--config", "tools/base", f"--rollout.environment={WORLD}", "--rollout.max_steps=2"]
 
 

@@ -14,14 +14,16 @@ import torch
 
 from paw_lightning.envs.search.facts import fact_base
 from paw_lightning.models.loading import load_language_model, load_tokenizer
+from paw_lightning.text.tool_calls import Call
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))  # tools are scripts: each finds its neighbours in its own folder
 
 import make_base_policy
-from base_worlds import HOUSEHOLD, SEARCH, WORLDS, World
+from base_worlds import HOUSEHOLD, SEARCH, TOOLS, WORLDS, World
 from played_world import PlayedWorld
 from players import Onward, Skill, SweepingPlayer, names, play
+from tiny_models import train_tokenizer
 
 GENERATED = [name for name in WORLDS if name != "alfworld"]
 
@@ -96,6 +98,22 @@ def test_mistakes_change_nothing_and_are_got_over() -> None:
     assert won >= 28
 
 
+def test_a_safe_is_opened_as_well_as_its_player_plays() -> None:
+    """Without noise always, within the turns of the config; by any calls hardly ever."""
+    ends = {noise: [episode(TOOLS, number, Skill(noise))[-1][-1] for number in range(200)] for noise in (0.0, 1.0)}
+    assert ends[0.0].count("The safe opens.") == 200
+    assert ends[1.0].count("The safe opens.") < 20
+
+
+def test_a_call_is_a_few_tokens() -> None:
+    """A digit, a name and what stands between them; a code is copied digit by digit."""
+    texts = [text for text, _ in zip(TOOLS.texts(0), range(30), strict=False)]
+    tokenizer = train_tokenizer(texts, TOOLS.vocabulary, TOOLS.words())
+    call = str(Call("enter", {"code": "47"}))
+    pieces = [tokenizer.decode([token]) for token in tokenizer(call).input_ids]
+    assert pieces == ['{"name": "enter", "arguments": {"code": "', "4", "7", '"}}']
+
+
 def test_questions_are_of_other_facts_than_those_of_training() -> None:
     skill = Skill(0.5, 0.5)
     played = [episode(SEARCH, number, skill) for number in range(480)]
@@ -114,7 +132,7 @@ def test_names() -> None:
 
 @pytest.mark.parametrize("name", GENERATED)
 def test_a_played_world_demonstrates_what_its_player_plays(name: str) -> None:
-    """Followed to the letter, it gives the player's own episode, each action behind the space that begins it."""
+    """Followed to the letter, it gives the player's own episode, each action behind what begins it (a space)."""
     world, skill = WORLDS[name], Skill(0.4, 0.5)
     for number in range(5):
         env = PlayedWorld(world=name, noise=0.4, insight=0.5, dice=3)
@@ -123,10 +141,11 @@ def test_a_played_world_demonstrates_what_its_player_plays(name: str) -> None:
         while not over and len(turns) < world.turns:
             shown = env.demonstrate()
             assert shown == env.demonstrate(), "it may be asked twice"
-            answer, _, terminated, truncated, _ = env.step(shown.removeprefix(" "))
+            answer, _, terminated, truncated, _ = env.step(shown.removeprefix(world.action_prefix))
             turns.append((observation, shown, answer))
             observation, over = answer, terminated or truncated
-        wanted = [(seen, " " + done, answer) for _, seen, done, answer in episode(world, number, skill, dice=3)]
+        played = episode(world, number, skill, dice=3)
+        wanted = [(seen, world.action_prefix + done, answer) for _, seen, done, answer in played]
         assert turns == wanted
 
 
