@@ -312,7 +312,7 @@ TOOLS = World(
     player=SafePlayer,
     texts=tools_texts,
     # To copy a code is the hard part, and is learnt from a better player first.
-    phases=(Phase(Skill(0.3), 50, 4e-3, episodes=64), Phase(Skill(0.75), 16, 2e-3, episodes=64)),
+    phases=(Phase(Skill(0.1), 200, 4e-3, episodes=64), Phase(Skill(0.75), 24, 2e-3, episodes=64)),
     turns=4,
     story="each of a safe never seen before or again. The expert looks into one place after the other, then enters the "
     "code of the note; any call is a look into one of the places, or a code made up",
@@ -332,10 +332,10 @@ ALFWORLD = World(
     phases=(
         Phase(Skill(0.2, 0.8), 160, 4e-3, episodes=16, turns=12),
         Phase(Skill(0.1, 0.5, mistakes=0.1), 160, 3e-3, episodes=24),
-        Phase(Skill(0.1, 0.7, mistakes=0.1), 80, 3e-3, episodes=24, turns=16),
+        Phase(Skill(0.1, 0.15, mistakes=0.1), 160, 3e-3, episodes=24, turns=24),
     ),
     turns=24,
-    story="of the training games. In a share 0.8, 0.5, then 0.7 of the episodes the player knows where everything "
+    story="of the training games. In a share 0.8, 0.5, then 0.15 of the episodes the player knows where everything "
     "is, in the others it looks into one place after the other, in the order in which they are listed; after the first "
     "phase a share 0.1 of its turns are mistakes, which nothing happens on",
     vocabulary=1536,

@@ -103,7 +103,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="another number may change the weights' last bits")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    make(WORLDS[options.world], options.output, options.seed)
+    # Absolute: a run exports to a relative folder only below its own, and these runs have none.
+    make(WORLDS[options.world], options.output.resolve(), options.seed)
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ class SafePlayer:
             return self.env.demonstrate()
         if self.rng.random() < 0.5:
             return str(Call("look_in", {"place": self.rng.choice(self.places)}))
-        return str(Call("enter", {"code": f"{self.rng.randrange(100):02}"}))
+        return str(Call("enter", {"code": f"{self.rng.randrange(10**self.env.digits):0{self.env.digits}}"}))
 
 
 def names(text: str) -> list[str]:

@@ -35,7 +35,7 @@ class SafeEnv(ToolEnv):
             raise wrong_argument("places", places, f"1 to {len(PLACES)}")
         if not 1 <= digits <= 9:
             raise wrong_argument("digits", digits, "1 to 9")
-        self._count, self._digits = places, digits
+        self._count, self.digits = places, digits
 
     def start(self, random: Random) -> str:
         """Hide a note with a code of the split."""
@@ -43,7 +43,7 @@ class SafeEnv(ToolEnv):
         self._note = random.choice(self._places)
         self._code = ""
         while not self._code or _split_of(self._code) != self.split:
-            self._code = "".join(random.choice("0123456789") for _ in range(self._digits))
+            self._code = "".join(random.choice("0123456789") for _ in range(self.digits))
         self._unseen, self._found = list(self._places), False
         return f"A safe. A note is in one of: {', '.join(self._places)}."
 
