@@ -312,12 +312,11 @@ TOOLS = World(
     player=SafePlayer,
     texts=tools_texts,
     # To copy a code is the hard part, and is learnt from a better player first.
-    phases=(Phase(Skill(0.1), 200, 4e-3, episodes=64), Phase(Skill(0.75), 24, 2e-3, episodes=64)),
+    phases=(Phase(Skill(0.1), 400, 4e-3), Phase(Skill(0.75), 24, 2e-3)),
     turns=4,
     story="each of a safe never seen before or again. The expert looks into one place after the other, then enters the "
     "code of the note; any call is a look into one of the places, or a code made up",
     vocabulary=1024,
-    shape=Shape(width=64, feedforward=160),
     words=partial(calling_words, PLACES),
     action_prefix="",
 )

@@ -130,7 +130,6 @@ def test_beside_the_update_is_before_it(other: dict, unbroken, fit) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_the_native_sampler_plays_before_the_update(fit) -> None:
     with pytest.warns(UserWarning, match=r"rollout\.ahead is 1 and NativeSampler samples from the trained weights"):
         native = fit(**AHEAD)
@@ -210,7 +209,6 @@ def test_a_replay_is_the_run_that_played_ahead(kind: str, unbroken, fit, monkeyp
     assert points(replayed, "rollout/off_policy") == points(replayed, "rollout/staleness") == [0.0, 1.0, 1.0]
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_an_experts_rollouts_are_the_same_ahead(fit) -> None:
     """They depend on no weights: the run is that without, whatever the sampler is."""
