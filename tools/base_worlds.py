@@ -27,7 +27,7 @@ from paw_lightning.envs.base import TextEnv
 from paw_lightning.envs.hidden_rule.env import HiddenRuleEnv
 from paw_lightning.envs.household.env import HouseholdEnv
 from paw_lightning.envs.household.game import TASKS
-from paw_lightning.envs.safe import PLACES, SafeEnv
+from paw_lightning.envs.safe import COLORS, PLACES, SafeEnv
 from paw_lightning.envs.search.env import SearchEnv
 from paw_lightning.envs.shop.env import ShopEnv
 from paw_lightning.text.prompts import Prompt
@@ -311,13 +311,13 @@ TOOLS = World(
     start=start_safe,
     player=SafePlayer,
     texts=tools_texts,
-    # To copy a code is the hard part, and is learnt from a better player first.
-    phases=(Phase(Skill(0.1), 400, 4e-3), Phase(Skill(0.75), 24, 2e-3)),
+    # What to do with a note is learnt from a better player first, and mostly hidden under any calls then.
+    phases=(Phase(Skill(0.3), 120, 4e-3, episodes=64), Phase(Skill(0.75), 16, 2e-3, episodes=64)),
     turns=4,
     story="each of a safe never seen before or again. The expert looks into one place after the other, then enters the "
     "code of the note; any call is a look into one of the places, or a code made up",
     vocabulary=1024,
-    words=partial(calling_words, PLACES),
+    words=partial(calling_words, (*PLACES, *COLORS)),
     action_prefix="",
 )
 ALFWORLD = World(

@@ -13,7 +13,7 @@ from paw_lightning.envs.hidden_rule.env import HiddenRuleEnv
 from paw_lightning.envs.hidden_rule.players import IgnorantPlayer
 from paw_lightning.envs.household.env import HouseholdEnv
 from paw_lightning.envs.household.expert import ExplorerExpert
-from paw_lightning.envs.safe import SafeEnv
+from paw_lightning.envs.safe import SafeEnv, draw_code
 from paw_lightning.envs.search.env import NAME, SearchEnv
 from paw_lightning.envs.shop.env import SEARCH
 from paw_lightning.envs.shop.expert import ShopExpert
@@ -180,7 +180,7 @@ class SafePlayer:
             return self.env.demonstrate()
         if self.rng.random() < 0.5:
             return str(Call("look_in", {"place": self.rng.choice(self.places)}))
-        return str(Call("enter", {"code": f"{self.rng.randrange(10**self.env.digits):0{self.env.digits}}"}))
+        return str(Call("enter", {"code": draw_code(self.rng, self.env.digits)}))
 
 
 def names(text: str) -> list[str]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from random import Random
+from zlib import crc32
 
 from paw_lightning.envs.loading import check_split, wrong_argument
 from paw_lightning.envs.tools import ToolEnv, ToolError
 from paw_lightning.text.tool_calls import Call
 
 PLACES = ("desk", "shelf", "bed", "drawer", "sofa", "cabinet")
+COLORS = ("red", "green", "blue", "white", "black", "gold", "pink", "gray")
 HELD_OUT = {"val": 8, "test": 9}
-"""Last digit of the digits' sum, of the codes that validation and test keep for themselves."""
+"""What validation and test keep for themselves, of ten: last digit of a code's digits' sum, or of a safe's checksum."""
 
 
 class SafeEnv(ToolEnv):
@@ -18,32 +20,33 @@ class SafeEnv(ToolEnv):
 
     Two tools, `look_in` and `enter`. The code is entered right within `places` + 1 calls by a player who looks into one
     place after the other, and guessed in one of 10 ** `digits` calls by one who does not. No code of `val` or `test`
-    opens a safe of `train`.
+    opens a safe of `train`; of colors, which all splits share, no safe of theirs is one of `train`.
 
     Args:
         split: "train", "val" or "test".
         places: 1 to 6, in another order in each task.
-        digits: of the code, 1 to 9.
+        digits: of the code, 1 to 9; None: it is one of eight colors, with nothing to spell for the smallest policies.
     """
 
     task = "Open the safe."
 
-    def __init__(self, split: str = "train", *, places: int = 3, digits: int = 2) -> None:
+    def __init__(self, split: str = "train", *, places: int = 3, digits: int | None = 2) -> None:
         super().__init__(split)
         check_split(split)
         if not 1 <= places <= len(PLACES):
             raise wrong_argument("places", places, f"1 to {len(PLACES)}")
-        if not 1 <= digits <= 9:
-            raise wrong_argument("digits", digits, "1 to 9")
+        if digits is not None and not 1 <= digits <= 9:
+            raise wrong_argument("digits", digits, "1 to 9, or null for a color")
         self._count, self.digits = places, digits
 
     def start(self, random: Random) -> str:
         """Hide a note with a code of the split."""
-        self._places = random.sample(PLACES, self._count)
-        self._note = random.choice(self._places)
-        self._code = ""
-        while not self._code or _split_of(self._code) != self.split:
-            self._code = "".join(random.choice("0123456789") for _ in range(self.digits))
+        while True:  # a row of places may have no color of the split
+            self._places = random.sample(PLACES, self._count)
+            self._note = random.choice(self._places)
+            self._code = draw_code(random, self.digits)
+            if self._own_split() == self.split:
+                break
         self._unseen, self._found = list(self._places), False
         return f"A safe. A note is in one of: {', '.join(self._places)}."
 
@@ -65,7 +68,7 @@ class SafeEnv(ToolEnv):
         """Enter a code at the safe.
 
         Args:
-            code: The digits.
+            code: As the note has it.
         """
         if code != self._code:
             return "The safe stays shut."
@@ -78,6 +81,14 @@ class SafeEnv(ToolEnv):
             return str(Call("enter", {"code": self._code}))
         return str(Call("look_in", {"place": self._unseen[0]}))
 
+    def _own_split(self) -> str:
+        of_color = crc32(" ".join((*self._places, self._note, self._code)).encode())
+        number = of_color if self.digits is None else sum(map(int, self._code))
+        return next((split for split, digit in HELD_OUT.items() if number % 10 == digit), "train")
 
-def _split_of(code: str) -> str:
-    return next((split for split, digit in HELD_OUT.items() if sum(map(int, code)) % 10 == digit), "train")
+
+def draw_code(random: Random, digits: int | None) -> str:
+    """A code of any split."""
+    if digits is None:
+        return random.choice(COLORS)
+    return "".join(random.choice("0123456789") for _ in range(digits))

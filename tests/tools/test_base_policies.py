@@ -99,10 +99,13 @@ def test_mistakes_change_nothing_and_are_got_over() -> None:
 
 
 def test_a_safe_is_opened_as_well_as_its_player_plays() -> None:
-    """Without noise always, within the turns of the config; by any calls hardly ever."""
+    """Without noise always, within the turns of the config; by any calls in 1 - (1 - 1/2 x 1/8)^4 = 22.8 % of safes.
+
+    That is 45.5 of 200, with a standard deviation of 5.9.
+    """
     ends = {noise: [episode(TOOLS, number, Skill(noise))[-1][-1] for number in range(200)] for noise in (0.0, 1.0)}
     assert ends[0.0].count("The safe opens.") == 200
-    assert ends[1.0].count("The safe opens.") < 20
+    assert 28 <= ends[1.0].count("The safe opens.") <= 63
 
 
 def test_a_call_is_a_few_tokens() -> None:
