@@ -177,6 +177,16 @@ def test_a_policy_is_made_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(tokenizer) == load_language_model(str(tmp_path / "one")).config.vocab_size <= SEARCH.vocabulary
 
 
+def test_a_relative_output_lies_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runs have no folder of their own, below which a relative one would be sought: nothing would be written."""
+    made = list[Path]()
+    monkeypatch.setattr(make_base_policy, "make", lambda world, output, seed: made.append(output))
+    monkeypatch.setattr("sys.argv", ["make_base_policy.py", "--output", "runs/mine"])
+    monkeypatch.chdir(tmp_path)
+    make_base_policy.main()
+    assert made == [tmp_path / "runs" / "mine"]
+
+
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
     return {name: weight.detach() for name, weight in load_language_model(str(folder)).named_parameters()}
 
