@@ -217,6 +217,17 @@ def test_the_safe() -> None:
     assert {sum(map(int, code)) % 10 for code in codes["val"]} == {8}
     assert {sum(map(int, code)) % 10 for code in codes["test"]} == {9}
     assert not {8, 9} & {sum(map(int, code)) % 10 for code in codes["train"]}
+
+
+@pytest.mark.parametrize("places", [1, 3])
+def test_safes_of_colors_are_apart(places: int) -> None:
+    """All splits have the colors, and no two of them a safe: even of one place, 48 in all, each has some."""
+    safes = {}
+    for split in ("train", "val", "test"):
+        env = SafeEnv(split, places=places, digits=None)
+        safes[split] = {(env.reset(seed=seed)[0], env._note, env._code) for seed in range(60)}
+    assert all(safes.values())
+    assert not safes["train"] & safes["val"] and not safes["train"] & safes["test"] and not safes["val"] & safes["test"]
     env.reset(seed=0)
     assert env.step(call("look_in", place="moon"))[0].startswith("error: no moon here, only ")
     assert env.step(call("enter", code="x"))[:3] == ("The safe stays shut.", 0.0, False)
