@@ -30,7 +30,7 @@ class Transition:
     observation_text: str
     """The environment's answer o_{t+1}."""
     anchor: str
-    """The observation the action was chosen in: the state key of step-level groups."""
+    """The observation the action was chosen in."""
     reward: float
     """The environment's reward r_t, before any penalty."""
     well_formed: bool
@@ -155,6 +155,16 @@ class Episode:
     """What sort of task it is, as the environment says; empty where it does not."""
     errors: list[str] = field(default_factory=list)
     """Why it was started again: what its environment failed with, once for each attempt before this one."""
+    state_keys: list[str] = field(default_factory=list)
+    """The state before each of the T turns and after the last, T + 1 names, as the environment tells them; empty where
+    it does not."""
+
+    @property
+    def states(self) -> list[str]:
+        """T + 1 states: the environment's names of them, else the observations, which stand for the states."""
+        return self.state_keys or [t.anchor for t in self.transitions] + [
+            t.observation_text for t in self.transitions[-1:]
+        ]
 
     @property
     def episode_return(self) -> float:
@@ -180,6 +190,11 @@ class RolloutGroup:
     @property
     def returns(self) -> list[float]:
         return [episode.episode_return for episode in self.episodes]
+
+    @property
+    def names_states(self) -> bool:
+        """The environment names its states."""
+        return any(episode.state_keys for episode in self.episodes)
 
     @property
     def transitions(self) -> list[Transition]:

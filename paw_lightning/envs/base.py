@@ -27,6 +27,9 @@ class TextEnv(ABC):
     - ``admissible_action`` (step): the world reacted to the action just played. Without it, an action is admissible if
       it is among the ``admissible_commands``; a world that takes free text (a search) has to say it.
     - ``won`` (step): the task is solved.
+    - ``state_key`` (reset and every step, or never): names the state that the world is in now, in which it reacts to
+      commands in one way. Credit by turn (GiGPO, HGPO, GraphGPO) compares turns of equal keys; without it, turns that
+      saw the same text, which may look alike with the key in hand and without. The policy never sees it.
     - ``kind`` (reset): what sort of task it is, such as "heat"; a test reports success by it.
     - ``environment`` (reset): which environment of a mixture the episode is played in.
     - ``nuisance_spans`` (reset, step): character spans ``[(start, end), ...]`` of the observation that

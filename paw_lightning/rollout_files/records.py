@@ -162,6 +162,8 @@ class RecordedEpisode:
     errors: list[str] = field(default_factory=list)
     """Why it was started again: what its environment failed with, once for each attempt before this one."""
     turns: list[RecordedTurn] = field(default_factory=list)
+    state_keys: list[str] = field(default_factory=list)
+    """The state before each turn and after the last, where the environment names them."""
 
     @property
     def episode_return(self) -> float:

@@ -207,6 +207,7 @@ class Collector:
             str(info.get("task", "")),
             kind=str(info.get("kind") or ""),
             errors=list(seat.errors),
+            state_keys=[info["state_key"]] if info.get("state_key") is not None else [],
         )
         prompts = self.prompts.with_tools(info.get("tools"))
         layout = self.layout(prompts, episode.task, observation, self.max_observation_tokens)

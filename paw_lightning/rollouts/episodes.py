@@ -99,8 +99,19 @@ def check_info(info: Any) -> list[str] | None:
         raise TypeError(f"info['admissible_commands'] is {admissible!r}; wanted a list of str")
     if admissible is not None and not all(isinstance(command, str) for command in admissible):
         raise TypeError("info['admissible_commands'] holds something that is not a str")
+    key = info.get("state_key")
+    if key is not None and not isinstance(key, str):
+        raise TypeError(f"info['state_key'] is {key!r}; wanted a str")
     check_tools(info.get("tools"))
     return None if admissible is None else list(admissible)
+
+
+def check_state_key(info: dict[str, Any], before: Sequence[str]) -> list[str]:
+    """The name of the state after a step, in a list, or an empty one; `before`: those that the episode has so far."""
+    key = info.get("state_key")
+    if (key is not None) != bool(before):
+        raise ValueError(f"info['state_key'] is {key!r}; wanted a name at reset and at every step, or never")
+    return [] if key is None else [key]
 
 
 def check_tools(tools: Any) -> None:

@@ -13,6 +13,7 @@ from paw_lightning.rollouts.episodes import (
     Player,
     check_info,
     check_observation,
+    check_state_key,
     describe,
     was_admissible,
 )
@@ -33,6 +34,8 @@ class Outcome:
     info: dict[str, Any]
     admissible: list[str] | None
     nuisance_spans: list[tuple[int, int]]
+    state_key: list[str]
+    """Of the state now; empty where states have no names."""
 
 
 @dataclass
@@ -87,6 +90,7 @@ class Turn:
             done = bool(terminated or truncated)
             check_observation(observation, done)
             admissible = check_info(info)
+            state_key = check_state_key(info, p.episode.state_keys)
             nuisance_spans = [(int(start), int(stop)) for start, stop in info.get("nuisance_spans", [])]
             reward = float(reward)
             if reward != reward or reward in (float("inf"), float("-inf")):
@@ -94,7 +98,7 @@ class Turn:
         except FAILURES as error:
             p.failure = EpisodeError(describe(p.env, f"step({action.text!r})", error))
             return
-        self.came = Outcome(observation, reward, done, info, admissible, nuisance_spans)
+        self.came = Outcome(observation, reward, done, info, admissible, nuisance_spans, state_key)
 
     def record(self, encode: Callable[[str], list[int]], max_steps: int) -> None:
         """Record the transition, unless the environment failed."""
@@ -125,6 +129,7 @@ class Turn:
                 counterfactual_ids=other,
             )
         )
+        p.episode.state_keys += came.state_key
         p.observation, p.admissible = came.observation, came.admissible
         p.episode.finished = came.done
         p.done = came.done or p.turn == max_steps

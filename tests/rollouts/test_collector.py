@@ -43,6 +43,61 @@ def test_an_episode_lasts_max_steps_turns_and_no_more(steps: int) -> None:
     assert not any(e.finished or e.overflowed for e in episodes), "cut off, not ended"
 
 
+class Named(ToyEnv):
+    """Names its states: so many turns played."""
+
+    silent: int | None = None
+    """The state without a name."""
+    turns = 0
+
+    def named(self, info):
+        return info if self.turns == self.silent else {**info, "state_key": f"{self.turns} played"}
+
+    def reset(self, **keys):
+        self.turns = 0
+        observation, info = super().reset(**keys)
+        return observation, self.named(info)
+
+    def step(self, action):
+        *answer, info = super().step(action)
+        self.turns += 1
+        return *answer, self.named(info)
+
+
+def test_the_names_of_states_are_recorded() -> None:
+    player = collector()
+    player.make_env = Named
+    for episode in (e for group in play(player).groups for e in group.episodes):
+        assert episode.state_keys == episode.states == ["0 played", "1 played", "2 played", "3 played"]
+    for episode in (e for group in play(collector()).groups for e in group.episodes):
+        assert episode.state_keys == []
+        assert episode.states == [*(t.anchor for t in episode.transitions), episode.transitions[-1].observation_text]
+
+
+@pytest.mark.parametrize(("silent", "named"), [(0, "'1 played'"), (2, "None")])
+def test_states_have_names_always_or_never(silent: int, named: str) -> None:
+    class Forgetful(Named):
+        pass
+
+    Forgetful.silent = silent
+    player = collector()
+    player.make_env = Forgetful
+    played = play(player)
+    assert not played.groups
+    assert f"info['state_key'] is {named}; wanted a name at reset and at every step, or never" in played.failures[0]
+
+
+def test_the_name_of_a_state_is_text() -> None:
+    class Numbered(ToyEnv):
+        def reset(self, **keys):
+            observation, info = super().reset(**keys)
+            return observation, {**info, "state_key": 3}
+
+    player = collector()
+    player.make_env = Numbered
+    assert "info['state_key'] is 3; wanted a str" in play(player).failures[0]
+
+
 def test_group_members_share_the_start_and_differ_later() -> None:
     sampler = ScriptedSampler()
     played = play(collector(sampler), tasks=(0,) * 1)

@@ -79,6 +79,30 @@ class HouseholdEngine:
         """The receptacles at the player's location."""
         return self.game.neighbours[self.location]
 
+    def state_key(self) -> str:
+        """Names the state: where the player is, which receptacles there are open, what it holds, and what else differs
+        from the start: things elsewhere, things in another condition, and lamps that are on.
+
+        Not which receptacles far away are open: two ways to the same work done would then hardly ever meet again.
+
+        Example: "fridge 1; open fridge 1; held apple 1 clean; cup 2 in sinkbasin 1; lit desklamp 1".
+        """
+        parts = [", ".join(self.here), *(f"open {name}" for name in self.here if name in self.opened)]
+        if self.held is not None:
+            parts.append(" ".join(["held", self.held, *self._condition(self.held)]))
+        for receptacle, names in self.contents.items():
+            before = self.game.contents.get(receptacle, ())
+            for name in names:
+                condition = self._condition(name)
+                if name not in before or condition != ["cool"] * (name in self.game.cold):
+                    parts.append(" ".join([name, "in", receptacle, *condition]))
+        return "; ".join([*parts, *(f"lit {name}" for name in sorted(self.toggled))])
+
+    def _condition(self, name: str) -> list[str]:
+        """What has been done to a thing; what stands in a fridge is cool from the start."""
+        done = [verb for verb, names in self.treated.items() if name in names]
+        return [*done, "sliced"] if name in self.sliced else done
+
     def intro(self) -> str:
         """The first observation of an episode."""
         seen = listing(f"a {name}" for name in self.game.receptacles)

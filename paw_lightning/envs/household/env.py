@@ -44,6 +44,7 @@ class HouseholdEnv(TextEnv):
             that would change the house fail with probability 0.2. ``options["episode_seed"]`` of reset seeds both.
         success_reward: reward of the winning step, and ``info["max_reward"]``.
         brief_intro: reduce the first observation to the list of receptacles (the goal is in ``info["task"]``).
+        state_keys: tell the states' names (``info["state_key"]``), by which credit by turn compares turns.
         num_tasks: use only the first so many tasks of the split; None: all games, or a new house for every seed.
 
     Raises:
@@ -62,6 +63,7 @@ class HouseholdEnv(TextEnv):
         nuisance: str = "none",
         success_reward: float = 1.0,
         brief_intro: bool = False,
+        state_keys: bool = False,
         num_tasks: int | None = None,
     ) -> None:
         check_split(split)
@@ -75,6 +77,7 @@ class HouseholdEnv(TextEnv):
         self.nuisance = nuisance
         self.success_reward = float(success_reward)
         self.brief_intro = brief_intro
+        self.state_keys = state_keys
         self._files = self._official_games(game_file, data_path)
         if not self._files:
             _check_sizes(self.tasks, receptacles, objects)
@@ -205,7 +208,7 @@ class HouseholdEnv(TextEnv):
             "group_key": self._group_key,
             "nuisance_spans": spans,
         }
-        return text, info
+        return text, info | ({"state_key": engine.state_key()} if self.state_keys else {})
 
 
 def _check_choices(tasks: Sequence[str], nuisance: str) -> None:

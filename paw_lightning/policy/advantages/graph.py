@@ -29,15 +29,17 @@ class GraphGPO(GroupAdvantage):
     """GRPO, plus how much nearer to success a turn leads than others from its state: A = A_episode + omega A_step.
 
     Cheng et al., arXiv 2605.26684, and its recipe for verl-agent. The turns of all episodes of the group are the edges
-    of one graph, a state is an observation, and a won episode's last turn leads to the one node of success. With d(s)
-    the fewest turns from s to success along edges of the graph, the edge from s to s' is worth
+    of one graph. A state is what the environment calls it (`info["state_key"]`), else an observation, and a won
+    episode's last turn leads to the one node of success. With d(s) the fewest turns from s to success along edges of
+    the graph, the edge from s to s' is worth
 
         R = success_reward gamma^d(s')
 
     (eq. 4; the recipe leaves out the paper's constant factor gamma, and so does this), and A_step is R standardised
     over all turns that left s, as in :class:`GiGPO`. So a good step of a lost episode gains and a detour of a won one
     loses. A group without success, a turn that nobody else's is compared with, and a state whose turns all lead
-    equally near, have A_step = 0.
+    equally near, have A_step = 0. Where a text is no state (it reads alike with the thing in hand and without), the
+    graph has ways to success that nobody can go.
 
     From where success is out of reach, d is the largest finite distance plus 1. Choices where the paper is silent, as
     the recipe has them: every turn costs 1; a turn that was made twice counts twice; std is unbiased, plus 1e-6, in
@@ -54,7 +56,7 @@ class GraphGPO(GroupAdvantage):
         success_reward: > 0; matters with `mean_norm`, where it should be the return of a success.
         normalization: both parts divide by std + 1e-6 (`mean_std_norm`), or neither does (`mean_norm`).
         similarity: in (0, 1]; the difflib ratio to a state's first observation from which on another is the same state.
-            1 wants equal text.
+            1 wants equal text, as names of states always have to be.
         invalid_action_penalty: as in GRPO.
         penalty_in_score: as in GRPO.
     """
@@ -101,11 +103,11 @@ class GraphGPO(GroupAdvantage):
 def transition_graph(group: RolloutGroup, similarity: float = 1.0) -> list[tuple[int, int]]:
     """Every turn of a group as (node it was chosen in, node it led to), in the order of `group.transitions`.
 
-    What follows an episode's last turn is SUCCESS where it was won, else the state of its last observation.
+    What follows an episode's last turn is SUCCESS where it was won, else the state that it ended in.
     """
     played = [episode for episode in group.episodes if episode.transitions]
-    states = [text for e in played for text in (*(t.anchor for t in e.transitions), e.transitions[-1].observation_text)]
-    node_of = {i: node for node, members in enumerate(anchor_clusters(states, similarity)) for i in members}
+    clusters = anchor_clusters([s for e in played for s in e.states], 1 if group.names_states else similarity)
+    node_of = {i: node for node, members in enumerate(clusters) for i in members}
     edges: list[tuple[int, int]] = []
     place = 0
     for episode in played:

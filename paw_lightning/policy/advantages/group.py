@@ -81,16 +81,17 @@ class RLOO(GroupAdvantage):
 class GiGPO(GroupAdvantage):
     """GRPO, plus a comparison of the turns that saw the same observation: A = A_episode + omega A_step.
 
-    Step return G_t = r_t + gamma G_{t+1}. The group's turns with matching anchors form a cluster, in which
-    A_step = (G - mean G) / F; a turn alone in its cluster has A_step = 0.
+    Step return G_t = r_t + gamma G_{t+1}. The group's turns in matching states form a cluster, in which
+    A_step = (G - mean G) / F; a turn alone in its cluster has A_step = 0. A state is what the environment calls it
+    (`info["state_key"]`), else the observation.
 
     Args:
         level: of the episode part, as in GRPO.
         omega: weight of the step part; >= 0.
         gamma: discount per turn, in [0, 1].
         normalization: both parts divide by std + 1e-6 (`mean_std_norm`), or neither does (`mean_norm`).
-        similarity: in (0, 1]; the difflib ratio to a cluster's first member from which on an anchor joins it.
-            1 wants equal text.
+        similarity: in (0, 1]; the difflib ratio to a cluster's first member from which on an observation joins it.
+            1 wants equal text, as names of states always have to be.
         invalid_action_penalty: as in GRPO.
         penalty_in_score: as in GRPO; True also lowers the invalid turn's own step return.
     """
@@ -112,7 +113,7 @@ class GiGPO(GroupAdvantage):
 
     @property
     def compares_turns(self) -> bool:
-        """Turns that saw the same observation are compared, also within one episode."""
+        """Turns in one state are compared, also within one episode."""
         return self.omega > 0
 
     def __call__(self, group: RolloutGroup) -> list[float]:
@@ -121,7 +122,8 @@ class GiGPO(GroupAdvantage):
         in_score, apart = penalties(group, self.invalid_action_penalty, self.penalty_in_score)
         outcome = outcome_advantages(group, self.level, in_score, lambda scores: standardize(scores, divide))
         scores = [g - penalty for g, penalty in zip(step_returns(group, self.gamma), in_score, strict=True)]
-        clusters = anchor_clusters([t.anchor for t in group.transitions], self.similarity)
+        states = [state for episode in group.episodes for state in episode.states[:-1]]
+        clusters = anchor_clusters(states, 1 if group.names_states else self.similarity)
         step = standardize_within(clusters, scores, divide)
         return [a + self.omega * s - penalty for a, s, penalty in zip(outcome, step, apart, strict=True)]
 

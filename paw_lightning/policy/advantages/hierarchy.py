@@ -37,6 +37,7 @@ class HGPO(GroupAdvantage):
 
     Choices are the recipe's: the weights (whose k counts the current observation too), F = std + 1e-6 with the *biased*
     std, exact text, no episode part of its own: the outcome comes in through G. "Equal" is that of the whole package.
+    Where the environment names its states (`info["state_key"]`), they are compared instead of the observations.
 
     Args:
         level: null has no episode part; `trajectory` or `row` adds GRPO's advantage as k = 0 (the recipe's
@@ -70,7 +71,7 @@ class HGPO(GroupAdvantage):
 
     @property
     def compares_turns(self) -> bool:
-        """Turns that saw the same observation are compared, also within one episode."""
+        """Turns in one state are compared, also within one episode."""
         return True
 
     def __call__(self, group: RolloutGroup) -> list[float]:
@@ -92,14 +93,14 @@ class HGPO(GroupAdvantage):
 
 
 def same_histories(group: RolloutGroup, k: int) -> list[list[int]]:
-    """Indices of the turns whose last k observations are equal, cluster by cluster; earlier turns are in none."""
+    """Indices of the turns whose last k states are equal, cluster by cluster; earlier turns are in none."""
     clusters: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
     place = 0
     for episode in group.episodes:
-        anchors = [t.anchor for t in episode.transitions]
-        for i in range(k - 1, len(anchors)):
-            clusters[tuple(anchors[i - k + 1 : i + 1])].append(place + i)
-        place += len(anchors)
+        states = episode.states[:-1]
+        for i in range(k - 1, len(states)):
+            clusters[tuple(states[i - k + 1 : i + 1])].append(place + i)
+        place += len(states)
     return list(clusters.values())
 
 
