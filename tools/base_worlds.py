@@ -331,11 +331,14 @@ ALFWORLD = World(
     phases=(
         Phase(Skill(0.2, 0.8), 160, 4e-3, episodes=16, turns=12),
         Phase(Skill(0.1, 0.5, mistakes=0.1), 160, 3e-3, episodes=24),
+        # Half of the players dawdle: a habit that costs half of the turns, and that reinforcement learning can drop.
+        Phase(Skill(0.1, 0.15, mistakes=0.1, dawdling=0.5), 160, 3e-3, episodes=24, turns=24),
     ),
     turns=24,
-    story="of the training games. In a share 0.8, then 0.5 of the episodes the player knows where everything is, in the "
-    "others it looks into one place after the other, in the order in which they are listed; in the second phase a share "
-    "0.1 of its turns are mistakes, which nothing happens on",
+    story="of the training games. In a share 0.8, 0.5, then 0.15 of the episodes the player knows where everything "
+    "is, in the others it looks into one place after the other, in the order in which they are listed; after the first "
+    "phase a share 0.1 of its turns are mistakes, which nothing happens on, and in the third one half of the players "
+    "look around after every arrival, which tells them nothing",
     vocabulary=1536,
     shape=Shape(width=128, feedforward=384, layers=3, heads=4),
     words=alfworld_words,

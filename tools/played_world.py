@@ -17,14 +17,22 @@ class PlayedWorld(TextEnv):
     Args:
         split: of no importance, every task is one of these.
         world: its name.
-        noise, insight, mistakes: of the player, see `players.Skill`.
+        noise, insight, mistakes, dawdling: of the player, see `players.Skill`.
         dice: another number gives other actions on the same tasks.
     """
 
     def __init__(
-        self, split: str = "train", *, world: str, noise: float, insight: float, mistakes: float = 0.0, dice: int = 0
+        self,
+        split: str = "train",
+        *,
+        world: str,
+        noise: float,
+        insight: float,
+        mistakes: float = 0.0,
+        dawdling: float = 0.0,
+        dice: int = 0,
     ) -> None:
-        self.world, self.skill, self.dice = WORLDS[world], Skill(noise, insight, mistakes), dice
+        self.world, self.skill, self.dice = WORLDS[world], Skill(noise, insight, mistakes, dawdling), dice
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Begin task ``seed``."""

@@ -30,6 +30,8 @@ class Skill:
     """Share of its episodes in which it knows what others have to find out."""
     mistakes: float = 0.0
     """Share of its actions that the world would not react to; of SweepingPlayer alone."""
+    dawdling: float = 0.0
+    """Share of its episodes in which it looks around after every arrival; of SweepingPlayer alone."""
 
 
 class Player(Protocol):
@@ -70,6 +72,7 @@ class SweepingPlayer(HouseholdPlayer):
         self.explorer.rng = self.onward = Onward(rng)
         self.known = dict[str, None]()
         """Commands that the house would have reacted to at some turn."""
+        self.dawdles = skill.dawdling > 0 and rng.random() < skill.dawdling
 
     def act(self, observation: str, info: dict[str, Any]) -> str:
         """A searching or a knowing player's command, or any that the house would react to, or a mistake."""
@@ -79,6 +82,8 @@ class SweepingPlayer(HouseholdPlayer):
             self.onward.here = match[1]
         self.known |= dict.fromkeys(info["admissible_commands"])
         action = super().act(observation, info)
+        if self.dawdles and observation.startswith("You arrive at"):
+            action = "look"
         if self.skill.mistakes and self.rng.random() < self.skill.mistakes:
             action = self.mistake(action, info["admissible_commands"])
         return action
