@@ -115,6 +115,7 @@ def test_a_tool_that_cannot_be_described_is_refused(tool: str, message: str) -> 
         ({"color": "green"}, "color is 'green'; it can be 'red', 'blue'"),
         ({"color": 1}, "color is 1; it has to be of type string"),
         ({"color": "red", "times": True}, "times is True; it has to be of type integer"),
+        ({"color": "red", "times": 2.0}, None),
         ({"color": "red", "times": 1.5}, "times is 1.5; it has to be of type integer"),
         ({"color": "red", "why": "x"}, "there is no argument 'why', only color, times"),
     ],
@@ -140,6 +141,35 @@ def test_arguments_of_any_name_where_the_schema_has_them(more: Any, let_through:
 
 
 # Playing
+
+
+def test_a_whole_number_is_an_integer_and_a_method_gets_one() -> None:
+    """JSON's 2.0 is 2 where int is asked for, in lists and where None may be, too; a float stays one."""
+
+    class Shown(ToolEnv):
+        def start(self, random) -> str:
+            return "Go."
+
+        def show(self, a: int, b: int | None, c: list[int], d: Literal[2, 3], e: float, f: list, g: list[float]) -> str:
+            """Show.
+
+            Args:
+                a: First.
+                b: Second.
+                c: Third.
+                d: Fourth.
+                e: Fifth.
+                f: Sixth.
+                g: Seventh.
+            """
+            return repr((a, b, c, d, e, f, g))
+
+    env = Shown()
+    env.reset(seed=0)
+    wholes = {"a": 2.0, "b": -1.0, "c": [3.0, 4], "d": 2.0, "e": 2.0, "f": [2.0], "g": [2.0]}
+    assert env.step(call("show", **wholes))[0] == "(2, -1, [3, 4], 2, 2.0, [2.0], [2.0])"
+    assert env.step(call("show", **wholes | {"a": 2.5}))[0] == "error: a is 2.5; it has to be of type integer"
+    assert env.step(call("show", **wholes | {"d": 4.0}))[0] == "error: d is 4.0; it can be 2, 3"
 
 
 def test_a_call_is_answered() -> None:

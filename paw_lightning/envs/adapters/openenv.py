@@ -7,8 +7,8 @@ from typing import Any
 
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.envs.loading import import_extra, wrong_argument
-from paw_lightning.envs.tool_schema import argument_fault
-from paw_lightning.text.tool_calls import Call, Tool
+from paw_lightning.envs.tool_schema import read_call
+from paw_lightning.text.tool_calls import Tool
 
 
 class OpenEnvEnv(TextEnv):
@@ -133,24 +133,17 @@ class OpenEnvToolEnv(OpenEnvEnv):
 
     def begin_step(self, action: str) -> None:
         """Send the call, if it is one that the server could answer."""
-        call = Call.read(action)
-        if call is not None and self._fault(call) is None:
+        call = read_call(action, self._tools.values())
+        if not isinstance(call, str):
             data = {"type": "call_tool", "tool_name": call.name, "arguments": call.arguments}
             self._send({"type": "step", "data": data})
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Play one call; what is none is told so without asking the server."""
-        if (fault := self._fault(Call.read(action))) is not None:
+        if isinstance(fault := read_call(action, self._tools.values()), str):
             return f"error: {fault}", 0.0, False, False, {"won": False, "admissible_action": False}
         observation, reward, ended, cut, info = super().step(action)
         return observation, reward, ended, cut, {**info, "admissible_action": self._heard}
-
-    def _fault(self, call: Call | None) -> str | None:
-        if call is None:
-            return "this is not one tool call in the form that was asked for"
-        if call.name not in self._tools:
-            return f"there is no tool {call.name!r}, only {', '.join(self._tools)}"
-        return argument_fault(self._tools[call.name]["function"]["parameters"], call.arguments)
 
     def _text(self, observation: dict[str, Any]) -> str:
         """A tool's result, or what was wrong with the call; of a reset what the server shows, if anything."""

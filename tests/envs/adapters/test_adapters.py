@@ -305,7 +305,7 @@ def openenv_tools() -> Iterator[str]:
         if data["tool_name"] == "hint":
             error = {"error_type": "execution_error", "message": "no hints"}
             return {"observation": {"tool_name": "hint", "result": None, "error": error}, "reward": None, "done": False}
-        right = data["arguments"] == {"number": secret}
+        right = repr(data["arguments"]) == f"{{'number': {secret}}}"  # an int, no float
         content = [{"type": "text", "text": "yes" if right else "no"}]
         result = {"content": content, "structured_content": None, "is_error": False}
         observation = {"tool_name": "guess", "result": result, "error": None}
@@ -346,8 +346,8 @@ def test_openenv_tools(make: Any, openenv_tools: str) -> None:
     assert env.step(call("leave"))[0] == "error: there is no tool 'leave', only guess, hint"
     assert env.step(call("hint")) == ("error: no hints", 0.0, False, False, wrong)
     assert env.step(call("guess", number=2)) == ("no", 0.0, False, False, {"won": False, "admissible_action": True})
-    env.begin_step(call("guess", number=1))
-    assert env.step(call("guess", number=1))[:3] == ("yes", 1.0, True)
+    env.begin_step(call("guess", number=1.0))
+    assert env.step(call("guess", number=1.0))[:3] == ("yes", 1.0, True)
 
 
 def test_openenv_tools_config(openenv_tools: str, tmp_path: Path) -> None:
