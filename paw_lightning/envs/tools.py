@@ -58,7 +58,7 @@ class ToolEnv(TextEnv):
 
     def __init__(self, split: str = "train") -> None:
         self.split = split
-        self._earned, self._done, self._won = 0.0, False, False
+        self._earned, self._done, self._won = 0.0, True, False  # there is no episode before the first reset
 
     @abstractmethod
     def start(self, random: Random) -> str:
@@ -105,6 +105,8 @@ class ToolEnv(TextEnv):
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Answer one call; what is none, or is wrong, is told so."""
+        if self._done:
+            raise RuntimeError("the episode is over: call reset() before step()")
         self._earned = 0.0
         try:
             answer, heard = self._answer(action), True

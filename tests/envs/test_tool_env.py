@@ -209,6 +209,21 @@ def test_a_wrong_call_is_told_so_and_nothing_happens(action: str, said: str) -> 
     assert (reward, terminated, truncated, info) == (0.0, False, False, {"won": False, "admissible_action": False})
 
 
+def test_there_is_no_step_outside_of_an_episode() -> None:
+    """Before the first reset and after the end, whatever the call is worth; no tool is called and nothing is paid."""
+    env = Safe()
+    for action in (call("press", color="red"), "press red"):
+        with pytest.raises(RuntimeError, match=r"the episode is over: call reset\(\) before step\(\)"):
+            env.step(action)
+    for _ in range(2):
+        env.reset(seed=1)
+        assert env.step(call("press", color=env.code))[2]
+        for action in (call("press", color=env.code), call("read_note"), "press red"):
+            with pytest.raises(RuntimeError, match="the episode is over"):
+                env.step(action)
+        assert not env.read
+
+
 def test_rewards_on_the_way() -> None:
     class Paid(ToolEnv):
         max_reward = 3.0
