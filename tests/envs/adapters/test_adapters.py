@@ -284,6 +284,47 @@ def test_openenv(make: Any, openenv_server: str) -> None:
         wrong.step("0")
 
 
+def test_a_late_answer_of_openenv_is_nobodys(make: Any) -> None:
+    """A step and a reset that were given up: what they are answered later is no answer of another request."""
+    need("openenv")
+    from websockets.exceptions import ConnectionClosed
+    from websockets.sync.server import serve
+
+    late = threading.Event()
+
+    def session(socket: Any) -> None:
+        for text in socket:
+            data = json.loads(text)["data"]
+            said = data["message"] if "message" in data else f"task {data['seed']}"
+            if said in ("wait", "task 13"):
+                late.wait(60)
+            try:
+                socket.send(json.dumps({"type": "observation", "data": {"observation": {"text": said}}}))
+            except ConnectionClosed:
+                return
+
+    with serve(session, "localhost", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        env = make("openenv.OpenEnvEnv", url=f"http://localhost:{server.socket.getsockname()[1]}")
+        patience = env._timeout
+        env.reset(seed=1)
+        for give_up in (lambda: env.step("wait"), lambda: env.reset(seed=13)):
+            env._timeout = 0.1
+            with pytest.raises(TimeoutError):
+                give_up()
+            env._timeout = patience
+            with pytest.raises(RuntimeError, match=r"session with the OpenEnv server is over: call reset\(\) before"):
+                env.step("a")
+            late.set()
+            assert env.reset(seed=2)[0] == "task 2" and env.step("b")[0] == "b"
+            late.clear()
+        env.begin_step("c")
+        assert env.reset(seed=3)[0] == "task 3", "nor is what nobody has waited for"
+        late.set()
+        env.close()
+        server.shutdown()
+
+
 def test_openenv_config(openenv_server: str, tmp_path: Path) -> None:
     check_config("openenv", tmp_path, rollout__environment__init_args__url=openenv_server)
 
