@@ -22,7 +22,8 @@ from paw_lightning.training.run_folder import last_checkpoint, resume_command, r
 
 RECENT = 5
 """Iterations that the time of the one under way is estimated from."""
-Phase = Literal["before", "training", "evaluating", "saving", "between", "ending"]
+Phase = Literal["before", "training", "waiting", "evaluating", "saving", "between", "ending"]
+"""`waiting`: the last batch is learnt, and whoever plays ahead is waited for."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -54,7 +55,7 @@ class GracefulStop(L.Callback):
         """The trainer's limit, to be given back; None while validation is not held back."""
         self.phase: Phase = "before"
         self.trained, self.saved = deque[float](maxlen=RECENT), deque[float](maxlen=RECENT)
-        """Seconds of playing and learning, and of saving, of the iterations of this process."""
+        """Seconds of playing, learning and waiting for who plays, and of saving, of the iterations of this process."""
         self._began = self._ended = 0.0
         self._why = ""
         self._folder: Any = None
@@ -128,7 +129,7 @@ class GracefulStop(L.Callback):
         if self.seconds is not None:
             last_words = self._dropped(self._number, "its main thread did not answer")
             self._watch = StopWatch(self._number, self.seconds, last_words)
-        if self.phase in ("training", "evaluating"):
+        if self.phase in ("training", "waiting", "evaluating"):
             wait = "" if left is None else f", about {left:.0f} s more"
             limit = "" if self.seconds is None else f" (graceful_stop.seconds: {self.seconds:g})"
             said = f"{self._number.name}: stopping after this iteration{wait}{limit}; once more stops at once"
@@ -144,7 +145,7 @@ class GracefulStop(L.Callback):
 
     def _seconds_left(self) -> float | None:
         """Of the iteration under way, its checkpoint included; None where no iteration was finished to judge by."""
-        if self.phase != "training":
+        if self.phase not in ("training", "waiting"):
             return 0.0 if self.phase != "before" else None
         if not self.trained or not self.saved:
             return None
@@ -207,14 +208,18 @@ class GracefulStop(L.Callback):
         """Hold back the validation that would follow the iteration's last batch."""
         if not trainer.is_last_batch:
             return
-        self.trained.append(time.perf_counter() - self._began)
-        self.phase = "saving"
+        self.phase = "waiting"  # EnvironmentLoop may come after this callback, and waits in the same hook
         # The same on all ranks, so that all ask or none does.
         if trainer.enable_validation and self._validates(trainer) and self._stopping():
             self.validation_batches, trainer.limit_val_batches = trainer.limit_val_batches, 0
             # The best checkpoint's metric is not there, and for once nobody forgot to log it.
             warnings.filterwarnings("ignore", message=".*could not find the monitored key.*")
             self._say_no_validation("left out")
+
+    def _trained(self) -> None:
+        """The iteration is learnt, and the next rollout is played where that goes on beside it."""
+        if self.phase == "waiting":
+            self.trained.append(time.perf_counter() - self._began)
 
     def _say_no_validation(self, how: str) -> None:
         rank_zero_warn(
@@ -230,6 +235,7 @@ class GracefulStop(L.Callback):
         """From here on a signal breaks the validation off; of `validate`, and before training, it ends the run."""
         self._take(trainer)
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._trained()
             self.phase = "evaluating"
             if self.received is not None:  # since the last batch
                 trainer.datamodule.cut_asked = True  # type: ignore[attr-defined]
@@ -249,6 +255,7 @@ class GracefulStop(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop here; ModelCheckpoint, which always comes last, saves after this hook."""
+        self._trained()
         self.phase, self._ended = "saving", time.perf_counter()
         if self._stopping():
             trainer.should_stop = True

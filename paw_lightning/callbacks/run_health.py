@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from paw_lightning.callbacks.base import RolloutCallback
 from paw_lightning.errors import SettingsError
-from paw_lightning.types import Rollout, alike
+from paw_lightning.types import Rollout, RolloutGroup, alike
 
 UNREADABLE = 0.05
 """Share of well-formed actions below which the policy does not write what is asked for."""
@@ -17,6 +17,8 @@ UNREADABLE = 0.05
 
 class RunHealth(RolloutCallback):
     """Watches the rollouts for what curves show and nobody looks for; each warning comes once in a run.
+
+    It looks at all that was played, as the curves do: also at what dynamic sampling has left out.
 
     Args:
         no_reward_iterations: warn after so many iterations in a row in which all episodes returned the same and none
@@ -35,12 +37,13 @@ class RunHealth(RolloutCallback):
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:
         """Look at an iteration."""
-        episodes = rollout.episodes
+        groups = rollout.groups + rollout.left_out
+        episodes = [episode for group in groups for episode in group.episodes]
         won = any(e.won for e in episodes)
         self.ever_won = self.ever_won or won
         silent = not won and alike([e.episode_return for e in episodes])
-        self._check_actions(rollout)
-        self._check_won(rollout)
+        self._check_actions(groups)
+        self._check_won(groups)
         self._count("no_reward", silent)
         self._count("no_success", not won)
         if self._due("no_reward"):
@@ -59,9 +62,9 @@ class RunHealth(RolloutCallback):
                 "what is asked for, does the environment set info['won']?",
             )
 
-    def _check_actions(self, rollout: Rollout) -> None:
+    def _check_actions(self, groups: list[RolloutGroup]) -> None:
         """The policy does not write the form that actions are read in."""
-        forms = [t.well_formed for t in rollout.transitions]
+        forms = [t.well_formed for group in groups for t in group.transitions]
         if forms and sum(forms) / len(forms) < UNREADABLE:
             self._say(
                 "actions",
@@ -70,18 +73,19 @@ class RunHealth(RolloutCallback):
                 "start from a model that knows it (model.path), or choose action_format: plain",
             )
 
-    def _check_won(self, rollout: Rollout) -> None:
+    def _check_won(self, groups: list[RolloutGroup]) -> None:
         """The environment forgot to say that an episode was won."""
         perfect = [
             group.max_return
-            for group in rollout.groups
+            for group in groups
             for value in group.returns
             if group.max_return is not None and 0 < group.max_return <= value
         ]
+        episodes = sum(len(group.episodes) for group in groups)
         if perfect and not self.ever_won:
             self._say(
                 "won",
-                f"{len(perfect)} of {len(rollout.episodes)} episodes returned max_reward ({perfect[0]:g}) and none was "
+                f"{len(perfect)} of {episodes} episodes returned max_reward ({perfect[0]:g}) and none was "
                 "ever won; wanted info['won'] = True in the last step of a solved task (rollout.environment): without "
                 "it success stays 0 and best.ckpt means nothing",
             )

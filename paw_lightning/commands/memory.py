@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,7 @@ from paw_lightning.models.loading import resolve_model_path, without_dropout
 from paw_lightning.models.lora import add_adapters
 from paw_lightning.samplers.cache_memory import CACHE_BYTES, passing_bytes, share
 from paw_lightning.samplers.kv_cache import token_bytes
+from paw_lightning.training.muon import is_hidden_matrix, mark_outside_blocks
 from paw_lightning.training.strategies import MIXED, TRUE
 
 GIB = 2**30
@@ -109,23 +111,29 @@ def memory(model: PreTrainedModel, sizes: Sizes, gpu_bytes: float | None = None)
 
 def held_bytes(model: PreTrainedModel, sizes: Sizes) -> dict[str, int]:
     """Bytes of weights, gradients, optimizer state and the reference policy, before any sharding."""
-    policy = sum(p.nbytes for p in model.parameters())
-    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    critic = _critic_bytes(model, sizes.critic)
+    mark_outside_blocks(model)
+    policy, trained = list(model.parameters()), [p for p in model.parameters() if p.requires_grad]
+    backbone = _critics_own(model) if sizes.critic == "separate" else []
+    # A projection in float32.
+    head = 0 if sizes.critic == "none" else 4 * (model.config.get_text_config().hidden_size + 1)
+    matrices = _bytes(p for p in trained + backbone if is_hidden_matrix(p))
+    updated = _bytes(trained + backbone) + head
     return {
-        "weights": policy + critic,
-        "gradients": trained + critic,
-        "optimizer": (trained + critic) * sizes.optimizer_states,
+        "weights": _bytes(policy + backbone) + head,
+        "gradients": updated,
+        "optimizer": matrices * sizes.matrix_states + (updated - matrices) * sizes.optimizer_states,
         # With LoRA the reference is the model without its adapters.
-        "reference": policy if sizes.kl and not sizes.lora.rank else 0,
+        "reference": _bytes(policy) if sizes.kl and not sizes.lora.rank else 0,
     }
 
 
-def _critic_bytes(model: PreTrainedModel, kind: str) -> int:
-    """Weights of the critic, all of them trained: a projection in float32, and a backbone where it has its own."""
-    head = 4 * (model.config.get_text_config().hidden_size + 1)
-    backbone = sum(p.nbytes for name, p in model.get_decoder().named_parameters() if "lora_" not in name)
-    return {"none": 0, "shared": head, "separate": head + backbone}[kind]
+def _critics_own(model: PreTrainedModel) -> list[torch.Tensor]:
+    """Weights of a critic's own backbone, all of them trained; of the policy's shapes, without adapters."""
+    return [p for name, p in model.get_decoder().named_parameters() if "lora_" not in name]
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def cache_limit(model: PreTrainedModel, sizes: Sizes, needed: Memory, gpu_bytes: float | None = None) -> int | None:

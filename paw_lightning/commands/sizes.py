@@ -13,7 +13,9 @@ from paw_lightning.models.lora import LoRA
 from paw_lightning.training.strategies import MIXED, TRUE, full_name
 
 STATES = {"AdamW": 2, "Adam": 2, "SGD": 0, "RMSprop": 1, "Adagrad": 1, "Muon": 1, "MuonWithAdamW": 2}
-"""Numbers that an optimizer keeps for each trained parameter, at most (SGD without momentum)."""
+"""Numbers that an optimizer keeps for each trained parameter (SGD without momentum)."""
+MATRIX_STATES = {"MuonWithAdamW": 1}
+"""Those for each parameter of the blocks' matrices, where they are others."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Sizes:
     """Whether the KL term wants a reference policy."""
     optimizer_states: int
     """Numbers kept for each trained parameter."""
+    matrix_states: int
+    """The same for each trained parameter of the blocks' matrices."""
     episodes: int
     """Of one iteration, on all devices."""
     steps: int
@@ -94,6 +98,7 @@ def read_sizes(config: Namespace, gpus: int = 1, **lengths: int | None) -> Sizes
         "observation": rollout.max_observation_tokens,
     }
     sampler, sampler_tokens = _sampler(rollout.sampler)
+    states = _optimizer_states(model.optimizer)
     return Sizes(
         path=model.path,
         dtype=model.dtype,
@@ -102,7 +107,8 @@ def read_sizes(config: Namespace, gpus: int = 1, **lengths: int | None) -> Sizes
         critic=model.critic,
         activation_checkpointing=model.activation_checkpointing,
         kl=bool(model.policy_loss.kl_coefficient),
-        optimizer_states=_optimizer_states(model.optimizer),
+        optimizer_states=states,
+        matrix_states=MATRIX_STATES.get(_name(model.optimizer), states),
         episodes=data.groups * data.group_size,
         steps=data.minibatches * trainer.accumulate_grad_batches,
         growing=rollout.layout == "episode",
@@ -115,10 +121,15 @@ def read_sizes(config: Namespace, gpus: int = 1, **lengths: int | None) -> Sizes
 
 
 def _optimizer_states(optimizer: Namespace) -> int:
-    name = optimizer.class_path.rpartition(".")[2]
+    name = _name(optimizer)
     if name not in STATES:
         raise SettingsError(f"model.optimizer is {name}; wanted one whose memory is known: {', '.join(sorted(STATES))}")
     return STATES[name] + (name == "SGD" and bool(optimizer.init_args.momentum))
+
+
+def _name(optimizer: Namespace) -> str:
+    name: str = optimizer.class_path.rpartition(".")[2]
+    return name
 
 
 def _sampler(setting: Any) -> tuple[str, int | None]:

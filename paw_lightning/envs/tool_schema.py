@@ -1,12 +1,14 @@
-"""What a model is told of a tool: a JSON schema made of a function's type hints and docstring, and its check."""
+"""What a model is told of a tool: a JSON schema made of a function's type hints and docstring, and calls under it."""
 
 from __future__ import annotations
 
 import inspect
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from paw_lightning.text.tool_calls import Call, Tool
 
 PLAIN: dict[Any, str] = {
     str: "string",
@@ -104,6 +106,23 @@ def _type_schema(name: str, hint: Any) -> dict[str, Any]:
     )
 
 
+def read_call(action: str, tools: Iterable[Tool]) -> Call | str:
+    """The call of one of these tools, or in words for the policy what is wrong with it.
+
+    Where a schema asks for an integer the call has Python's: JSON's 2.0 is one, and a function that says `int` gets 2.
+    """
+    call, functions = Call.read(action), {tool["function"]["name"]: tool["function"] for tool in tools}
+    if call is None:
+        return "this is not one tool call in the form that was asked for"
+    if call.name not in functions:
+        return f"there is no tool {call.name!r}, only {', '.join(functions)}"
+    parameters = functions[call.name].get("parameters") or {}
+    if fault := argument_fault(parameters, call.arguments):
+        return fault
+    known = parameters.get("properties") or {}
+    return Call(call.name, {name: _with_integers(value, known.get(name)) for name, value in call.arguments.items()})
+
+
 def argument_fault(parameters: dict[str, Any], arguments: dict[str, Any]) -> str | None:
     """What is wrong with a call's arguments under a JSON schema, in words for the policy; None where nothing is.
 
@@ -119,10 +138,7 @@ def argument_fault(parameters: dict[str, Any], arguments: dict[str, Any]) -> str
                 continue
             return f"there is no argument {name!r}, only {', '.join(known) or 'none at all'}"
         schema = known[name]
-        kinds = schema.get("type")
-        kinds = [kinds] if isinstance(kinds, str) else kinds or []
-        if schema.get("nullable"):
-            kinds = [*kinds, "null"]
+        kinds = _kinds(schema)
         if kinds and not any(_is_of(value, kind) for kind in kinds):
             return f"{name} is {value!r}; it has to be of type {' or '.join(kinds)}"
         choices = schema.get("enum")
@@ -131,8 +147,29 @@ def argument_fault(parameters: dict[str, Any], arguments: dict[str, Any]) -> str
     return None
 
 
+def _kinds(schema: dict[str, Any]) -> list[str]:
+    """The types that a schema names; none where it names none."""
+    kinds = schema.get("type") or []
+    return [*([kinds] if isinstance(kinds, str) else kinds), *(["null"] if schema.get("nullable") else [])]
+
+
 def _is_of(value: Any, kind: str) -> bool:
-    """Whether a value is of a type of JSON; true and false are no numbers, and an unknown type is any."""
+    """Whether a value is of a type of JSON.
+
+    True and false are no numbers, 2.0 is an integer, and an unknown type is any.
+    """
     if isinstance(value, bool) and kind in ("integer", "number"):
         return False
-    return isinstance(value, TYPES.get(kind, (object,)))
+    whole = kind == "integer" and isinstance(value, float) and value.is_integer()
+    return whole or isinstance(value, TYPES.get(kind, (object,)))
+
+
+def _with_integers(value: Any, schema: Any) -> Any:
+    """A value with int where its schema asks for integers, those of a list too."""
+    if not isinstance(schema, dict):
+        return value
+    if isinstance(value, list):
+        return [_with_integers(item, schema.get("items")) for item in value]
+    kinds = _kinds(schema)
+    whole = isinstance(value, float) and value.is_integer() and "integer" in kinds and "number" not in kinds
+    return int(value) if whole else value

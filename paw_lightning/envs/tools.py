@@ -10,9 +10,9 @@ from random import Random
 from typing import Any, ClassVar
 
 from paw_lightning.envs.base import TextEnv
-from paw_lightning.envs.tool_schema import argument_fault, tool_schema
+from paw_lightning.envs.tool_schema import read_call, tool_schema
 from paw_lightning.errors import SettingsError
-from paw_lightning.text.tool_calls import Call, Tool
+from paw_lightning.text.tool_calls import Tool
 
 
 class ToolError(Exception):
@@ -58,7 +58,7 @@ class ToolEnv(TextEnv):
 
     def __init__(self, split: str = "train") -> None:
         self.split = split
-        self._earned, self._done, self._won = 0.0, False, False
+        self._earned, self._done, self._won = 0.0, True, False  # there is no episode before the first reset
 
     @abstractmethod
     def start(self, random: Random) -> str:
@@ -105,6 +105,8 @@ class ToolEnv(TextEnv):
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Answer one call; what is none, or is wrong, is told so."""
+        if self._done:
+            raise RuntimeError("the episode is over: call reset() before step()")
         self._earned = 0.0
         try:
             answer, heard = self._answer(action), True
@@ -113,14 +115,9 @@ class ToolEnv(TextEnv):
         return answer, self._earned, self._done, False, {"won": self._won, "admissible_action": heard}
 
     def _answer(self, action: str) -> str:
-        call = Call.read(action)
-        if call is None:
-            raise ToolError("this is not one tool call in the form that was asked for")
-        tool = next((tool for tool in self.tools if tool["function"]["name"] == call.name), None)
-        if tool is None:
-            raise ToolError(f"there is no tool {call.name!r}, only {', '.join(self.tool_names())}")
-        if fault := argument_fault(tool["function"]["parameters"], call.arguments):
-            raise ToolError(fault)
+        call = read_call(action, self.tools)
+        if isinstance(call, str):
+            raise ToolError(call)
         return str(getattr(self, call.name)(**call.arguments))
 
 

@@ -19,7 +19,7 @@ SEPARATORS = ((", ", ": "), (",", ":"))
 """What templates write between arguments, and between a name and its value."""
 Tool = Mapping[str, Any]
 """A tool as chat templates know it: ``{"type": "function", "function": {"name", "description", "parameters"}}``."""
-THOUGHT_END = "</think>"
+THOUGHT, THOUGHT_END = "<think>", "</think>"
 DEEPEST = 32
 """Objects and lists within each other."""
 
@@ -124,6 +124,7 @@ class CallSyntax:
         """The one call of an answer, which is the end of it; None where it is in another form, or one of several.
 
         Before it there may be a thought. Where the template has no mark for calls, that has to end with ``</think>``.
+        A ``</think>`` that a call writes, of an answer that opens no thought before it, ends none.
         """
         rest = self._from_call(text)
         told, end = decoded(rest)
@@ -145,10 +146,23 @@ class CallSyntax:
     def _from_call(self, text: str) -> str:
         """An answer behind the mark of its first call; empty where it has none."""
         _, thought, rest = text.partition(THOUGHT_END)
-        said = rest if thought else text
-        own = self.before.rpartition(THOUGHT_END)[2]  # some templates write an empty thought before every call
-        mark = re.search(r"\s*".join(map(re.escape, own.split())), said)
+        said = rest if thought and not self._call_holds_thought_end(text) else text
+        mark = self._mark(said)
         return said[mark.end() :].strip() if mark else ""
+
+    def _call_holds_thought_end(self, text: str) -> bool:
+        """The first ``</think>`` is written by a call, in a name or a string, and no thought was opened before it."""
+        mark = self._mark(text)
+        if mark is None or THOUGHT in text[: mark.start()]:
+            return False
+        start = len(text) - len(text[mark.end() :].lstrip())
+        told, end = decoded(text, start)
+        return isinstance(told, dict) and start < text.find(THOUGHT_END) < end
+
+    def _mark(self, text: str) -> re.Match[str] | None:
+        """What the template writes before a call, whatever white space is in it."""
+        own = self.before.rpartition(THOUGHT_END)[2]  # some templates write an empty thought before every call
+        return re.search(r"\s*".join(map(re.escape, own.split())), text)
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
         """Add a group and deal its weights to Muon and AdamW."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
-        matrices = [p for p in group["params"] if _is_hidden_matrix(p)]
-        others = [p for p in group["params"] if not _is_hidden_matrix(p)]
+        matrices = [p for p in group["params"] if is_hidden_matrix(p)]
+        others = [p for p in group["params"] if not is_hidden_matrix(p)]
         parts: list[tuple[torch.optim.Optimizer, tuple[str, ...]]] = []
         if matrices:
             muon = torch.optim.Muon(matrices, **_read(group, MUON_READS), adjust_lr_fn="match_rms_adamw")
@@ -99,7 +99,8 @@ def mark_outside_blocks(model: nn.Module) -> None:
         p.outside_blocks = id(p) in embeddings or not NUMBERED.search(name)  # type: ignore[attr-defined]
 
 
-def _is_hidden_matrix(p: torch.Tensor) -> bool:
+def is_hidden_matrix(p: torch.Tensor) -> bool:
+    """Whether a weight is Muon's, once those outside of the blocks are marked."""
     return p.ndim == 2 and not getattr(p, "outside_blocks", False)
 
 

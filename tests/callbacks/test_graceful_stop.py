@@ -217,6 +217,43 @@ def test_with_several_ranks_each_entry_point_listens_for_its_own_stop(monkeypatc
     assert called == [signal.SIGINT]
 
 
+@pytest.mark.parametrize("validated", [False, True])
+def test_waiting_for_who_plays_ahead_is_a_part_of_the_iteration(validated: bool, monkeypatch) -> None:
+    """EnvironmentLoop waits in `on_train_batch_end`, perhaps after this callback: 10 s of learning and 30 of waiting
+    are 40, and a stop that comes when 5 s of the wait have passed has 25 + 2 of saving before it."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(graceful_stop.time, "perf_counter", lambda: clock.now)
+    trainer = SimpleNamespace(
+        is_last_batch=True, enable_validation=False, sanity_checking=False, state=SimpleNamespace(fn="fit")
+    )
+    stop = GracefulStop(seconds=20)
+    monkeypatch.setattr(stop, "_take", lambda trainer: None)
+
+    def learn() -> None:
+        stop.on_train_epoch_start(trainer, None)
+        clock.now += 10
+        stop.on_train_batch_end(trainer, None, None, None, 0)
+
+    learn()
+    clock.now += 30
+    if validated:
+        stop.on_validation_start(trainer, None)
+        clock.now += 100
+        trainer.datamodule = SimpleNamespace(cut=False)
+        stop.on_validation_end(trainer, None)
+    stop.on_train_epoch_end(trainer, None)
+    clock.now += 2
+    learn()
+    assert [*stop.trained] == [40.0] and [*stop.saved] == [2.0]
+    clock.now += 5
+    assert stop._seconds_left() == 27.0
+    # Where the time is up all the same, it is dropped from here, not ended from outside.
+    stop.received, stop._watch = signal.SIGTERM, SimpleNamespace(due=True)
+    monkeypatch.setattr(stop, "_drop", lambda why: pytest.fail(f"dropped: {why}") if "20" not in why else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        stop._handle(signal.SIGTERM, None)
+
+
 def test_seconds_below_zero_are_refused() -> None:
     with pytest.raises(SettingsError, match=r"graceful_stop.seconds is -1; wanted at least 0, or null"):
         GracefulStop(seconds=-1)

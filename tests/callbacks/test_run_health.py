@@ -76,6 +76,42 @@ def test_unreadable_actions_are_said_once() -> None:
     assert message.startswith("0 of 6 actions are well-formed") and "rollout.prompt.action_format" in message
 
 
+# Dynamic sampling
+
+
+def sorted_out(rollout: Rollout) -> Rollout:
+    """All groups but the last are left out."""
+    rollout.left_out, rollout.groups = rollout.groups[:-1], rollout.groups[-1:]
+    return rollout
+
+
+def test_a_success_that_is_left_out_is_one() -> None:
+    """The tasks that are always won teach the policy nothing; the one that trains is won by nobody."""
+    rollout = sorted_out(played((1, 1, 0.5)))
+    for group in rollout.left_out:
+        for episode in group.episodes:
+            episode.won = True
+    assert said(RunHealth(0, 2), [rollout] * 3) == []
+
+
+def test_unreadable_actions_that_are_left_out_count() -> None:
+    """Of 42 transitions two are well-formed, 4.8 %: those of the one group that trains."""
+    rollout = sorted_out(played((0, 0, 1), won=True))
+    for group in rollout.left_out:
+        for t in group.transitions:
+            t.well_formed = False
+    rollout.left_out *= 10
+    assert [len(group.transitions) for group in (*rollout.groups, *rollout.left_out[:2])] == [2, 2, 2]
+    [message] = said(RunHealth(), [rollout])
+    assert message.startswith("2 of 42 actions are well-formed")
+
+
+def test_a_forgotten_won_that_is_left_out_is_said() -> None:
+    """Two of three episodes return R_max, and both are left out."""
+    [message] = said(RunHealth(), [sorted_out(played((1, 1, 0.5)))])
+    assert message.startswith("2 of 3 episodes returned max_reward (1) and none was ever won")
+
+
 def test_a_resumed_run_does_not_repeat_itself() -> None:
     first, second = RunHealth(no_reward_iterations=2), RunHealth(no_reward_iterations=2)
     assert len(said(first, [played()] * 2)) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from paw_lightning.models.lora import LoRA
 from paw_lightning.samplers.cache_memory import passing_bytes
 from paw_lightning.samplers.kv_cache import token_bytes
 from paw_lightning.training.module import PaWModule
+from paw_lightning.training.muon import MuonWithAdamW
 from paw_lightning.training.strategies import full_name
 from tests.helpers.runs import TOY, arguments
 
@@ -33,6 +35,7 @@ def sizes_of(path: str, **changes: Any) -> Sizes:
         "activation_checkpointing": False,
         "kl": False,
         "optimizer_states": 2,
+        "matrix_states": 2,
         "episodes": 64,
         "steps": 2,
         "growing": False,
@@ -85,11 +88,13 @@ def test_bytes_of_a_number_in_each_precision(precision: str, weight: int, cached
     assert sizes.element == cached
 
 
+@pytest.mark.parametrize("optimizer_of", [torch.optim.AdamW, MuonWithAdamW])
 @pytest.mark.parametrize("critic", ["none", "shared", "separate"])
 @pytest.mark.parametrize("rank", [0, 4])
-def test_counts_are_exact(rank: int, critic: str, tiny_model_dir: str) -> None:
-    """Weights, gradients and AdamW's two moments of a module after a step; its step counters, 4 bytes each, apart."""
-    module = PaWModule(tiny_model_dir, lora=LoRA(rank=rank), critic=critic)
+def test_counts_are_exact(rank: int, critic: str, optimizer_of: Any, tiny_model_dir: str) -> None:
+    """Weights, gradients and what the optimizer keeps of a module after a step: AdamW's two moments, or Muon's one of
+    the blocks' matrices; step counters, 4 bytes each, apart."""
+    module = PaWModule(tiny_model_dir, lora=LoRA(rank=rank), critic=critic, optimizer=partial(optimizer_of, lr=1e-3))
     module.configure_model()
     optimizer = module.configure_optimizers()
     tokens = torch.arange(10, 30)[None]
@@ -99,7 +104,8 @@ def test_counts_are_exact(rank: int, critic: str, tiny_model_dir: str) -> None:
     (out.action_logprobs.sum() + (0 if out.values is None else out.values.sum())).backward()
     optimizer.step()
     moments = [v for state in optimizer.state.values() for v in state.values() if v.numel() > 1 or v.ndim]
-    sizes = sizes_of(tiny_model_dir, lora=LoRA(rank=rank), kl=True, critic=critic)
+    states = {"optimizer_states": 2, "matrix_states": 2 if optimizer_of is torch.optim.AdamW else 1}
+    sizes = sizes_of(tiny_model_dir, lora=LoRA(rank=rank), kl=True, critic=critic, **states)
     figures = held_bytes(build(sizes), sizes)
     assert figures["weights"] == sum(p.nbytes for p in module.parameters())
     assert figures["gradients"] == sum(p.grad.nbytes for p in module.parameters() if p.grad is not None)
@@ -153,6 +159,8 @@ def test_sizes_come_from_the_settings_and_the_rest_from_their_defaults(tiny_mode
     toy = arguments({**TOY, "model.path": tiny_model_dir, "trainer.strategy": "paw_fsdp2"})
     sizes = read_sizes(parse_settings([*toy, "--model.optimizer=torch.optim.SGD"]), gpus=2, turns=2)
     assert (sizes.episodes, sizes.steps, sizes.sharded, sizes.optimizer_states) == (2 * 3, 2 * 2, True, 0)
+    muon = read_sizes(parse_settings([*toy, "--config", "optimizer/muon"]))
+    assert (muon.optimizer_states, muon.matrix_states, sizes.matrix_states) == (2, 1, 0)
     assert sizes.dtype == inspect.signature(PaWModule.__init__).parameters["dtype"].default
     assert (sizes.lengths.turns, sizes.lengths.action) == (2, 6), "given, and the toy world's limit"
     paged = "--rollout.sampler={class_path: PagedSampler, init_args: {num_blocks: 3, page_size: 4}}"

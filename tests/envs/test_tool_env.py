@@ -115,6 +115,7 @@ def test_a_tool_that_cannot_be_described_is_refused(tool: str, message: str) -> 
         ({"color": "green"}, "color is 'green'; it can be 'red', 'blue'"),
         ({"color": 1}, "color is 1; it has to be of type string"),
         ({"color": "red", "times": True}, "times is True; it has to be of type integer"),
+        ({"color": "red", "times": 2.0}, None),
         ({"color": "red", "times": 1.5}, "times is 1.5; it has to be of type integer"),
         ({"color": "red", "why": "x"}, "there is no argument 'why', only color, times"),
     ],
@@ -140,6 +141,35 @@ def test_arguments_of_any_name_where_the_schema_has_them(more: Any, let_through:
 
 
 # Playing
+
+
+def test_a_whole_number_is_an_integer_and_a_method_gets_one() -> None:
+    """JSON's 2.0 is 2 where int is asked for, in lists and where None may be, too; a float stays one."""
+
+    class Shown(ToolEnv):
+        def start(self, random) -> str:
+            return "Go."
+
+        def show(self, a: int, b: int | None, c: list[int], d: Literal[2, 3], e: float, f: list, g: list[float]) -> str:
+            """Show.
+
+            Args:
+                a: First.
+                b: Second.
+                c: Third.
+                d: Fourth.
+                e: Fifth.
+                f: Sixth.
+                g: Seventh.
+            """
+            return repr((a, b, c, d, e, f, g))
+
+    env = Shown()
+    env.reset(seed=0)
+    wholes = {"a": 2.0, "b": -1.0, "c": [3.0, 4], "d": 2.0, "e": 2.0, "f": [2.0], "g": [2.0]}
+    assert env.step(call("show", **wholes))[0] == "(2, -1, [3, 4], 2, 2.0, [2.0], [2.0])"
+    assert env.step(call("show", **wholes | {"a": 2.5}))[0] == "error: a is 2.5; it has to be of type integer"
+    assert env.step(call("show", **wholes | {"d": 4.0}))[0] == "error: d is 4.0; it can be 2, 3"
 
 
 def test_a_call_is_answered() -> None:
@@ -177,6 +207,21 @@ def test_a_wrong_call_is_told_so_and_nothing_happens(action: str, said: str) -> 
     answer, reward, terminated, truncated, info = env.step(action)
     assert answer.startswith("error: ") and said in answer
     assert (reward, terminated, truncated, info) == (0.0, False, False, {"won": False, "admissible_action": False})
+
+
+def test_there_is_no_step_outside_of_an_episode() -> None:
+    """Before the first reset and after the end, whatever the call is worth; no tool is called and nothing is paid."""
+    env = Safe()
+    for action in (call("press", color="red"), "press red"):
+        with pytest.raises(RuntimeError, match=r"the episode is over: call reset\(\) before step\(\)"):
+            env.step(action)
+    for _ in range(2):
+        env.reset(seed=1)
+        assert env.step(call("press", color=env.code))[2]
+        for action in (call("press", color=env.code), call("read_note"), "press red"):
+            with pytest.raises(RuntimeError, match="the episode is over"):
+                env.step(action)
+        assert not env.read
 
 
 def test_rewards_on_the_way() -> None:

@@ -70,6 +70,32 @@ def test_what_a_call_may_look_like() -> None:
     assert qwen.read(f"so</think><tool_call>{RED}</tool_call>", "<think>").well_formed
 
 
+@pytest.mark.parametrize("name", kinds.KNOWN)
+@pytest.mark.parametrize("value", ["</think>", "a</think>b", "<think>a</think>", "</think></think>", '"</think>{'])
+def test_an_argument_may_hold_the_end_of_a_thought(name: str, value: str) -> None:
+    """It is text of the call, whatever stands before: nothing, a thought, or (where calls have a mark) talk."""
+    syntax, told = form(kinds.KNOWN[name]), str(Call("press", {"color": value}))
+    written = syntax.write(told)
+    for before in ("", "<think>so</think>", "so</think>", *(["I press."] if name != "llama" else [])):
+        parsed = syntax.parse(before + written)
+        assert (parsed.text, parsed.well_formed) == (told, True)
+        assert not syntax.runs_on(before + written) and syntax.runs_on(f"{before}{written} and then")
+
+
+def test_a_draft_in_a_thought_is_no_call() -> None:
+    """Whether the thought is opened by the answer or by the prompt, and whatever the draft holds."""
+    syntax = form(kinds.QWEN)
+    draft = syntax.write(str(Call("press", {"color": "</think>"})))
+    blue = syntax.write(RED.replace("red", "blue"))
+    for thought in (f"<think>{draft}", f"<think>{draft}</think>", f"<think>{draft}</think>I do not."):
+        assert not syntax.parse(thought).well_formed
+    for opening, opened in (("<think>", ""), ("", "<think>\n")):
+        for text in (draft, syntax.write(RED), "<tool_call>{"):
+            parsed = syntax.read(f"{opening}{text} or not</think>{blue}", opened)
+            assert (parsed.text, parsed.well_formed) == (RED.replace("red", "blue"), True)
+    assert not syntax.parse(draft + blue).well_formed, "two calls, outside of a thought"
+
+
 @pytest.mark.parametrize("thought", ["<think>\n", "<think>\n\n</think>\n\n"], ids=["opened", "empty"])
 def test_a_prompt_may_end_with_a_thought(thought: str) -> None:
     """``<think>`` and ``<tool_call>`` begin alike, and yet no letter of a tag is what the prompt has written of it."""

@@ -11,8 +11,8 @@ from paw_lightning.envs.adapters.mcp_session import Session
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.envs.loading import check_split, expand, import_extra, wrong_argument
 from paw_lightning.envs.recorded import lines_of_split
-from paw_lightning.envs.tool_schema import argument_fault
-from paw_lightning.text.tool_calls import Call, Tool
+from paw_lightning.envs.tool_schema import read_call
+from paw_lightning.text.tool_calls import Tool
 
 ANSWER: Tool = {
     "type": "function",
@@ -125,17 +125,16 @@ class MCPEnv(TextEnv):
 
     def begin_step(self, action: str) -> None:
         """Send the call, if it is one that the server could answer."""
-        call = Call.read(action)
-        if self._fault(call) is None and call is not None and call.name in self._known:
+        call = read_call(action, self._open.values())
+        if not isinstance(call, str) and call.name in self._known:
             assert self._session is not None
             self._begun = self._session.begin(call.name, call.arguments)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Answer one call; what is none, or is wrong, is told so without asking the server."""
-        call = Call.read(action)
-        fault = self._fault(call)
-        if fault is not None or call is None:
-            return f"error: {fault}", 0.0, False, False, {"won": False, "admissible_action": False}
+        call = read_call(action, self._open.values())
+        if isinstance(call, str):
+            return f"error: {call}", 0.0, False, False, {"won": False, "admissible_action": False}
         text, heard = "The answer was given.", True
         if call.name in self._known:
             if self._begun is None:
@@ -180,13 +179,6 @@ class MCPEnv(TextEnv):
         if not heard:
             raise RuntimeError(f"the MCP server's tool {self._start_tool} answered {told} with {text!r}; wanted a task")
         return text
-
-    def _fault(self, call: Call | None) -> str | None:
-        if call is None:
-            return "this is not one tool call in the form that was asked for"
-        if call.name not in self._open:
-            return f"there is no tool {call.name!r}, only {', '.join(self._open)}"
-        return argument_fault(self._open[call.name]["function"].get("parameters") or {}, call.arguments)
 
 
 def _function(path: str) -> Reward:

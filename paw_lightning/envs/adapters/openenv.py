@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.envs.loading import import_extra, wrong_argument
-from paw_lightning.envs.tool_schema import argument_fault
-from paw_lightning.text.tool_calls import Call, Tool
+from paw_lightning.envs.tool_schema import read_call
+from paw_lightning.text.tool_calls import Tool
 
 
 class OpenEnvEnv(TextEnv):
     """A client of one OpenEnv server; each environment holds a session of its own.
 
     Nothing here installs or starts the server. Steps of several environments overlap, as an answer is waited for only
-    when it is needed.
+    when it is needed. Where one does not come, the session is over: the next reset opens another, as the late answer
+    would be taken for that of a later request.
 
     Args:
         split: is sent with the seed at each reset, for servers that know of it.
@@ -45,19 +47,25 @@ class OpenEnvEnv(TextEnv):
         self._action, self._max_reward, self._winning_reward = action or {}, max_reward, winning_reward
         self._timeout = timeout
         address = url.replace("http", "ws", 1) if url.startswith("http") else url
+        self._connect = partial(client.connect, f"{address.rstrip('/')}/ws", open_timeout=timeout, max_size=None)
         try:
-            self._socket = client.connect(f"{address.rstrip('/')}/ws", open_timeout=timeout, max_size=None)
+            self._socket: Any = self._connect()
         except OSError as error:
             raise wrong_argument("url", url, f"the address of a server that answers: {error}") from error
         self._begun: dict[str, Any] | None = None
+        """The request that was sent and whose answer nobody has read yet."""
 
     def begin_reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
         """Send the reset."""
+        if self._begun is not None:  # its answer would come first
+            self.close()
+        if self._socket is None:
+            self._socket = self._connect()
         self._send({"type": "reset", "data": {"seed": seed, "split": self._split}})
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start an episode; a server that ignores seeds chooses the task itself."""
-        if self._begun is None:
+        if self._begun is None or self._begun["type"] != "reset":
             self.begin_reset(seed=seed)
         observation, _, _ = self._receive()
         self._return = 0.0
@@ -78,10 +86,18 @@ class OpenEnvEnv(TextEnv):
 
     def close(self) -> None:
         """End the session."""
-        self._socket.close()
+        socket, self._socket, self._begun = self._socket, None, None
+        if socket is not None:
+            socket.close()
 
     def _send(self, message: dict[str, Any]) -> None:
-        self._socket.send(json.dumps(message))
+        if self._socket is None:
+            raise RuntimeError("the session with the OpenEnv server is over: call reset() before step()")
+        try:
+            self._socket.send(json.dumps(message))
+        except BaseException:
+            self.close()
+            raise
         self._begun = message
 
     def _receive(self) -> tuple[str, float, bool]:
@@ -90,7 +106,11 @@ class OpenEnvEnv(TextEnv):
 
     def _answer(self) -> dict[str, Any]:
         """What the server says, an observation with reward and end."""
-        answer = json.loads(self._socket.recv(timeout=self._timeout))
+        try:
+            answer = json.loads(self._socket.recv(timeout=self._timeout))
+        except BaseException:  # also of a signal: the answer may still come
+            self.close()
+            raise
         self._begun = None
         if answer.get("type") != "observation":
             raise RuntimeError(f"the OpenEnv server answered {str(answer)[:300]}; wanted an observation")
@@ -133,24 +153,17 @@ class OpenEnvToolEnv(OpenEnvEnv):
 
     def begin_step(self, action: str) -> None:
         """Send the call, if it is one that the server could answer."""
-        call = Call.read(action)
-        if call is not None and self._fault(call) is None:
+        call = read_call(action, self._tools.values())
+        if not isinstance(call, str):
             data = {"type": "call_tool", "tool_name": call.name, "arguments": call.arguments}
             self._send({"type": "step", "data": data})
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Play one call; what is none is told so without asking the server."""
-        if (fault := self._fault(Call.read(action))) is not None:
+        if isinstance(fault := read_call(action, self._tools.values()), str):
             return f"error: {fault}", 0.0, False, False, {"won": False, "admissible_action": False}
         observation, reward, ended, cut, info = super().step(action)
         return observation, reward, ended, cut, {**info, "admissible_action": self._heard}
-
-    def _fault(self, call: Call | None) -> str | None:
-        if call is None:
-            return "this is not one tool call in the form that was asked for"
-        if call.name not in self._tools:
-            return f"there is no tool {call.name!r}, only {', '.join(self._tools)}"
-        return argument_fault(self._tools[call.name]["function"]["parameters"], call.arguments)
 
     def _text(self, observation: dict[str, Any]) -> str:
         """A tool's result, or what was wrong with the call; of a reset what the server shows, if anything."""

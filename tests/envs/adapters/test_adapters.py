@@ -284,6 +284,47 @@ def test_openenv(make: Any, openenv_server: str) -> None:
         wrong.step("0")
 
 
+def test_a_late_answer_of_openenv_is_nobodys(make: Any) -> None:
+    """A step and a reset that were given up: what they are answered later is no answer of another request."""
+    need("openenv")
+    from websockets.exceptions import ConnectionClosed
+    from websockets.sync.server import serve
+
+    late = threading.Event()
+
+    def session(socket: Any) -> None:
+        for text in socket:
+            data = json.loads(text)["data"]
+            said = data["message"] if "message" in data else f"task {data['seed']}"
+            if said in ("wait", "task 13"):
+                late.wait(60)
+            try:
+                socket.send(json.dumps({"type": "observation", "data": {"observation": {"text": said}}}))
+            except ConnectionClosed:
+                return
+
+    with serve(session, "localhost", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        env = make("openenv.OpenEnvEnv", url=f"http://localhost:{server.socket.getsockname()[1]}")
+        patience = env._timeout
+        env.reset(seed=1)
+        for give_up in (lambda: env.step("wait"), lambda: env.reset(seed=13)):
+            env._timeout = 0.1
+            with pytest.raises(TimeoutError):
+                give_up()
+            env._timeout = patience
+            with pytest.raises(RuntimeError, match=r"session with the OpenEnv server is over: call reset\(\) before"):
+                env.step("a")
+            late.set()
+            assert env.reset(seed=2)[0] == "task 2" and env.step("b")[0] == "b"
+            late.clear()
+        env.begin_step("c")
+        assert env.reset(seed=3)[0] == "task 3", "nor is what nobody has waited for"
+        late.set()
+        env.close()
+        server.shutdown()
+
+
 def test_openenv_config(openenv_server: str, tmp_path: Path) -> None:
     check_config("openenv", tmp_path, rollout__environment__init_args__url=openenv_server)
 
@@ -305,7 +346,7 @@ def openenv_tools() -> Iterator[str]:
         if data["tool_name"] == "hint":
             error = {"error_type": "execution_error", "message": "no hints"}
             return {"observation": {"tool_name": "hint", "result": None, "error": error}, "reward": None, "done": False}
-        right = data["arguments"] == {"number": secret}
+        right = repr(data["arguments"]) == f"{{'number': {secret}}}"  # an int, no float
         content = [{"type": "text", "text": "yes" if right else "no"}]
         result = {"content": content, "structured_content": None, "is_error": False}
         observation = {"tool_name": "guess", "result": result, "error": None}
@@ -346,8 +387,8 @@ def test_openenv_tools(make: Any, openenv_tools: str) -> None:
     assert env.step(call("leave"))[0] == "error: there is no tool 'leave', only guess, hint"
     assert env.step(call("hint")) == ("error: no hints", 0.0, False, False, wrong)
     assert env.step(call("guess", number=2)) == ("no", 0.0, False, False, {"won": False, "admissible_action": True})
-    env.begin_step(call("guess", number=1))
-    assert env.step(call("guess", number=1))[:3] == ("yes", 1.0, True)
+    env.begin_step(call("guess", number=1.0))
+    assert env.step(call("guess", number=1.0))[:3] == ("yes", 1.0, True)
 
 
 def test_openenv_tools_config(openenv_tools: str, tmp_path: Path) -> None:
