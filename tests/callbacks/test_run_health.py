@@ -95,15 +95,15 @@ def test_a_success_that_is_left_out_is_one() -> None:
 
 
 def test_unreadable_actions_that_are_left_out_count() -> None:
-    """Of 42 transitions two are well-formed, 4.8 %: those of the one group that trains."""
+    """Of 1 + 10 x (3 + 2) transitions one is well-formed, 2 %: that of the one group that trains."""
     rollout = sorted_out(played((0, 0, 1), won=True))
     for group in rollout.left_out:
         for t in group.transitions:
             t.well_formed = False
     rollout.left_out *= 10
-    assert [len(group.transitions) for group in (*rollout.groups, *rollout.left_out[:2])] == [2, 2, 2]
+    assert [len(group.transitions) for group in (*rollout.groups, *rollout.left_out[:2])] == [1, 3, 2]
     [message] = said(RunHealth(), [rollout])
-    assert message.startswith("2 of 42 actions are well-formed")
+    assert message.startswith("1 of 51 actions are well-formed")
 
 
 def test_a_forgotten_won_that_is_left_out_is_said() -> None:
