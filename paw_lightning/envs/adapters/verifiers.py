@@ -15,7 +15,7 @@ from typing import Any
 from paw_lightning.envs.adapters.verifiers_loading import Desk, Question, drawing_from, load, one_at_a_time, rows_of
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.envs.loading import check_split
-from paw_lightning.envs.tool_schema import argument_fault
+from paw_lightning.envs.tool_schema import read_call
 from paw_lightning.text.tool_calls import Call, Tool
 
 EMPTY = "(no text)"
@@ -82,10 +82,11 @@ class VerifiersEnv(TextEnv):
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Play one answer of the policy."""
-        call = Call.read(action) if self._tools else None
+        written = Call.read(action) if self._tools else None
+        call = None if written is None else read_call(action, self._tools.values())
         told = {"admissible_action": True} if self._tools else {}
-        if call is not None and (fault := self._fault(call)):
-            return f"error: {fault}", 0.0, False, False, {"won": False, "admissible_action": False}
+        if isinstance(call, str):
+            return f"error: {call}", 0.0, False, False, {"won": False, "admissible_action": False}
         self._turn += 1
         assert self._question is not None
         self._question.answer.set_result(self._loaded.response(self._turn, action, call))
@@ -134,11 +135,6 @@ class VerifiersEnv(TextEnv):
     def _run(self, work: Any) -> Any:
         with one_at_a_time, drawing_from(self._random):
             return self._loaded.loop.run_until_complete(work)
-
-    def _fault(self, call: Call) -> str | None:
-        if call.name not in self._tools:
-            return f"there is no tool {call.name!r}, only {', '.join(self._tools)}"
-        return argument_fault(self._tools[call.name]["function"]["parameters"], call.arguments)
 
 
 def _tool(tool: Any) -> Tool:
