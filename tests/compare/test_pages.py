@@ -18,6 +18,7 @@ PAGES = {
     "methods": "methods",
     "shop": "worlds",
     "search": "worlds",
+    "alfworld": "alfworld_small",
 }
 LINES = {name: (ROOT / "docs" / f"{page}.md").read_text().splitlines() for name, page in PAGES.items()}
 PAIRS = [(name, *pair) for name, saved in SAVED.items() for pair in saved["differences"]]
@@ -33,7 +34,7 @@ def test_every_arm_has_its_mean_and_interval(name: str) -> None:
     saved = SAVED[name]
     for arm, won in saved["ends"].items():
         expected = cell([count / saved["tasks"] for count in won])
-        assert sum(line.startswith(f"| {arm} | 1-") and f"| {expected} |" in line for line in LINES[name]) == 1, (
+        assert sum(line.startswith(f"| {arm} | {saved.get('seeds', '1-')}") and f"| {expected} |" in line for line in LINES[name]) == 1, (
             expected
         )
 
@@ -52,6 +53,15 @@ def test_every_difference_has_its_mean_interval_and_sentence(name: str, arm: str
     assert f"95 % interval {low:+.3f} to {high:+.3f}" in sentence
     if "established" not in sentence:
         assert not low <= 0 <= high and max(won) < 0 and "adjusted p 0.03" in sentence, "all of one sign"
+
+
+def test_what_alfworld_gains_is_said_with_its_interval() -> None:
+    """Each run's end against the games that it won before its training."""
+    saved = SAVED["alfworld"]
+    for arm, won in saved["ends"].items():
+        gained = [(after - before) / saved["tasks"] for after, before in zip(won, saved["before"], strict=True)]
+        [row] = [line for line in LINES["alfworld"] if line.startswith(f"| {arm} | {saved['seeds']} |")]
+        assert row.split(" | ")[4] == cell(gained, "+")
 
 
 def test_three_seeds_have_their_adjusted_p_values() -> None:
