@@ -308,6 +308,7 @@ def test_readme_environment_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_every_config_is_tested() -> None:
     """A new folder of configs needs a test of its own: name it here."""
     adapters = {"express", "scienceworld", "textworld", "gym", "textarena", "openenv", "verl_agent", "mixture", "mcp"}
+    adapters.add("verifiers")
     worlds = {"tools", "household", "alfworld", "search", "shop", "webshop", "hidden"} | adapters  # tests/envs/adapters
     overlays = {"method", "wm", "surrogate", "optimizer", "strategy", "shared", "configs"}
     assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} <= {"compare"} | overlays | worlds
