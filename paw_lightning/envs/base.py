@@ -29,7 +29,7 @@ class TextEnv(ABC):
     - ``won`` (step): the task is solved.
     - ``state_key`` (reset and every step, or never): names the state that the world is in now, in which it reacts to
       commands in one way. Credit by turn (GiGPO, HGPO, GraphGPO) compares turns of equal keys; without it, turns that
-      saw the same text, which may look alike with the key in hand and without. The policy never sees it.
+      saw the same text, which may read alike with a thing in hand and without. The policy never sees it.
     - ``kind`` (reset): what sort of task it is, such as "heat"; a test reports success by it.
     - ``environment`` (reset): which environment of a mixture the episode is played in.
     - ``nuisance_spans`` (reset, step): character spans ``[(start, end), ...]`` of the observation that

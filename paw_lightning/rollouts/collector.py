@@ -25,6 +25,7 @@ from paw_lightning.rollouts.episodes import (
     check_observation,
     close_quietly,
     describe,
+    named_state,
     take_seats,
 )
 from paw_lightning.rollouts.layouts import Context, Layout, StepLayout
@@ -207,7 +208,7 @@ class Collector:
             str(info.get("task", "")),
             kind=str(info.get("kind") or ""),
             errors=list(seat.errors),
-            state_keys=[info["state_key"]] if info.get("state_key") is not None else [],
+            state_keys=named_state(info),
         )
         prompts = self.prompts.with_tools(info.get("tools"))
         layout = self.layout(prompts, episode.task, observation, self.max_observation_tokens)

@@ -106,12 +106,19 @@ def check_info(info: Any) -> list[str] | None:
     return None if admissible is None else list(admissible)
 
 
+def named_state(info: dict[str, Any]) -> list[str]:
+    """The name of the state now, in a list; empty where it has none."""
+    key = info.get("state_key")
+    return [] if key is None else [key]
+
+
 def check_state_key(info: dict[str, Any], before: Sequence[str]) -> list[str]:
     """The name of the state after a step, in a list, or an empty one; `before`: those that the episode has so far."""
-    key = info.get("state_key")
-    if (key is not None) != bool(before):
+    named = named_state(info)
+    if bool(named) != bool(before):
+        key = info.get("state_key")
         raise ValueError(f"info['state_key'] is {key!r}; wanted a name at reset and at every step, or never")
-    return [] if key is None else [key]
+    return named
 
 
 def check_tools(tools: Any) -> None:
