@@ -37,6 +37,7 @@ def group_advantages(
     anchors: Sequence[Sequence[str]] | None = None,
     well_formed: Sequence[Sequence[bool]] | None = None,
     won: Sequence[bool] | None = None,
+    states: Sequence[Sequence[str]] | None = None,
 ) -> list[list[float]]:
     """One advantage per turn of each episode of one group, from plain numbers.
 
@@ -47,9 +48,16 @@ def group_advantages(
             GraphGPO, HGPO).
         well_formed: False where a turn's text held no action; read by an `invalid_action_penalty`.
         won: per episode, whether its last turn led to success; GraphGPO measures how far every turn is from one.
+        states: per episode, the name of the state before each turn and of the one after the last. Where they are
+            told, turns are compared by them and not by anchors.
 
     Raises:
-        ValueError: anchors or well_formed do not have the shape of turn_rewards, or won is not one per episode.
+        ValueError: anchors or well_formed do not have the shape of turn_rewards, won is not one per episode, or states
+            are not one more than an episode has turns.
+
+    Example::
+
+        group_advantages(GraphGPO(), [[0.0, 1.0], [0.0]], won=[True, False], states=[["a", "b", "end"], ["a", "c"]])
     """
     shape = [len(rewards) for rewards in turn_rewards]
     for name, rows in (("anchors", anchors), ("well_formed", well_formed)):
@@ -57,12 +65,17 @@ def group_advantages(
             raise ValueError(f"{name} has {came} turns; wanted those of turn_rewards, {shape}")
     if won is not None and len(won) != len(shape):
         raise ValueError(f"won has {len(won)} episodes; wanted those of turn_rewards, {len(shape)}")
+    if states is not None and (came := [len(row) for row in states]) != [count + 1 for count in shape]:
+        raise ValueError(f"states has {came} names; wanted one more than turn_rewards has turns, {shape}")
     episodes = []
     for i, rewards in enumerate(turn_rewards):
         texts = anchors[i] if anchors else [f"{i}, {turn}" for turn in range(len(rewards))]  # nothing matches
         valid = well_formed[i] if well_formed else [True] * len(rewards)
         turns = [_turn(*row) for row in zip(rewards, texts, valid, strict=True)]
-        episodes.append(Episode(task_seed=0, member=i, task="", transitions=turns, won=bool(won and won[i])))
+        names = list(states[i]) if states else []
+        episodes.append(
+            Episode(task_seed=0, member=i, task="", transitions=turns, won=bool(won and won[i]), state_keys=names)
+        )
     values = iter(advantage(RolloutGroup("", None, episodes)))
     return [list(islice(values, count)) for count in shape]
 

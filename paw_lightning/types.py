@@ -246,9 +246,14 @@ class Rollout:
         return [t for group in self.groups for t in group.transitions]
 
     @property
+    def played(self) -> list[RolloutGroup]:
+        """All groups, those that dynamic sampling leaves out among them."""
+        return self.groups + self.left_out
+
+    @property
     def teaching(self) -> list[RolloutGroup]:
         """The groups whose transitions may teach the world model."""
-        return self.groups + self.left_out if self.left_out_teach else self.groups
+        return self.played if self.left_out_teach else self.groups
 
     @property
     def teaching_transitions(self) -> list[Transition]:

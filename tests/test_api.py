@@ -56,11 +56,29 @@ def test_without_anchors_no_two_turns_are_compared() -> None:
     assert group_advantages(GiGPO(normalization="mean_norm"), [[0, 1], [0, 0]]) == [[0.5, 0.5], [-0.5, -0.5]]
 
 
+def test_names_of_states_are_compared_and_the_last_one_too() -> None:
+    """Won by a, b; lost from a to c: A = +-1/2 from the episodes, and from the graph, for the turns that leave a.
+
+    b is 1 step from success, a 2, c, from which nobody came there, counts as 3: 10 x 0.1 and 10 x 0.001 have the mean
+    0.505, so +-0.495. Had the lost one ended in b, both turns would be worth 1, and the graph would add nothing.
+    """
+    graph = GraphGPO(normalization="mean_norm")
+    ended_in = lambda last: group_advantages(  # noqa: E731
+        graph, [[0, 1], [0]], won=[True, False], anchors=[["?", "?"], ["?"]], states=[["a", "b", "end"], ["a", last]]
+    )
+    assert [pytest.approx(row) for row in ended_in("c")] == [[0.995, 0.5], [-0.995]]
+    assert [pytest.approx(row) for row in ended_in("b")] == [[0.5, 0.5], [-0.5]]
+
+
 def test_other_shapes_are_named() -> None:
     with pytest.raises(ValueError, match=r"anchors has \[2, 1\] turns; wanted those of turn_rewards, \[2, 2\]"):
         group_advantages(GRPO(), [[0, 1], [0, 0]], anchors=[["a", "b"], ["a"]])
     with pytest.raises(ValueError, match="won has 1 episodes; wanted those of turn_rewards, 2"):
         group_advantages(GRPO(), [[0, 1], [0, 0]], won=[True])
+    with pytest.raises(
+        ValueError, match=r"states has \[2, 3\] names; wanted one more than turn_rewards has turns, \[2, 2"
+    ):
+        group_advantages(GRPO(), [[0, 1], [0, 0]], states=[["a", "b"], ["a", "b", "c"]])
 
 
 def test_neither_lightning_nor_transformers_is_imported() -> None:

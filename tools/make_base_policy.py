@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from dataclasses import asdict
@@ -30,7 +31,7 @@ import torch
 from base_worlds import WORLDS, Phase, World
 from tiny_models import build_model, train_tokenizer
 
-from paw_lightning import cli, config_files
+from paw_lightning.cli.door import train
 
 SETTINGS = Path(__file__).with_name("base_policy.yaml")
 
@@ -48,7 +49,8 @@ def imitate(world: World, number: int, start: Path, output: Path, seed: int) -> 
     }
     arguments = [word for config in configs for word in ("--config", config)]
     arguments += [f"--{key}={v if isinstance(v, str) else json.dumps(v)}" for key, v in options.items()]
-    cli.run(["fit", *config_files.expand(arguments)])
+    if status := train(["fit", *arguments]):  # a signal has stopped it: the next phase would begin where it did not end
+        sys.exit(status)
 
 
 def settings(world: World, phase: Phase) -> dict[str, Any]:

@@ -15,7 +15,7 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
     Outcomes, lengths, validity, groups that teach the policy nothing, seconds, and what others have put into the
     rollout's metrics.
     """
-    groups = rollout.groups + rollout.left_out
+    groups = rollout.played
     episodes = [episode for group in groups for episode in group.episodes]
     transitions = [t for group in groups for t in group.transitions]
     phases = {name: value for name, value in rollout.seconds.items() if name not in ("total", "update")}

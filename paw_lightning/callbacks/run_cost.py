@@ -175,7 +175,7 @@ def speeds(
     `scored`: scoring reads the rollout. It is asked, as on several ranks no clock may decide which curves there are.
     """
     transitions = rollout.transitions
-    played = [t for group in rollout.groups + rollout.left_out for t in group.transitions]
+    played = [t for group in rollout.played for t in group.transitions]
     generated = sum(len(t.action_ids) for t in played)
     read = sum(len(t.prompt_ids) + len(t.turn_ids) * (not t.begins_row) + len(t.action_ids) for t in transitions)
     made = {"generated": (generated, "generation"), "scored": (read, "scoring"), "trained": (tokens, "update")}

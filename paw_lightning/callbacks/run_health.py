@@ -37,7 +37,7 @@ class RunHealth(RolloutCallback):
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: L.LightningModule, rollout: Rollout) -> None:
         """Look at an iteration."""
-        groups = rollout.groups + rollout.left_out
+        groups = rollout.played
         episodes = [episode for group in groups for episode in group.episodes]
         won = any(e.won for e in episodes)
         self.ever_won = self.ever_won or won

@@ -53,7 +53,7 @@ class TargetReadings:
         logprobs, shares = (torch.cat(parts) for parts in zip(*self._numbers, strict=True))
         numbers = logprobs.tolist(), loss.token_weights(logprobs).tolist()
         weights = shares.tolist()
-        played = [t for group in rollout.groups + rollout.left_out for t in group.transitions]
+        played = [t for group in rollout.played for t in group.transitions]
         places = {id(t): place for place, t in enumerate(played)}
         readings, start = [], 0
         for t, step in self._targets:

@@ -16,6 +16,8 @@ STATES = {"AdamW": 2, "Adam": 2, "SGD": 0, "RMSprop": 1, "Adagrad": 1, "Muon": 1
 """Numbers that an optimizer keeps for each trained parameter (SGD without momentum)."""
 MATRIX_STATES = {"MuonWithAdamW": 1}
 """Those for each parameter of the blocks' matrices, where they are others."""
+ORTHOGONAL = ("Muon", "MuonWithAdamW")
+"""Optimizers that make the step of a matrix orthogonal."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Sizes:
     """Numbers kept for each trained parameter."""
     matrix_states: int
     """The same for each trained parameter of the blocks' matrices."""
+    orthogonal: bool
+    """Whether the optimizer makes the steps of the blocks' matrices orthogonal."""
     episodes: int
     """Of one iteration, on all devices."""
     steps: int
@@ -109,6 +113,7 @@ def read_sizes(config: Namespace, gpus: int = 1, **lengths: int | None) -> Sizes
         kl=bool(model.policy_loss.kl_coefficient),
         optimizer_states=states,
         matrix_states=MATRIX_STATES.get(_name(model.optimizer), states),
+        orthogonal=_name(model.optimizer) in ORTHOGONAL,
         episodes=data.groups * data.group_size,
         steps=data.minibatches * trainer.accumulate_grad_batches,
         growing=rollout.layout == "episode",

@@ -129,7 +129,7 @@ class Replay(Runner):
                 "from here on ratios are taken against the recorded log-probs (rollout/off_policy is 1)"
             )
         if self.progress:
-            episodes = sum(len(group.episodes) for group in rollout.groups + rollout.left_out)
+            episodes = sum(len(group.episodes) for group in rollout.played)
             self.progress(episodes, episodes, "train")
         return rollout
 

@@ -99,6 +99,15 @@ def mark_outside_blocks(model: nn.Module) -> None:
         p.outside_blocks = id(p) in embeddings or not NUMBERED.search(name)  # type: ignore[attr-defined]
 
 
+def step_operations(p: torch.Tensor) -> float:
+    """Operations in which Muon's step makes a matrix orthogonal, m its shorter and n its longer side.
+
+    Five iterations of Newton and Schulz with three products each: 5 (4 m^2 n + 2 m^3), in bfloat16.
+    """
+    short, long = sorted(p.shape)
+    return 5.0 * (4 * short**2 * long + 2 * short**3)
+
+
 def is_hidden_matrix(p: torch.Tensor) -> bool:
     """Whether a weight is Muon's, once those outside of the blocks are marked."""
     return p.ndim == 2 and not getattr(p, "outside_blocks", False)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from paw_lightning.commands import estimate
-from paw_lightning.commands.estimating.devices import Device
+from paw_lightning.commands.estimating.devices import DEVICES, Device
+from paw_lightning.commands.estimating.reading import trainer_of
+from paw_lightning.commands.estimating.shapes import shape_of
 from paw_lightning.commands.memory import GIB, activation_bytes, build, cache_limit, held_bytes, memory
 from paw_lightning.commands.parsing import parse_settings
 from paw_lightning.commands.sizes import Lengths, Sizes, read_sizes
@@ -36,6 +40,7 @@ def sizes_of(path: str, **changes: Any) -> Sizes:
         "kl": False,
         "optimizer_states": 2,
         "matrix_states": 2,
+        "orthogonal": False,
         "episodes": 64,
         "steps": 2,
         "growing": False,
@@ -113,6 +118,24 @@ def test_counts_are_exact(rank: int, critic: str, optimizer_of: Any, tiny_model_
     assert figures["reference"] == (0 if rank else sum(p.nbytes for p in module.language_model.parameters()))
 
 
+@pytest.mark.parametrize("rank", [0, 4])
+def test_what_muon_multiplies_is_counted(rank: int, tiny_model_dir: str) -> None:
+    """As torch counts it in a step: of the blocks' matrices alone, which are the adapters' where there are any."""
+    module = PaWModule(tiny_model_dir, lora=LoRA(rank=rank), optimizer=partial(MuonWithAdamW, lr=1e-3))
+    module.configure_model()
+    optimizer = module.configure_optimizers()
+    for p in module.parameters():
+        p.grad = torch.ones_like(p) if p.requires_grad else None
+    with FlopCounterMode(display=False) as counted:
+        optimizer.step()
+    sizes = sizes_of(tiny_model_dir, lora=LoRA(rank=rank), orthogonal=True)
+    model = build(sizes)
+    trainer = trainer_of(sizes, model, DEVICES["cpu"], shape_of(model))
+    assert trainer.orthogonalizing == counted.get_total_flops() > 0
+    plain = trainer_of(replace(sizes, orthogonal=False), model, DEVICES["cpu"], shape_of(model))
+    assert plain.orthogonalizing == 0
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("shape", [(3, 40), (2, 200)])
 def test_activations_are_close(checkpointing: bool, shape: tuple[int, int], tiny_model_dir: str) -> None:
@@ -161,6 +184,7 @@ def test_sizes_come_from_the_settings_and_the_rest_from_their_defaults(tiny_mode
     assert (sizes.episodes, sizes.steps, sizes.sharded, sizes.optimizer_states) == (2 * 3, 2 * 2, True, 0)
     muon = read_sizes(parse_settings([*toy, "--config", "optimizer/muon"]))
     assert (muon.optimizer_states, muon.matrix_states, sizes.matrix_states) == (2, 1, 0)
+    assert (muon.orthogonal, sizes.orthogonal) == (True, False)
     assert sizes.dtype == inspect.signature(PaWModule.__init__).parameters["dtype"].default
     assert (sizes.lengths.turns, sizes.lengths.action) == (2, 6), "given, and the toy world's limit"
     paged = "--rollout.sampler={class_path: PagedSampler, init_args: {num_blocks: 3, page_size: 4}}"

@@ -188,6 +188,15 @@ def test_an_update_by_hand() -> None:
     assert one.exchanging(WORK) == 0 == one.gathering()
 
 
+def test_muon_multiplies_in_every_step() -> None:
+    """1,000 operations for each of two backbones at 250 a second: 8 s more a step; ranks do not share them."""
+    muon = trainer(orthogonalizing=1_000.0, backbones=2)
+    assert muon.optimizing(WORK) == pytest.approx(0.56 + 8)
+    assert replace(muon, gpus=2, sharded=True).optimizing(WORK) == pytest.approx(0.28 + 8)
+    assert replace(muon, bits=32).optimizing(WORK) == pytest.approx(0.56 + 8), "bfloat16, whatever the weights are"
+    assert muon.optimizing(replace(WORK, optimizer_steps=3)) == pytest.approx(3 * (0.56 + 8))
+
+
 def test_what_changes_the_operations() -> None:
     """Recomputing is a fourth pass; adapters leave two of three, and three of the head's four; padding is read too."""
     base, head = 581_504, 1_344

@@ -177,6 +177,15 @@ def test_a_policy_is_made_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(tokenizer) == load_language_model(str(tmp_path / "one")).config.vocab_size <= SEARCH.vocabulary
 
 
+def test_a_stopped_phase_is_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run says that a signal has stopped it: nothing follows, and the tool's status is the run's."""
+    begun = list[list[str]]()
+    monkeypatch.setattr(make_base_policy, "train", lambda args: begun.append(args) or 143)
+    with pytest.raises(SystemExit) as ended:
+        make_base_policy.make(WORLDS["search"], tmp_path / "made", seed=0)
+    assert (ended.value.code, len(begun)) == (143, 1)
+
+
 def test_a_relative_output_lies_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The runs have no folder of their own, below which a relative one would be sought: nothing would be written."""
     made = list[Path]()

@@ -98,6 +98,8 @@ class Trainer:
     checkpointing: bool
     backbones: int = 1
     """2 where a critic has one of its own."""
+    orthogonalizing: float = 0.0
+    """Operations of Muon in one step, for one backbone; every rank does all of them."""
 
     def operations(self, work: Work, rows: float) -> float:
         """Of all passes over so many rows: forward 1, backward 2 (LoRA: 1), recomputed activations 1 more."""
@@ -126,10 +128,12 @@ class Trainer:
         return work.micro_batches * (2 * self.weights + self.gradients) * each
 
     def optimizing(self, work: Work) -> float:
-        """Seconds of the optimizer: weights and state read and written, gradients read; each rank its shard."""
+        """Seconds of the optimizer: weights and state read and written, gradients read, each rank its shard; and what
+        Muon multiplies."""
         share = self.gpus if self.sharded else 1
         moved = 3 * self.gradients + 2 * self.optimizer  # the trained weights are as large as their gradients
-        return work.optimizer_steps * moved / share / self.device.memory_speed
+        multiplied = self.backbones * self.orthogonalizing / (self.device.speed(16) * self.device.train_share)
+        return work.optimizer_steps * (moved / share / self.device.memory_speed + multiplied)
 
     def update(self, work: Work) -> float:
         """Seconds; communication hides behind computing as far as it can (choice)."""

@@ -18,6 +18,7 @@ from paw_lightning.commands.memory import GIB, held_bytes
 from paw_lightning.commands.sizes import Sizes
 from paw_lightning.errors import SettingsError
 from paw_lightning.samplers.kv_cache import READ_TOKENS
+from paw_lightning.training.muon import is_hidden_matrix, step_operations
 
 FREE = 0.1
 """Share of a device's memory that is left to the allocator and to kernels."""
@@ -99,6 +100,7 @@ def work_of(config: Namespace, sizes: Sizes, options: Options) -> Work:
 def trainer_of(sizes: Sizes, model: PreTrainedModel, device: Device, shape: Shape) -> Trainer:
     """Bytes are those that :mod:`paw_lightning.commands.memory` counts, before sharding."""
     held = held_bytes(model, sizes)
+    matrices = [p for p in model.parameters() if p.requires_grad and is_hidden_matrix(p)]
     return Trainer(
         device=device,
         shape=shape,
@@ -110,6 +112,7 @@ def trainer_of(sizes: Sizes, model: PreTrainedModel, device: Device, shape: Shap
         optimizer=held["optimizer"],
         checkpointing=sizes.activation_checkpointing,
         backbones=2 if sizes.critic == "separate" else 1,
+        orthogonalizing=sum(map(step_operations, matrices)) if sizes.orthogonal else 0.0,
     )
 
 
