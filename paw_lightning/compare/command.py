@@ -12,6 +12,9 @@ An output folder belongs to one comparison. Seeds and arms may be added to it; w
 made is named and refused, or, where --report-only trains nothing with it, named in the report. Decide on the number of
 seeds beforehand: if you add seeds until a difference shows, you will find one.
 
+On several machines: `--seeds 1 2 3 4` on one, `--seeds 5 6 7 8` on another, each with a folder of its own; then
+`--report-only --reports A/report.json B/report.json --output BOTH` writes the report of all.
+
 The exit code is 0 when every run is done and has the metric, 1 when one failed or is not finished (somebody stopped it
 alone), 2 when the file or the folder is refused, and 130 after an interrupt.
 """
@@ -26,6 +29,7 @@ from pathlib import Path
 
 from paw_lightning import config_files
 from paw_lightning.cli.command_arguments import NO_MATPLOTLIB, Arguments
+from paw_lightning.compare.elsewhere import Elsewhere, read_reports
 from paw_lightning.compare.folder import check_folder, check_report, claim_folder, config_copies
 from paw_lightning.compare.runs import Run, execute, locked
 from paw_lightning.compare.study import Comparison, read_comparison
@@ -36,13 +40,16 @@ def command(args: list[str]) -> int:
     """Train what is missing, then report; returns the exit status."""
     options = parse(args)
     comparison, output = read_comparison(options.comparison), options.output.resolve()
-    changes: list[str] = []
+    elsewhere = read_reports(options.reports, comparison, options.seeds or comparison.seeds)
+    runs = [run for run in all_runs(comparison, output, options.seeds) if (run.arm, run.seed) not in elsewhere.runs]
     if options.report_only:
-        changes = check_report(output, comparison)
-    elif train(comparison, output, options.jobs):
+        if (output / "comparison.json").exists():
+            elsewhere.changes += check_report(output, comparison)
+        output.mkdir(parents=True, exist_ok=True)
+    elif train(comparison, output, runs, options.jobs):
         print("interrupted; the same command goes on, --report-only reports what there is", file=sys.stderr)
         return 130
-    return 0 if report(comparison, output, changes) else 1
+    return 0 if report(comparison, output, runs, elsewhere) else 1
 
 
 def parse(args: list[str]) -> argparse.Namespace:
@@ -51,13 +58,21 @@ def parse(args: list[str]) -> argparse.Namespace:
     parser.add_argument("comparison", help="YAML file that names metric, base, seeds and arms; or a shipped one's name")
     parser.add_argument("--output", type=Path, help="folder of the runs and the report (default: runs/compare/NAME)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time (default: all cores)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="train and report these of the file's seeds alone")
+    parser.add_argument(
+        "--reports",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="report.json files of the same comparison from other machines: their runs are counted, and not trained",
+    )
     parser.add_argument("--report-only", action="store_true", help="train nothing, report what there is")
     options = parser.parse_args(args)
     if options.jobs < 1:
         raise SettingsError(f"--jobs is {options.jobs}; wanted at least 1")
     file = find_study(options.comparison)
     options.comparison, options.output = file, options.output or Path("runs", "compare", file.stem)
-    if options.report_only and not (options.output / "comparison.json").exists():
+    if options.report_only and not options.reports and not (options.output / "comparison.json").exists():
         raise SettingsError(
             f"--output is {options.output}, which holds no comparison; wanted the folder of one that has been trained"
         )
@@ -74,29 +89,28 @@ def find_study(name: str) -> Path:
         return config_files.find(f"compare/{name}")
 
 
-def all_runs(comparison: Comparison, output: Path) -> list[Run]:
+def all_runs(comparison: Comparison, output: Path, seeds: list[int] | None = None) -> list[Run]:
     """Every arm with the first seed, then every arm with the second: early results can be compared."""
+    if unknown := set(seeds or []) - {*comparison.seeds}:
+        raise SettingsError(f"--seeds has {min(unknown)}; wanted some of the file's: {comparison.seeds}")
     return [
         Run(output, name, seed, tuple(config_copies(output, name, arm)), (*comparison.common, *arm.arguments))
         for seed in comparison.seeds
         for name, arm in comparison.arms.items()
+        if seeds is None or seed in seeds
     ]
 
 
-def train(comparison: Comparison, output: Path, jobs: int) -> bool:
+def train(comparison: Comparison, output: Path, runs: list[Run], jobs: int) -> bool:
     """Bring every run that is not done to its end; returns whether that was interrupted."""
     with locked(output) as lock:
         check_folder(output, comparison)
         claim_folder(output, comparison)
-        missing = [run for run in all_runs(comparison, output) if run.outcome()["state"] != "done"]
-        return execute(missing, jobs, lock)
+        return execute([run for run in runs if run.outcome()["state"] != "done"], jobs, lock)
 
 
-def report(comparison: Comparison, output: Path, changes: list[str]) -> bool:
-    """Write the report from what exists; returns whether every run is done and has the metric.
-
-    ``changes`` are the settings that are others now than when the runs were made.
-    """
+def report(comparison: Comparison, output: Path, runs: list[Run], elsewhere: Elsewhere) -> bool:
+    """Write the report from what exists; returns whether every run is done and has the metric."""
     from paw_lightning.compare.report import write  # the numbers and the pictures are slow to import
     from paw_lightning.compare.results import Results
 
@@ -106,12 +120,17 @@ def report(comparison: Comparison, output: Path, changes: list[str]) -> bool:
         comparison.last_points,
         also=list(comparison.also),
         further_pairs=list(comparison.further_pairs),
-        changes=changes,
+        changes=elsewhere.changes,
+        comparison=comparison.resolved(),
+        codes=set(elsewhere.codes),
     )
     for name, arm in comparison.arms.items():
         arguments = [*(f"--config={config}" for config in arm.configs), *comparison.common, *arm.arguments]
         results.add_arm(name, " ".join(arguments), arm.base, arm.group)
-    for run in all_runs(comparison, output):
+    for (name, seed), curve in elsewhere.runs.items():
+        results.arms[name][seed] = curve
+        results.tags |= curve.also.keys()
+    for run in runs:
         results.add_run(run.arm, run.seed, run.folder, run.outcome(), run.log)
     print(write(results, output))
     print(f"the page: {output / 'report.html'}")

@@ -31,9 +31,13 @@ def check_report(output: Path, comparison: Comparison) -> list[str]:
     Runs that were made with an older version of a configuration can still be reported.
     """
     changes = differences(json.loads((output / "comparison.json").read_text()), comparison.resolved())
-    trained = [change for change in changes if re.match(r"common\b|arms\.[^.]+\.(configs|arguments)\b", change)]
-    _refuse(output, [change for change in changes if change not in trained])
-    return trained
+    _refuse(output, [change for change in changes if not of_training(change)])
+    return changes
+
+
+def of_training(change: str) -> bool:
+    """Whether a change is one of how runs are trained, and not of what is compared."""
+    return bool(re.match(r"common\b|arms\.[^.]+\.(configs|arguments)\b", change))
 
 
 def _refuse(output: Path, changes: list[str]) -> None:
@@ -64,12 +68,17 @@ def config_copies(output: Path, name: str, arm: Arm) -> list[Path]:
     return [output / name / f"config_{number}.yaml" for number in range(len(arm.files))]
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What has changed between two resolved comparisons, a line for each key; added arms and seeds are no change."""
+def differences(old: dict[str, Any], new: dict[str, Any], whole: bool = True) -> list[str]:
+    """What has changed between two resolved comparisons, a line for each key; added arms and seeds are no change.
+
+    Dropped ones are, unless the old one need not be in the new one as a `whole`.
+    """
     kept = {
         "arms": {name: arm for name, arm in new["arms"].items() if name in old["arms"]},
         "seeds": [seed for seed in old["seeds"] if seed in new["seeds"]],
     }
+    if not whole:
+        old = {**old, "arms": {name: old["arms"][name] for name in kept["arms"]}, "seeds": kept["seeds"]}
     then, now = _flat(old), _flat({**new, **kept})
     values = {key: (then.get(key, "absent"), now.get(key, "absent")) for key in {**then, **now}}
     return [f"{key}: {before} there, {after} now" for key, (before, after) in values.items() if before != after]

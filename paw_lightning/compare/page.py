@@ -79,7 +79,8 @@ def _every_run(results: Results, output: Path) -> str:
     table = f"<table class='runs'><thead><tr><th scope='col'>arm</th>{columns}</tr></thead><tbody>{''.join(lines)}"
     return (
         f"<section><h2>Every run</h2><p class='notes'>{html.escape(results.metric)} at the end; each number links to "
-        "its run's folder. Below it, with a sign: how far it is from the arm's base with the same seed.</p>"
+        "its run's folder, where that is here. Below it, with a sign: how far it is from the arm's base with the same "
+        "seed.</p>"
         f"{_wide(table + '</tbody></table>', 'Every run')}</section>"
     )
 
@@ -89,7 +90,8 @@ def _run_cell(output: Path, arm: str, seed: int, value: float, base: float | Non
     difference = "" if base is None else f"<small>{value - base:+.3f}</small>"
     viewer = next((name for name in VIEWERS if (output / arm / f"seed_{seed}" / name).exists()), None)
     link = "" if viewer is None else f"<small><a href='{folder}{viewer}'>episodes</a></small>"
-    return f"<a href='{folder}'>{value:.3f}</a>{difference}{link}"
+    here = (output / arm / f"seed_{seed}").exists()
+    return (f"<a href='{folder}'>{value:.3f}</a>" if here else f"{value:.3f}") + difference + link
 
 
 def _missing_cell(arm: str, seed: int, word: str | None) -> str:

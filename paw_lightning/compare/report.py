@@ -36,6 +36,8 @@ def write(results: Results, output: Path) -> str:
     (output / "report.md").write_text(text)
     (output / "report.html").write_text(page(results, parts, rows, lines, output))
     content = {
+        "comparison": results.comparison,
+        "codes": sorted(results.codes),
         "metric": results.metric,
         "base": results.base,
         "last_points": results.last_points,

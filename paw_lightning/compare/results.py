@@ -50,6 +50,8 @@ class Results:
     failures: list[Failure] = field(default_factory=list)
     unfinished: list[Failure] = field(default_factory=list)
     """Runs that the same command would continue."""
+    comparison: dict[str, Any] = field(default_factory=dict)
+    """What decides the results, as `Comparison.resolved` tells it."""
     codes: set[str] = field(default_factory=set)
     """The states of the package's code that the runs were made with."""
     changes: list[str] = field(default_factory=list)

@@ -161,6 +161,74 @@ def test_seeds_and_arms_may_be_added_but_not_dropped(tmp_path: Path) -> None:
     assert "seeds.2: 1 there, absent now" in changes
 
 
+def write_report(path: Path, comparison: Path, **curves: dict[int, float]) -> Path:
+    """The report of another machine: of each arm, what its seeds ended with."""
+    runs = {
+        arm: {seed: {"points": {0: 0.0, 9: end}, "training_seconds": 7, "also": {}} for seed, end in ends.items()}
+        for arm, ends in curves.items()
+    }
+    content = {"comparison": read_comparison(comparison).resolved(), "codes": ["c0de"], "curves": runs}
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_study_may_be_spread_over_machines(tmp_path: Path, capsys) -> None:
+    """Seeds 1 and 2 there, 3 to be run here: a report of all, in which only the runs of seed 3 are missing."""
+    path = write_comparison(tmp_path / "c.yaml", seeds=[1, 2, 3])
+    one = write_report(tmp_path / "one.json", path, grpo={1: 0.25}, paw={1: 0.75, 9: 0.1}, gone={1: 0.5})
+    two = write_report(tmp_path / "two.json", path, grpo={2: 0.5}, paw={2: 0.5})
+    both = [str(path), "--report-only", "--reports", str(one), str(two), "--output", str(tmp_path / "both")]
+    assert compare(both) == 1, "seed 3 is missing"
+    printed = capsys.readouterr()
+    assert "| paw | 1, 2 (not finished: 3) | 0.000 | 0.625 [" in printed.out, "no seed 9, which is not asked for"
+    # Seed by seed: 0.75 - 0.25 and 0.5 - 0.5.
+    assert "| +0.250 [" in printed.out and "| gone |" not in printed.out
+    assert "not finished: grpo, seed 3 (not started); paw, seed 3 (not started)" in printed.err
+    page = (tmp_path / "both" / "report.html").read_text()
+    assert "<td>0.750<small>+0.500</small></td>" in page, "no link to a folder that is elsewhere"
+    assert compare([*both, "--seeds", "2", "1"]) == 0
+    again = str(tmp_path / "both" / "report.json")  # the report of both is a report of this comparison as well
+    assert compare([str(path), "--report-only", "--seeds=1", "--reports", again, "--output", str(tmp_path / "b")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({}, ["--seeds", "4", "1", "--reports", "one.json"], "--seeds has 4; wanted some of the file's: (1, 2)"),
+        ({}, ["--reports", "one.json", "one.json"], "one.json and one.json both hold grpo, seed 1; wanted each run on"),
+        ({}, ["--reports", "c.yaml"], "--reports: c.yaml cannot be read ("),
+        ({}, ["--reports", "no.json"], "--reports: no.json cannot be read ("),
+        ({}, ["--reports", "old.json"], "--reports: old.json does not say what it compares; wanted a report.json of"),
+        ({"metric": "val/return"}, ["--reports", "one.json"], "one.json is another comparison's (metric: 'val/succ"),
+        ({"base": "paw"}, ["--reports", "one.json"], "one.json is another comparison's (base: 'grpo' there, 'paw' now"),
+    ],
+)
+def test_a_report_that_cannot_be_counted_is_named(
+    changes: dict, options: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write_comparison(tmp_path / "c.yaml")
+    write_report(tmp_path / "one.json", path, grpo={1: 0.25}, paw={1: 0.75})
+    (tmp_path / "old.json").write_text('{"metric": "val/success_rate", "curves": {}}')
+    write_comparison(path, **changes)
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        compare([str(path), *options, "--report-only", "--output", "out"])
+    assert not Path("out").exists()
+
+
+def test_what_another_machine_has_made_is_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """Other settings there are no reason to refuse its runs: the report names them."""
+    monkeypatch.setattr(compare_runs, "LAUNCHER", [sys.executable, "-c", "raise SystemExit(3)"])
+    path = write_comparison(tmp_path / "c.yaml")
+    there = write_report(tmp_path / "there.json", path, grpo={1: 0.25, 2: 0.25}, paw={1: 0.75})
+    write_comparison(path, common=["--trainer.max_epochs=5"])
+    assert compare([str(path), "--reports", str(there), "--output", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr().out
+    assert "paw, seed 2 ended with exit code 3" in printed and "seed 1 ended" not in printed
+    assert "the runs were made with other settings than these: common: [] there, absent now" in printed
+    assert [folder.name for folder in (tmp_path / "out").glob("*/seed_*")] == ["seed_2"]
+
+
 def test_foreign_folder_is_refused(tmp_path: Path, output: Path) -> None:
     (output / "thesis.tex").touch()
     path = write_comparison(tmp_path / "c.yaml")
@@ -407,3 +475,6 @@ def test_end_to_end(tiny_model_dir: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert "broken, seed 1 ended with exit code 3" in capsys.readouterr().out, "what failed is tried again"
     assert json.loads((output / "report.json").read_text())["curves"] == content["curves"], "what is done is not"
     assert compare([*command, "--report-only"]) == 1
+    there = [str(path), "--report-only", "--reports", str(output / "report.json"), "--output", str(tmp_path / "there")]
+    assert compare(there) == 1, "the one that failed is missing there"
+    assert json.loads((tmp_path / "there" / "report.json").read_text())["curves"] == content["curves"]
