@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from paw_lightning.commands.parsing import parse_settings
 from paw_lightning.envs.search.facts import fact_base
 from paw_lightning.models.loading import load_language_model, load_tokenizer
 from paw_lightning.text.tool_calls import Call
@@ -175,6 +176,16 @@ def test_a_policy_is_made_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert _same(_weights(tmp_path / "one"), one[-1])
     tokenizer = load_tokenizer(str(tmp_path / "one"))
     assert len(tokenizer) == load_language_model(str(tmp_path / "one")).config.vocab_size <= SEARCH.vocabulary
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_players_are_imitated_at_temperature_1(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the world plays at: imitated at 0.4, a policy wins at 0.4 what it should win at 1, half as much."""
+    begun = list[list[str]]()
+    monkeypatch.setattr(make_base_policy, "train", lambda args: begun.append(args) or 0)
+    make_base_policy.imitate(WORLDS[name], 0, tmp_path / "start", tmp_path / "made", seed=0)
+    [(command, *arguments)] = begun
+    assert command == "fit" and parse_settings(arguments).rollout.temperature == 1.0
 
 
 def test_a_stopped_phase_is_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
