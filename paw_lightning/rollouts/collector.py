@@ -22,6 +22,7 @@ from paw_lightning.rollouts.episodes import (
     Player,
     Seat,
     check_info,
+    check_names,
     check_observation,
     close_quietly,
     describe,
@@ -149,12 +150,13 @@ class Collector:
     def _gather(self, task_seeds: Sequence[int], seats: list[Seat], play: Play) -> PlayedGroups:
         """Hand out the groups that are whole, and keep the environments for the next."""
         self._idle += [seat.env for seat in seats if seat.env is not None]
-        for g, message in play.failed.items():
-            logger.warning("dropped the whole group of task %s: %s", task_seeds[g], message)
         for seat in seats:
             if seat.group not in play.failed:
                 assert seat.player is not None
                 play.groups[seat.group].episodes.append(seat.player.episode)
+        play.failed.update((g, wrong) for g, group in enumerate(play.groups) if (wrong := check_names(group.episodes)))
+        for g, message in play.failed.items():
+            logger.warning("dropped the whole group of task %s: %s", task_seeds[g], message)
         kept = [group for g, group in enumerate(play.groups) if g not in play.failed]
         retried = sum(bool(seat.errors) for seat in seats)
         return PlayedGroups(kept, list(play.failed.values()), play.seconds, retried)

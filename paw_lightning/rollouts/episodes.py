@@ -121,6 +121,17 @@ def check_state_key(info: dict[str, Any], before: Sequence[str]) -> list[str]:
     return named
 
 
+def check_names(episodes: Sequence[Episode]) -> str:
+    """What is wrong where some episodes of a group name their states and others do not; empty where nothing is."""
+    naming = sum(bool(episode.state_keys) for episode in episodes)
+    if naming in (0, len(episodes)):
+        return ""
+    return (
+        f"info['state_key'] names the states of {naming} of {len(episodes)} episodes of one task; wanted a name in all "
+        "of them, or in none"
+    )
+
+
 def check_tools(tools: Any) -> None:
     """Refuse what no chat template could write as the tools that may be called."""
     if tools is None:

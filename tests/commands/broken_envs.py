@@ -86,6 +86,14 @@ class Clumsy(SplitEnv):
         return str(self.step(action)[0])
 
 
+class NamedOnce(SplitEnv):
+    """Names the first state alone."""
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed, options=options)
+        return observation, {**info, "state_key": "start"}
+
+
 class Wordy(SplitEnv):
     """Admissible commands as one string."""
 

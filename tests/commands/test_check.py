@@ -50,6 +50,7 @@ BROKEN = [
     (broken_envs.NoSplit, "splits", "FAIL", "split 'val': FileNotFoundError: no validation games"),
     (broken_envs.Clumsy, "peek", "FAIL", "peek"),
     (broken_envs.Wordy, "reset", "FAIL", r"info\['admissible_commands'\] is 'look'; wanted a list of str"),
+    (broken_envs.NamedOnce, "step", "FAIL", r"info\['state_key'\] is None; wanted a name at reset and at every step"),
     (broken_envs.Endless, "num_tasks", "warning", "seed 5 is another task than seed 0"),
 ]
 

@@ -55,6 +55,7 @@ def make_rollout() -> Rollout:
         RolloutGroup(str(g), 1.0, [Episode(g, 0, "task", transitions)], coefficient=coefficient)
         for g, (transitions, coefficient) in enumerate([(first, 0.5), (second, 1.0), (third, 0.75)])
     ]
+    groups[0].episodes[0].state_keys = ["hall", "attic", "hall", "roof"]
     return Rollout(0, groups)
 
 

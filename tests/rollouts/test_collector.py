@@ -74,6 +74,18 @@ def test_the_names_of_states_are_recorded() -> None:
         assert episode.states == [*(t.anchor for t in episode.transitions), episode.transitions[-1].observation_text]
 
 
+def test_a_group_in_which_some_episodes_name_their_states_is_lost() -> None:
+    """Names and observations cannot be compared: of two episodes of the first task one tells names."""
+    kinds = iter([Named, ToyEnv, ToyEnv, ToyEnv])
+    player = collector()
+    player.make_env = lambda: next(kinds)()
+    played = play(player)
+    [failure] = played.failures
+    assert failure.startswith("info['state_key'] names the states of 1 of 2 episodes")
+    assert "wanted a name in all of them, or in none" in failure
+    assert [group.names_states for group in played.groups] == [False]
+
+
 @pytest.mark.parametrize(("silent", "named"), [(0, "'1 played'"), (2, "None")])
 def test_states_have_names_always_or_never(silent: int, named: str) -> None:
     class Forgetful(Named):

@@ -12,7 +12,7 @@ from typing import Any
 from paw_lightning.commands.checking.findings import Finding, failure
 from paw_lightning.commands.checking.location import described
 from paw_lightning.envs.base import FAILURES, TextEnv
-from paw_lightning.rollouts.episodes import check_info, check_observation
+from paw_lightning.rollouts.episodes import check_info, check_observation, check_state_key, named_state
 from paw_lightning.text.tool_calls import Tool, sample_call
 
 
@@ -37,6 +37,8 @@ class Trace:
     answers: list[Answer] = field(default_factory=list)
     max_reward: float | None = None
     tools: Sequence[Tool] = ()
+    named: list[str] = field(default_factory=list)
+    """The name of the first state; empty where states have no names."""
     won: bool | None = None
     """None where no step's info had the key."""
 
@@ -96,6 +98,7 @@ def begin_probe(env: TextEnv, task_seed: int, episode_seed: int = 0) -> Trace:
     admissible = _checked(call, "reset", observation, info, terminal=False)
     trace = Trace(task_seed, str(info.get("task", "")), Answer(observation, 0.0, (False, False), admissible))
     trace.tools = info.get("tools") or ()
+    trace.named = named_state(info)
     trace.max_reward = None if info.get("max_reward") is None else float(info["max_reward"])
     return trace
 
@@ -116,7 +119,7 @@ def step(env: TextEnv, trace: Trace, action: str) -> Answer:
     if not isinstance(reward, Real) or reward != reward or abs(float(reward)) == float("inf"):
         raise Breach(failure("step", f"{call} returned the reward {reward!r}; wanted a finite number"))
     ended = bool(terminated), bool(truncated)
-    admissible = _checked(call, "step", observation, info, terminal=any(ended))
+    admissible = _checked(call, "step", observation, info, terminal=any(ended), before=trace.named)
     if "won" in info:
         trace.won = bool(trace.won) or bool(info["won"])
     trace.actions.append(action)
@@ -131,10 +134,15 @@ def _parts(call: str, name: str, answer: Any, wanted: tuple[str, ...]) -> tuple[
     raise Breach(failure(name, f"{call} returned {got}; wanted ({', '.join(wanted)})"))
 
 
-def _checked(call: str, name: str, observation: Any, info: Any, *, terminal: bool) -> list[str] | None:
+def _checked(
+    call: str, name: str, observation: Any, info: Any, *, terminal: bool, before: list[str] | None = None
+) -> list[str] | None:
     """The admissible commands, after the checks that a rollout makes of every answer."""
     try:
         check_observation(observation, terminal)
-        return check_info(info)
+        admissible = check_info(info)
+        if before is not None:
+            check_state_key(info, before)
+        return admissible
     except (TypeError, ValueError) as error:
         raise Breach(failure(name, f"{call} returned {error}")) from error

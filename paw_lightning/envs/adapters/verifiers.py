@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from paw_lightning.envs.adapters.verifiers_loading import Desk, Question, drawing_from, load, one_at_a_time, rows_of
@@ -71,8 +72,9 @@ class VerifiersEnv(TextEnv):
         number = (seed or 0) % len(self._rows)
         self._random = random.Random(f"{self._split} {number}")
         self._desk, self._turn = Desk(), 0
-        self._episode = self._loaded.loop.create_task(self._play(dict(self._rows[number])))
-        question = self._until_asked()
+        with self._alone():
+            self._episode = self._loaded.loop.create_task(self._play(dict(self._rows[number])))
+            question = self._until_asked()
         if question is None:
             raise RuntimeError(f"the environment ended before its first turn: {self._ended()['stop_condition']!r}")
         self._random = random.Random(f"{self._split} {number} {(options or {}).get('episode_seed')}")
@@ -89,8 +91,9 @@ class VerifiersEnv(TextEnv):
             return f"error: {call}", 0.0, False, False, {"won": False, "admissible_action": False}
         self._turn += 1
         assert self._question is not None
-        self._question.answer.set_result(self._loaded.response(self._turn, action, call))
-        question = self._until_asked()
+        with self._alone():
+            self._question.answer.set_result(self._loaded.response(self._turn, action, call))
+            question = self._until_asked()
         if question is not None:
             return _text(_new(question.messages)) or EMPTY, 0.0, False, False, {"won": False, **told}
         state = self._ended()
@@ -102,9 +105,9 @@ class VerifiersEnv(TextEnv):
         """End the episode, so that the environment cleans up after it."""
         episode, self._episode = self._episode, None
         if episode is not None and not episode.done():
-            episode.cancel()
-            with suppress(asyncio.CancelledError):
-                self._run(episode)
+            with self._alone(), suppress(asyncio.CancelledError):
+                episode.cancel()
+                self._loaded.loop.run_until_complete(episode)
 
     async def _play(self, row: dict[str, Any]) -> Any:
         """A whole episode as the package plays it, with its score."""
@@ -122,7 +125,7 @@ class VerifiersEnv(TextEnv):
     def _until_asked(self) -> Question | None:
         """Let the environment work until it asks for an answer; None where the episode is over."""
         assert self._episode is not None
-        self._question = self._run(self._desk.next_question(self._episode))
+        self._question = self._loaded.loop.run_until_complete(self._desk.next_question(self._episode))
         if self._question is not None:
             self._tools = {tool.name: _tool(tool) for tool in self._question.tools}
         return self._question
@@ -132,9 +135,11 @@ class VerifiersEnv(TextEnv):
         assert self._episode is not None
         return self._episode.result()
 
-    def _run(self, work: Any) -> Any:
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else has the loop: what an episode is told wakes it, and whoever runs the loop then plays it on."""
         with one_at_a_time, drawing_from(self._random):
-            return self._loaded.loop.run_until_complete(work)
+            yield
 
 
 def _tool(tool: Any) -> Tool:

@@ -81,7 +81,8 @@ class HouseholdEngine:
 
     def state_key(self) -> str:
         """Names the state: where the player is, which receptacles there are open, what it holds, and what else differs
-        from the start: things elsewhere, things in another condition, and lamps that are on.
+        from the start: things elsewhere, things in another condition, and lamps that are on. Of a thing that was in two
+        receptacles, as some of the official games have it, also which it has left.
 
         Not which receptacles far away are open: two ways to the same work done would then hardly ever meet again.
 
@@ -92,6 +93,8 @@ class HouseholdEngine:
             parts.append(" ".join(["held", self.held, *self._condition(self.held)]))
         for receptacle, names in self.contents.items():
             before = self.game.contents.get(receptacle, ())
+            left = self.game.listed_twice.intersection(before).difference(names)
+            parts += [f"{name} out of {receptacle}" for name in sorted(left)]
             for name in names:
                 condition = self._condition(name)
                 if name not in before or condition != ["cool"] * (name in self.game.cold):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -71,6 +72,12 @@ class HouseholdGame:
     def goal_receptacles(self) -> tuple[str, ...]:
         """The receptacles of the goal's target kind; none when the target is a lamp."""
         return tuple(name for name in self.receptacles if self.kinds.get(name) == self.goal.target)
+
+    @cached_property
+    def listed_twice(self) -> frozenset[str]:
+        """Objects that are in several receptacles at the start."""
+        listed = Counter(name for names in self.contents.values() for name in names)
+        return frozenset(name for name, places in listed.items() if places > 1)
 
     @cached_property
     def neighbours(self) -> dict[str, tuple[str, ...]]:

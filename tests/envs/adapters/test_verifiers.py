@@ -8,13 +8,16 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
+from paw_lightning.envs.adapters import verifiers
 from paw_lightning.envs.adapters.verifiers import VerifiersEnv
+from paw_lightning.envs.adapters.verifiers_loading import Desk
 from paw_lightning.errors import SettingsError
 from paw_lightning.rollouts.episodes import check_info
 from paw_lightning.text.tool_calls import Call
@@ -146,6 +149,51 @@ def test_random_numbers_are_the_episodes_own(make: Any) -> None:
     assert again == start and other != turn
     assert played(3, 1)[0].partition("start")[2] != start.partition("start")[2]
     assert random.random() == wanted
+
+
+class Drawing:
+    """As much of an environment of the package as threads need: it draws at the start and in every turn, and waits."""
+
+    rubric: Any
+
+    async def rollout(self, row: Any, desk: Desk, *_: Any) -> dict[str, Any]:
+        messages = [{"role": "user", "content": f"{random.random()}"}]
+        for _turn in range(3):
+            answer = await desk.ask([*messages], None)
+            await asyncio.sleep(0.001)
+            messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": f"{random.random()}"}]
+        return {"completion": messages, "reward": 1.0}
+
+    async def score_rollout(self, state: Any) -> None: ...
+
+    async def cleanup(self, state: Any) -> None: ...
+
+
+def test_episodes_in_threads_are_what_they_are_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sampler that takes prompts one at a time steps them so: none may go on by another's random numbers."""
+    drawing = Drawing()
+    drawing.rubric = drawing
+    package = SimpleNamespace(ToolError=KeyError)
+    loaded = SimpleNamespace(
+        environment=drawing,
+        loop=asyncio.new_event_loop(),
+        package=package,
+        client=lambda desk: desk,
+        response=lambda turn, action, call: action,
+    )
+    monkeypatch.setattr(verifiers, "load", lambda *_: loaded)
+    monkeypatch.setattr(verifiers, "rows_of", lambda *_: [{}] * 8)
+
+    def played(seed: int) -> list[str]:
+        env = VerifiersEnv(environment="drawing")
+        seen = [env.reset(seed=seed, options={"episode_seed": seed})[0]]
+        return [*seen, *(env.step("go on")[0] for _ in range(3))]
+
+    alone = [*map(played, range(6))]
+    assert len({text for texts in alone for text in texts}) == 24
+    with ThreadPoolExecutor(6) as threads:
+        assert [*threads.map(played, range(6))] == alone
+    loaded.loop.close()
 
 
 def test_splits(make: Any) -> None:

@@ -47,6 +47,8 @@ HOUSE = HouseholdGame(
     cold=frozenset({"egg 1"}),
     vessels={"pan 1": ()},
 )
+TWICE = replace(HOUSE, contents={**CONTENTS, "sinkbasin 1": ("apple 2",)})
+"""As official games have it: the same apple on the table and in the sink."""
 TO_ALL_BUT = {
     "table": ["desk 1", "fridge 1", "microwave 1", "sinkbasin 1", "stoveburner 1", "stoveburner 2"],
     "stove": ["desk 1", "diningtable 1", "fridge 1", "microwave 1", "sinkbasin 1"],
@@ -255,3 +257,14 @@ def test_help_lists_every_verb() -> None:
     _, (text,) = play("help")
     for verb in ("look", "inventory", "go to", "open", "close", "take", "move", "examine", "use", "heat", "clean"):
         assert f"\n  {verb}" in text
+
+
+def test_a_thing_in_two_places_has_another_state_without_one_of_them() -> None:
+    """Moved from the table into the sink, where it was as well: there it can no longer be taken from the table."""
+    untouched, _ = play("go to sinkbasin 1", game=TWICE)
+    moves = "go to diningtable 1", "take apple 2 from diningtable 1", "go to sinkbasin 1", "move apple 2 to sinkbasin 1"
+    moved, _ = play(*moves, game=TWICE)
+    assert untouched.state_key() == "sinkbasin 1"
+    assert moved.state_key() == "sinkbasin 1; apple 2 out of diningtable 1"
+    once, _ = play(*moves)
+    assert once.state_key() == "sinkbasin 1; apple 2 in sinkbasin 1", "where it is tells where it no longer is"
