@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from statistics import mean
 
 import pytest
 
+from paw_lightning.compare.command import report
+from paw_lightning.compare.elsewhere import read_reports
 from paw_lightning.compare.statistics import holm, sign_flip_p_value, t_interval
+from paw_lightning.compare.study import read_comparison
+from paw_lightning.rollout_files.run import spans
 from tests.conftest import ROOT
 
 SAVED = json.loads((ROOT / "docs" / "comparisons.json").read_text())
@@ -22,6 +27,10 @@ PAGES = {
 }
 LINES = {name: (ROOT / "docs" / f"{page}.md").read_text().splitlines() for name, page in PAGES.items()}
 PAIRS = [(name, *pair) for name, saved in SAVED.items() for pair in saved["differences"]]
+
+
+REPORTS = {"states": "algorithms"}
+"""{comparison whose report is in docs/reports: its page}."""
 
 
 def cell(rates: list[float], sign: str = "") -> str:
@@ -69,3 +78,30 @@ def test_three_seeds_have_their_adjusted_p_values() -> None:
         for (arm, _, _), p_value in zip(pairs, holm([sign_flip_p_value(won) for *_, won in pairs]), strict=True):
             [sentence] = [line for line in LINES[name] if line.startswith(f"- {arm}: ")]
             assert f"3 seeds, adjusted p {p_value:.3f})." in sentence
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_page_says_what_its_saved_report_says(name: str, tmp_path: Path) -> None:
+    """Each arm's end with its interval, its difference from its base, and those of the further pairs."""
+    comparison = read_comparison(ROOT / "configs" / "compare" / f"{name}.yaml")
+    saved = read_reports([ROOT / "docs" / "reports" / f"{name}.json"], comparison, comparison.seeds)
+    assert saved.changes == [], "its runs had the settings of today"
+    report(comparison, tmp_path, [], saved)
+    found = json.loads((tmp_path / "report.json").read_text())
+    lines = (ROOT / "docs" / f"{REPORTS[name]}.md").read_text().replace("**", "").splitlines()
+    for row in found["arms"]:
+        [line] = [line for line in lines if line.startswith(f"| `{row['arm']}` | {spans(row['seeds'])} |")]
+        assert f"| {interval(row['last'], row['interval'])} |" in line
+        if row["arm"] != row["base"]:
+            difference = interval(row["difference"], row["difference_interval"], "+")
+            assert f"| {difference} | {row['adjusted_p_value']:.3f} |" in line
+    for pair in found["further_pairs"]:
+        [line] = [line for line in lines if line.startswith(f"| `{pair['arm']}` - `{pair['base']}` |")]
+        assert (
+            f"{interval(pair['difference'], pair['difference_interval'], '+')} | {pair['adjusted_p_value']:.3f} |"
+            in line
+        )
+
+
+def interval(middle: float, ends: list[float], sign: str = "") -> str:
+    return f"{middle:{sign}.3f} [{ends[0]:{sign}.3f}, {ends[1]:{sign}.3f}]"
