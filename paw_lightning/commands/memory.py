@@ -116,7 +116,7 @@ def held_bytes(model: PreTrainedModel, sizes: Sizes) -> dict[str, int]:
     backbone = _critics_own(model) if sizes.critic == "separate" else []
     # A projection in float32.
     head = 0 if sizes.critic == "none" else 4 * (model.config.get_text_config().hidden_size + 1)
-    matrices = _bytes(p for p in trained + backbone if is_hidden_matrix(p))
+    matrices = _bytes(updated_matrices(model, sizes.critic))
     updated = _bytes(trained + backbone) + head
     return {
         "weights": _bytes(policy + backbone) + head,
@@ -125,6 +125,13 @@ def held_bytes(model: PreTrainedModel, sizes: Sizes) -> dict[str, int]:
         # With LoRA the reference is the model without its adapters.
         "reference": _bytes(policy) if sizes.kl and not sizes.lora.rank else 0,
     }
+
+
+def updated_matrices(model: PreTrainedModel, critic: str) -> list[torch.Tensor]:
+    """The blocks' matrices that an update steps, a critic's own among them."""
+    mark_outside_blocks(model)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return [p for p in trained + (_critics_own(model) if critic == "separate" else []) if is_hidden_matrix(p)]
 
 
 def _critics_own(model: PreTrainedModel) -> list[torch.Tensor]:

@@ -69,7 +69,7 @@ def _every_run(results: Results, output: Path) -> str:
         values, base = final_values(results, arm), final_values(results, results.bases[arm])
         cells = []
         for seed in seeds:
-            cell = _missing_cell(arm, seed, missing.get((arm, seed)))
+            cell = _missing_cell(output, arm, seed, missing.get((arm, seed)))
             if seed in values:
                 against = base.get(seed) if results.bases[arm] != arm else None
                 cell = _run_cell(output, arm, seed, values[seed], against)
@@ -94,8 +94,9 @@ def _run_cell(output: Path, arm: str, seed: int, value: float, base: float | Non
     return (f"<a href='{folder}'>{value:.3f}</a>" if here else f"{value:.3f}") + difference + link
 
 
-def _missing_cell(arm: str, seed: int, word: str | None) -> str:
-    return "-" if word is None else f"<a href='{quote(arm)}/seed_{seed}/'>{word}</a>"
+def _missing_cell(output: Path, arm: str, seed: int, word: str | None) -> str:
+    here = (output / arm / f"seed_{seed}").exists()
+    return "-" if word is None else f"<a href='{quote(arm)}/seed_{seed}/'>{word}</a>" if here else word
 
 
 def _missing_runs(results: Results) -> str:

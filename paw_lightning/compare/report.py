@@ -38,6 +38,7 @@ def write(results: Results, output: Path) -> str:
     content = {
         "comparison": results.comparison,
         "codes": sorted(results.codes),
+        "changes": results.inherited_changes,
         "metric": results.metric,
         "base": results.base,
         "last_points": results.last_points,

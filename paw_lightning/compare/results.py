@@ -51,11 +51,15 @@ class Results:
     unfinished: list[Failure] = field(default_factory=list)
     """Runs that the same command would continue."""
     comparison: dict[str, Any] = field(default_factory=dict)
-    """What decides the results, as `Comparison.resolved` tells it."""
+    """What the runs of this folder were trained with, as `Comparison.resolved` tells it."""
     codes: set[str] = field(default_factory=set)
     """The states of the package's code that the runs were made with."""
     changes: list[str] = field(default_factory=list)
     """Settings that are others now than when the runs were made."""
+    inherited_changes: list[str] = field(default_factory=list)
+    """Those of them that other reports say of their runs."""
+    left_out_seeds: list[int] = field(default_factory=list)
+    """Seeds of the comparison that this report does not count."""
     tags: set[str] = field(default_factory=set)
     """All curves that some finished run has."""
 
@@ -131,7 +135,7 @@ class Difference:
         if self.difference_interval is None or self.adjusted_p_value is None:
             return False
         low, high = self.difference_interval
-        return not low <= 0 <= high and self.adjusted_p_value <= statistics.LARGEST_P_VALUE
+        return (low > 0 or high < 0) and self.adjusted_p_value <= statistics.LARGEST_P_VALUE
 
 
 @dataclass(frozen=True)

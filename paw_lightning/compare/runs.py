@@ -58,6 +58,11 @@ class Run:
     arguments: tuple[str, ...]
 
     @property
+    def key(self) -> tuple[str, int]:
+        """What tells it from the others of its comparison."""
+        return self.arm, self.seed
+
+    @property
     def folder(self) -> Path:
         """Curves, checkpoints, log and outcome of the run."""
         return self.output / self.arm / f"seed_{self.seed}"

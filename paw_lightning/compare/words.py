@@ -70,9 +70,12 @@ def notes(results: Results, rows: list[ArmSummary], further: list[Difference]) -
     }
     families = {place: family for place, family in {**families, FURTHER: further}.items() if family}
     lines += [*_how_rare(families), *_out_of_reach(families), *_interim(families)]
+    if results.left_out_seeds:
+        seeds = spans(results.left_out_seeds)
+        lines.append(f"Seeds of the comparison that are left out: {seeds}. This is an interim report.")
     if results.unfinished:
         lines.append(f"Not finished, and not counted: {'; '.join(map(str, results.unfinished))}.")
-    return lines + _unknown_tags(results) + _warnings(results)
+    return lines + _unknown_tags(results) + _partly_known(results) + _warnings(results)
 
 
 def _meanings(results: Results, before: bool) -> list[str]:
@@ -155,6 +158,20 @@ def further_columns(results: Results) -> list[str]:
 def _unknown_tags(results: Results) -> list[str]:
     return [
         f"Warning: also has {tag}, which no run has{_nearest(tag, results.tags)}." for tag in results.unknown_tags()
+    ]
+
+
+def _partly_known(results: Results) -> list[str]:
+    """Further curves that some counted runs of an arm have and others not."""
+    counts = {
+        (tag, arm): (sum(tag in curve.also for curve in curves.values()), len(curves))
+        for tag in further_columns(results)
+        for arm, curves in results.arms.items()
+    }
+    return [
+        f"Warning: {tag} is known of {count} of the {runs} runs of {arm}; its column is the mean of these."
+        for (tag, arm), (count, runs) in counts.items()
+        if 0 < count < runs
     ]
 
 

@@ -118,17 +118,20 @@ def test_counts_are_exact(rank: int, critic: str, optimizer_of: Any, tiny_model_
     assert figures["reference"] == (0 if rank else sum(p.nbytes for p in module.language_model.parameters()))
 
 
+@pytest.mark.parametrize("critic", ["none", "separate"])
 @pytest.mark.parametrize("rank", [0, 4])
-def test_what_muon_multiplies_is_counted(rank: int, tiny_model_dir: str) -> None:
-    """As torch counts it in a step: of the blocks' matrices alone, which are the adapters' where there are any."""
-    module = PaWModule(tiny_model_dir, lora=LoRA(rank=rank), optimizer=partial(MuonWithAdamW, lr=1e-3))
+def test_what_muon_multiplies_is_counted(rank: int, critic: str, tiny_model_dir: str) -> None:
+    """As torch counts it in a step: of the blocks' matrices alone, which are the adapters' where there are any. A
+    critic's own backbone has none."""
+    settings = {"lora": LoRA(rank=rank), "critic": critic}
+    module = PaWModule(tiny_model_dir, **settings, optimizer=partial(MuonWithAdamW, lr=1e-3))
     module.configure_model()
     optimizer = module.configure_optimizers()
     for p in module.parameters():
         p.grad = torch.ones_like(p) if p.requires_grad else None
     with FlopCounterMode(display=False) as counted:
         optimizer.step()
-    sizes = sizes_of(tiny_model_dir, lora=LoRA(rank=rank), orthogonal=True)
+    sizes = sizes_of(tiny_model_dir, **settings, orthogonal=True)
     model = build(sizes)
     trainer = trainer_of(sizes, model, DEVICES["cpu"], shape_of(model))
     assert trainer.orthogonalizing == counted.get_total_flops() > 0

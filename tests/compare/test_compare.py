@@ -17,8 +17,8 @@ import yaml
 
 from paw_lightning.compare import results as compare_results
 from paw_lightning.compare import runs as compare_runs
+from paw_lightning.compare.command import all_runs, parse
 from paw_lightning.compare.command import command as compare
-from paw_lightning.compare.command import parse
 from paw_lightning.compare.folder import check_folder, check_report, claim_folder, differences
 from paw_lightning.compare.study import read_comparison
 from paw_lightning.errors import SettingsError
@@ -183,10 +183,12 @@ def test_a_study_may_be_spread_over_machines(tmp_path: Path, capsys) -> None:
     assert "| paw | 1, 2 (not finished: 3) | 0.000 | 0.625 [" in printed.out, "no seed 9, which is not asked for"
     # Seed by seed: 0.75 - 0.25 and 0.5 - 0.5.
     assert "| +0.250 [" in printed.out and "| gone |" not in printed.out
-    assert "not finished: grpo, seed 3 (not started); paw, seed 3 (not started)" in printed.err
+    missing = "not finished: grpo, seed 3 (not started); paw, seed 3 (not started); without --report-only it goes on"
+    assert missing in printed.err
     page = (tmp_path / "both" / "report.html").read_text()
     assert "<td>0.750<small>+0.500</small></td>" in page, "no link to a folder that is elsewhere"
     assert compare([*both, "--seeds", "2", "1"]) == 0
+    assert "Seeds of the comparison that are left out: 3. This is an interim report." in capsys.readouterr().out
     again = str(tmp_path / "both" / "report.json")  # the report of both is a report of this comparison as well
     assert compare([str(path), "--report-only", "--seeds=1", "--reports", again, "--output", str(tmp_path / "b")]) == 0
 
@@ -198,6 +200,20 @@ def test_a_study_may_be_spread_over_machines(tmp_path: Path, capsys) -> None:
         ({}, ["--reports", "one.json", "one.json"], "one.json and one.json both hold grpo, seed 1; wanted each run on"),
         ({}, ["--reports", "c.yaml"], "--reports: c.yaml cannot be read ("),
         ({}, ["--reports", "no.json"], "--reports: no.json cannot be read ("),
+        (
+            {},
+            ["--reports", "nan.json"],
+            "nan.json is not as compare writes it (ValueError: paw, seed 1 has t",
+        ),
+        (
+            {},
+            ["--reports", "before.json"],
+            "before.json is not as compare writes it (ValueError: paw, seed 1 has",
+        ),
+        ({}, ["--reports", "list.json"], "--reports: list.json is not as compare writes it (AttributeError: "),
+        ({}, ["--reports", "one.json", "--seeds", "2"], "one.json has no finished run of these arms and seeds; wanted"),
+        ({}, ["--reports", "one.json", "--output", "one.json"], "one.json, which is a file; wanted a folder"),
+        ({}, ["--reports", "one.json", "--output", "."], ", which holds something else than a comparison; wanted"),
         ({}, ["--reports", "old.json"], "--reports: old.json does not say what it compares; wanted a report.json of"),
         ({"metric": "val/return"}, ["--reports", "one.json"], "one.json is another comparison's (metric: 'val/succ"),
         ({"base": "paw"}, ["--reports", "one.json"], "one.json is another comparison's (base: 'grpo' there, 'paw' now"),
@@ -209,11 +225,91 @@ def test_a_report_that_cannot_be_counted_is_named(
     monkeypatch.chdir(tmp_path)
     path = write_comparison(tmp_path / "c.yaml")
     write_report(tmp_path / "one.json", path, grpo={1: 0.25}, paw={1: 0.75})
+    write_report(tmp_path / "nan.json", path, paw={1: float("nan")})
+    for name, key, value in (("before", "points", {0: 0.1}), ("list", "curves", [])):
+        content = json.loads((tmp_path / "one.json").read_text())
+        (content if name == "list" else content["curves"]["paw"]["1"])[key] = value
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
     (tmp_path / "old.json").write_text('{"metric": "val/success_rate", "curves": {}}')
     write_comparison(path, **changes)
     with pytest.raises(SettingsError, match=re.escape(message)):
-        compare([str(path), *options, "--report-only", "--output", "out"])
+        compare([str(path), "--output", "out", *options, "--report-only"])
     assert not Path("out").exists()
+
+
+def finished(output: Path, path: Path, arm: str, seed: int) -> compare_runs.Run:
+    """A run in the folder that has ended, without a curve."""
+    output.mkdir(exist_ok=True)
+    claim_folder(output, read_comparison(path))
+    [run] = [run for run in all_runs(read_comparison(path), output.resolve(), [seed]) if run.arm == arm]
+    run.folder.mkdir(parents=True)
+    run.write_outcome("done", codes=["c0de"])
+    return run
+
+
+def test_a_run_that_is_here_and_there_is_refused(tmp_path: Path) -> None:
+    path = write_comparison(tmp_path / "c.yaml")
+    there = write_report(tmp_path / "there.json", path, grpo={1: 0.25}, paw={1: 0.75})
+    finished(tmp_path / "out", path, "paw", 1)
+    for mode in ([], ["--report-only"]):
+        with pytest.raises(SettingsError, match=r"there.json and --output .*out both hold paw, seed 1"):
+            compare([str(path), "--reports", str(there), "--output", str(tmp_path / "out"), *mode])
+
+
+def test_a_report_says_what_its_runs_were_trained_with(tmp_path: Path, monkeypatch, capsys) -> None:
+    """And not what the file says when it is written; a report of reports hands on what they say."""
+    monkeypatch.setattr(compare_results, "read_scalars", lambda _: {})
+    monkeypatch.setattr(compare_results, "metric_points", lambda *_: {0: 0.0, 9: 0.5})
+    monkeypatch.setattr(compare_results, "training_seconds", lambda _: 1.0)
+    path = write_comparison(tmp_path / "c.yaml", seeds=[1])
+    for arm in ("grpo", "paw"):
+        finished(tmp_path / "out", path, arm, 1)
+    write_comparison(path, seeds=[1], common=["--trainer.max_epochs=5"])
+    assert compare([str(path), "--report-only", "--output", str(tmp_path / "out")]) == 0
+    last = tmp_path / "out"
+    for name in ("merged", "merged again"):
+        capsys.readouterr()
+        command = [str(path), "--report-only", "--reports", str(last / "report.json"), "--output"]
+        assert compare([*command, str(tmp_path / name)]) == 0
+        assert capsys.readouterr().out.count("common: [] there, absent now") == 1
+        last = tmp_path / name
+    write_comparison(path, seeds=[1])
+    report = str(tmp_path / "out" / "report.json")
+    assert compare([str(path), "--report-only", "--reports", report, "--output", str(tmp_path / "as it was")]) == 0
+    assert "with other settings" not in capsys.readouterr().out
+
+
+def test_what_failed_elsewhere_is_no_run_that_nobody_began(tmp_path: Path, capsys) -> None:
+    path = write_comparison(tmp_path / "c.yaml")
+    there = write_report(tmp_path / "there.json", path, grpo={1: 0.25, 2: 0.25}, paw={1: 0.75})
+    content = json.loads(there.read_text())
+    content["failures"] = [{"arm": "paw", "seed": 2, "reason": "ended with exit code 3", "log": "it diverged"}]
+    there.write_text(json.dumps(content))
+    assert compare([str(path), "--report-only", "--reports", str(there), "--output", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr()
+    assert "paw | 1 (failed: 2)" in printed.out and "it diverged" in printed.out and "not finished" not in printed.err
+
+
+def test_a_folder_with_a_report_alone_can_be_trained_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(compare_runs, "LAUNCHER", [sys.executable, "-c", "raise SystemExit(3)"])
+    path = write_comparison(tmp_path / "c.yaml")
+    there = write_report(tmp_path / "there.json", path, grpo={1: 0.25, 2: 0.25}, paw={1: 0.75})
+    command = [str(path), "--reports", str(there), "--output", str(tmp_path / "out")]
+    assert compare([*command, "--report-only"]) == 1
+    assert compare(command) == 1
+    assert "paw, seed 2 ended with exit code 3" in capsys.readouterr().out
+
+
+def test_a_further_curve_that_some_runs_lack_is_said(tmp_path: Path, capsys) -> None:
+    path = write_comparison(tmp_path / "c.yaml", also=["val/return"])
+    there = write_report(tmp_path / "there.json", path, grpo={1: 0.25, 2: 0.25}, paw={1: 0.75, 2: 0.5})
+    content = json.loads(there.read_text())
+    content["curves"]["paw"]["2"]["also"] = {"val/return": 2.0}
+    there.write_text(json.dumps(content))
+    assert compare([str(path), "--report-only", "--reports", str(there), "--output", str(tmp_path / "out")]) == 0
+    assert "Warning: val/return is known of 1 of the 2 runs of paw" in capsys.readouterr().out
 
 
 def test_what_another_machine_has_made_is_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

@@ -8,7 +8,7 @@ from statistics import mean
 
 import pytest
 
-from paw_lightning.compare.command import report
+from paw_lightning.compare.command import gather, report
 from paw_lightning.compare.elsewhere import read_reports
 from paw_lightning.compare.statistics import holm, sign_flip_p_value, t_interval
 from paw_lightning.compare.study import read_comparison
@@ -86,12 +86,13 @@ def test_a_page_says_what_its_saved_report_says(name: str, tmp_path: Path) -> No
     comparison = read_comparison(ROOT / "configs" / "compare" / f"{name}.yaml")
     saved = read_reports([ROOT / "docs" / "reports" / f"{name}.json"], comparison, comparison.seeds)
     assert saved.changes == [], "its runs had the settings of today"
-    report(comparison, tmp_path, [], saved)
+    report(gather(comparison, tmp_path, [], saved), tmp_path, "")
     found = json.loads((tmp_path / "report.json").read_text())
     lines = (ROOT / "docs" / f"{REPORTS[name]}.md").read_text().replace("**", "").splitlines()
     for row in found["arms"]:
         [line] = [line for line in lines if line.startswith(f"| `{row['arm']}` | {spans(row['seeds'])} |")]
         assert f"| {interval(row['last'], row['interval'])} |" in line
+        assert line.endswith(f"| {100 * row['also']['rollout/all_fail_groups']:.0f} % |")
         if row["arm"] != row["base"]:
             difference = interval(row["difference"], row["difference_interval"], "+")
             assert f"| {difference} | {row['adjusted_p_value']:.3f} |" in line

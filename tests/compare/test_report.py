@@ -527,7 +527,7 @@ def test_an_interim_report_says_what_it_is_adjusted_for() -> None:
 def test_page_explains_its_columns_and_links_every_run(tmp_path: Path) -> None:
     results = results_of(grpo={1: {0: 0.1, 1: 0.5}, 2: {0: 0.1, 1: 0.7}}, paw={2: {0: 0.1, 1: 0.6}})
     results.failures.append(Failure("paw", 1, "ended with exit code 1", ""))
-    for run in ("grpo/seed_1", "grpo/seed_2", "paw/seed_2"):
+    for run in ("grpo/seed_1", "grpo/seed_2", "paw/seed_1", "paw/seed_2"):
         (tmp_path / run).mkdir(parents=True)
     report.write(results, tmp_path)
     page = (tmp_path / "report.html").read_text()

@@ -99,7 +99,7 @@ class Trainer:
     backbones: int = 1
     """2 where a critic has one of its own."""
     orthogonalizing: float = 0.0
-    """Operations of Muon in one step, for one backbone; every rank does all of them."""
+    """Operations of Muon in one step; every rank does all of them."""
 
     def operations(self, work: Work, rows: float) -> float:
         """Of all passes over so many rows: forward 1, backward 2 (LoRA: 1), recomputed activations 1 more."""
@@ -132,7 +132,7 @@ class Trainer:
         Muon multiplies."""
         share = self.gpus if self.sharded else 1
         moved = 3 * self.gradients + 2 * self.optimizer  # the trained weights are as large as their gradients
-        multiplied = self.backbones * self.orthogonalizing / (self.device.speed(16) * self.device.train_share)
+        multiplied = self.orthogonalizing / (self.device.speed(16) * self.device.train_share)
         return work.optimizer_steps * (moved / share / self.device.memory_speed + multiplied)
 
     def update(self, work: Work) -> float:

@@ -14,11 +14,11 @@ from paw_lightning.commands.estimating.iteration import Plan, Servers
 from paw_lightning.commands.estimating.playing import Worlds
 from paw_lightning.commands.estimating.shapes import Shape, shape_of
 from paw_lightning.commands.estimating.work import Work
-from paw_lightning.commands.memory import GIB, held_bytes
+from paw_lightning.commands.memory import GIB, held_bytes, updated_matrices
 from paw_lightning.commands.sizes import Sizes
 from paw_lightning.errors import SettingsError
 from paw_lightning.samplers.kv_cache import READ_TOKENS
-from paw_lightning.training.muon import is_hidden_matrix, step_operations
+from paw_lightning.training.muon import step_operations
 
 FREE = 0.1
 """Share of a device's memory that is left to the allocator and to kernels."""
@@ -100,7 +100,7 @@ def work_of(config: Namespace, sizes: Sizes, options: Options) -> Work:
 def trainer_of(sizes: Sizes, model: PreTrainedModel, device: Device, shape: Shape) -> Trainer:
     """Bytes are those that :mod:`paw_lightning.commands.memory` counts, before sharding."""
     held = held_bytes(model, sizes)
-    matrices = [p for p in model.parameters() if p.requires_grad and is_hidden_matrix(p)]
+    matrices = updated_matrices(model, sizes.critic)
     return Trainer(
         device=device,
         shape=shape,
