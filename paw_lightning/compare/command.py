@@ -16,8 +16,8 @@ On several machines: `--seeds 1 2 3 4` on one, `--seeds 5 6 7 8` on another, eac
 `--report-only --reports A/report.json B/report.json --output BOTH`, in a new folder, writes the report of all. Logs and
 episodes stay where they are.
 
-The exit code is 0 when every run (of these seeds) is done and has the metric, 1 when one failed or is not finished (somebody stopped it
-alone), 2 when the file or the folder is refused, and 130 after an interrupt.
+The exit code is 0 when every run of these seeds is done and has the metric, 1 when one failed or is not finished
+(somebody stopped it alone), 2 when the file or the folder is refused, and 130 after an interrupt.
 """
 
 from __future__ import annotations
