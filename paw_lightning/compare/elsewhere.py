@@ -9,7 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paw_lightning.compare.folder import differences, of_training
+from paw_lightning.compare.changes import differences, of_training
 from paw_lightning.compare.study import Comparison
 from paw_lightning.errors import SettingsError
 

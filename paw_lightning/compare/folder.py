@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from paw_lightning import config_files
+from paw_lightning.compare.changes import differences, listed, of_training
 from paw_lightning.compare.study import Arm, Comparison
 from paw_lightning.errors import SettingsError
 
-SHOWN_CHANGES = 8
 RECORD = "comparison.json"
 REPORT_FILES = ("report.md", "report.json", "report.html", "curves.png")
 
@@ -53,23 +52,12 @@ def check_report(output: Path, comparison: Comparison) -> list[str]:
     return changes
 
 
-def of_training(change: str) -> bool:
-    """Whether a change is one of how runs are trained, and not of what is compared."""
-    return bool(re.match(r"common\b|arms\.[^.]+\.(configs|arguments)\b", change))
-
-
 def _refuse(output: Path, changes: list[str]) -> None:
     if changes:
         raise SettingsError(
             f"--output is {output}, which another comparison made ({listed(changes)}); "
             "wanted the same comparison, or a folder of its own for this one"
         )
-
-
-def listed(changes: list[str]) -> str:
-    """The first changes, and how many there are besides."""
-    more = [f"and {len(changes) - SHOWN_CHANGES} more"] if len(changes) > SHOWN_CHANGES else []
-    return "; ".join([*changes[:SHOWN_CHANGES], *more])
 
 
 def claim_folder(output: Path, comparison: Comparison) -> None:
@@ -84,30 +72,3 @@ def claim_folder(output: Path, comparison: Comparison) -> None:
 def config_copies(output: Path, name: str, arm: Arm) -> list[Path]:
     """The copies of the configuration files that the runs read, so that later edits do not reach them."""
     return [output / name / f"config_{number}.yaml" for number in range(len(arm.files))]
-
-
-def differences(old: dict[str, Any], new: dict[str, Any], whole: bool = True) -> list[str]:
-    """What has changed between two resolved comparisons, a line for each key; added arms and seeds are no change.
-
-    Dropped ones are, unless the old one need not be in the new one as a `whole`.
-    """
-    kept = {
-        "arms": {name: arm for name, arm in new["arms"].items() if name in old["arms"]},
-        "seeds": [seed for seed in old["seeds"] if seed in new["seeds"]],
-    }
-    if not whole:
-        old = {**old, "arms": {name: old["arms"][name] for name in kept["arms"]}, "seeds": kept["seeds"]}
-    then, now = _flat(old), _flat({**new, **kept})
-    values = {key: (then.get(key, "absent"), now.get(key, "absent")) for key in {**then, **now}}
-    return [f"{key}: {before} there, {after} now" for key, (before, after) in values.items() if before != after]
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, str]:
-    """{dotted key: leaf as text}; an empty mapping or list is a leaf."""
-    if not isinstance(tree, dict | list) or not tree:
-        return {prefix: repr(tree)}
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    leaves: dict[str, str] = {}
-    for key, value in items:
-        leaves |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return leaves

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from paw_lightning.compare import statistics
-from paw_lightning.compare.folder import listed
+from paw_lightning.compare.changes import listed
 from paw_lightning.compare.results import ArmSummary, Difference, Results
 from paw_lightning.rollout_files.run import spans
 

@@ -17,9 +17,10 @@ import yaml
 
 from paw_lightning.compare import results as compare_results
 from paw_lightning.compare import runs as compare_runs
+from paw_lightning.compare.changes import differences
 from paw_lightning.compare.command import all_runs, parse
 from paw_lightning.compare.command import command as compare
-from paw_lightning.compare.folder import check_folder, check_report, claim_folder, differences
+from paw_lightning.compare.folder import check_folder, check_report, claim_folder
 from paw_lightning.compare.study import read_comparison
 from paw_lightning.errors import SettingsError
 from tests.conftest import ROOT
