@@ -111,7 +111,6 @@ def memory(model: PreTrainedModel, sizes: Sizes, gpu_bytes: float | None = None)
 
 def held_bytes(model: PreTrainedModel, sizes: Sizes) -> dict[str, int]:
     """Bytes of weights, gradients, optimizer state and the reference policy, before any sharding."""
-    mark_outside_blocks(model)
     policy, trained = list(model.parameters()), [p for p in model.parameters() if p.requires_grad]
     backbone = _critics_own(model) if sizes.critic == "separate" else []
     # A projection in float32.

@@ -93,7 +93,7 @@ def parse(args: list[str]) -> argparse.Namespace:
         raise SettingsError(f"--jobs is {options.jobs}; wanted at least 1")
     file = find_study(options.comparison)
     options.comparison, options.output = file, options.output or Path("runs", "compare", file.stem)
-    if options.report_only and not options.reports and not (options.output / "comparison.json").exists():
+    if options.report_only and not options.reports and not (options.output / RECORD).exists():
         raise SettingsError(
             f"--output is {options.output}, which holds no comparison; wanted the folder of one that has been trained"
         )

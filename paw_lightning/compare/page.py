@@ -90,13 +90,17 @@ def _run_cell(output: Path, arm: str, seed: int, value: float, base: float | Non
     difference = "" if base is None else f"<small>{value - base:+.3f}</small>"
     viewer = next((name for name in VIEWERS if (output / arm / f"seed_{seed}" / name).exists()), None)
     link = "" if viewer is None else f"<small><a href='{folder}{viewer}'>episodes</a></small>"
-    here = (output / arm / f"seed_{seed}").exists()
-    return (f"<a href='{folder}'>{value:.3f}</a>" if here else f"{value:.3f}") + difference + link
+    return _linked(output, arm, seed, f"{value:.3f}") + difference + link
 
 
 def _missing_cell(output: Path, arm: str, seed: int, word: str | None) -> str:
+    return "-" if word is None else _linked(output, arm, seed, word)
+
+
+def _linked(output: Path, arm: str, seed: int, text: str) -> str:
+    """A link to a run's folder; the text alone where the run was made elsewhere."""
     here = (output / arm / f"seed_{seed}").exists()
-    return "-" if word is None else f"<a href='{quote(arm)}/seed_{seed}/'>{word}</a>" if here else word
+    return f"<a href='{quote(arm)}/seed_{seed}/'>{text}</a>" if here else text
 
 
 def _missing_runs(results: Results) -> str:
