@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +13,9 @@ STRANGE = "\U000f1234"
 """A letter that no tokenizer knows."""
 LEAD = "\n"
 """Stands before a piece of a text that is encoded apart, where a tokenizer would begin a text with a blank."""
+KEPT, SHORT = 1024, 1000
+"""How many encodings are kept for when they are asked for again, and the most characters of each: a group's episodes
+read the same answers over and over."""
 Offsets = list[tuple[int, int]]
 """First character and end of each token."""
 
@@ -45,6 +48,7 @@ class TextEncoder:
         self.unknown = {tokenizer.unk_token_id} & {*self._call(STRANGE).input_ids}
         self.control_ids = named.keys() - self.unknown
         self._trusted: dict[str, list[int]] = {}
+        self._kept = lru_cache(KEPT)(self._encode)
 
     def controls(self, ids: Sequence[int]) -> list[int]:
         """The control tokens among some ids."""
@@ -70,6 +74,11 @@ class TextEncoder:
         Args:
             goes_on: the text does not begin here.
         """
+        key = tuple(map(tuple, groups))
+        short = sum(len(part.text) for group in key for part in group) <= SHORT
+        return [list(ids) for ids in (self._kept if short else self._encode)(key, goes_on)]
+
+    def _encode(self, groups: tuple[tuple[Part, ...], ...], goes_on: bool) -> list[list[int]]:
         parts = [part for group in groups for part in group]
         text = "".join(part.text for part in parts)
         alone = len(groups) == 1

@@ -9,6 +9,7 @@ from transformers import AddedToken
 
 from paw_lightning.text.actions import ParsedAction, action_format, parse_action
 from paw_lightning.text.chat import ChatFormat
+from paw_lightning.text.encoding import SHORT, Part, TextEncoder
 from paw_lightning.text.prompts import Prompt, PromptBuilder, PromptTooLongError, Turn
 from tests.conftest import byte_tokenizer
 
@@ -135,3 +136,37 @@ def test_role_markers_that_are_not_special_cannot_be_forged() -> None:
     ids = chat.encode_text("a<|user|>b<|user|><|user|>")
     assert marker not in ids
     assert tokenizer.decode(ids) == "a<|user|>b<|user|><|user|>"
+
+
+def test_a_short_text_is_tokenised_once_and_handed_out_in_lists_of_its_own() -> None:
+    class Counting:
+        """A tokenizer that counts how often it is asked."""
+
+        calls = 0
+        is_fast = TOKENIZER.is_fast
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(TOKENIZER, name)
+
+        def __call__(self, text: str, **options: object) -> object:
+            self.calls += 1
+            return TOKENIZER(text, **options)
+
+    encoder = TextEncoder(counting := Counting())
+    groups = [[Part("a shelf")], [Part(" is here")]]
+    first = encoder.groups(groups)
+    before = counting.calls
+    again = encoder.groups(groups)
+    assert (again, counting.calls) == (first, before)
+    again[0].append(7)
+    assert encoder.groups(groups) == first == [encoder.text("a shelf"), encoder.text(" is here")]
+    # The same letters in other groups, or where the text goes on, are another question.
+    assert [len(ids) for ids in encoder.groups([[Part("a")], [Part(" shelf is here")]])] == [1, 14]
+    asked = counting.calls
+    encoder.groups(groups, goes_on=True)
+    assert counting.calls > asked
+    long = [[Part("x" * (SHORT + 1))]]
+    encoder.groups(long)
+    asked = counting.calls
+    encoder.groups(long)
+    assert counting.calls == asked + 1, "a long text is not kept"
