@@ -9,6 +9,10 @@ class SettingsError(ValueError):
     """A setting was refused; the message reads "KEY is ...; wanted ..." and the command line prints it as one line."""
 
 
+class ServerAwayError(SettingsError):
+    """A server that a setting names does not answer: at first a wrong setting, later a fault that may pass."""
+
+
 class SamplerFailedError(RuntimeError):
     """No action can be had, or none that the policy would write; the message names the sampler's part that fails."""
 

@@ -53,7 +53,7 @@ def build_environment(spec: Any, split: str, key: str = ENVIRONMENT) -> TextEnv:
     try:
         return found(split, **arguments)  # type: ignore[call-arg]
     except SettingsError as error:  # the environment does not know that it is a part of another one
-        raise SettingsError(str(error).replace(f"{ENVIRONMENT}.", f"{key}.", 1)) from error
+        raise type(error)(str(error).replace(f"{ENVIRONMENT}.", f"{key}.", 1)) from error
 
 
 def _find_class(class_path: str, key: str) -> type[TextEnv]:
@@ -93,9 +93,9 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def wrong_argument(name: str, value: object, wanted: str) -> SettingsError:
+def wrong_argument(name: str, value: object, wanted: str, kind: type[SettingsError] = SettingsError) -> SettingsError:
     """The error for an argument of an environment: "rollout.environment.init_args.NAME is VALUE; wanted ..."."""
-    return SettingsError(f"{ENVIRONMENT}.init_args.{name} is {value!r}; wanted {wanted}")
+    return kind(f"{ENVIRONMENT}.init_args.{name} is {value!r}; wanted {wanted}")
 
 
 def check_split(split: str) -> None:

@@ -10,6 +10,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from paw_lightning.text.tool_calls import Call, Tool
 
+EMPTY = "(no text)"
+"""What a tool says that says nothing: an observation in mid-episode needs a text."""
 PLAIN: dict[Any, str] = {
     str: "string",
     int: "integer",
@@ -37,7 +39,8 @@ def tool_schema(function: Callable[..., Any]) -> dict[str, Any]:
     str, int, float, bool, list, dict, ``list[...]``, ``Literal[...]`` and ``... | None``.
 
     Raises:
-        TypeError: no docstring, no type hint, a type that is none of these, or an argument without a line.
+        TypeError: no docstring, no type hint, a type that is none of these, an argument without a line or a name, or a
+            function that has to be awaited.
 
     Example:
         ``def press(color: Literal["red", "blue"]) -> str`` with the docstring ``Press a button.`` and, under ``Args:``,
@@ -45,11 +48,16 @@ def tool_schema(function: Callable[..., Any]) -> dict[str, Any]:
         "enum": ["red", "blue"], "description": "Of the button."}}, "required": ["color"]}``.
     """
     name = function.__name__
+    if inspect.iscoroutinefunction(function):
+        raise TypeError(f"{name} is an async function; wanted one that answers when it is called")
     described, arguments = _docstring(name, inspect.getdoc(function))
     hints = get_type_hints(function)
     properties, required = {}, []
     for parameter in inspect.signature(function).parameters.values():
-        if parameter.name not in hints or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        if parameter.name not in hints or parameter.kind not in (
+            parameter.POSITIONAL_OR_KEYWORD,
+            parameter.KEYWORD_ONLY,
+        ):
             raise TypeError(f"{name} has the argument {parameter}; wanted a name and a type hint")
         if parameter.name not in arguments:
             raise TypeError(f"{name} does not describe its argument {parameter.name}; wanted a line under `Args:`")
@@ -74,24 +82,24 @@ def _docstring(name: str, text: str | None) -> tuple[str, dict[str, str]]:
     """The description, and what is said of each argument."""
     if not text:
         raise TypeError(f"{name} has no docstring; wanted one, which tells the model what it does")
-    parts = re.split(r"^(Args|Returns|Raises|Example):$", text, flags=re.MULTILINE)
-    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)*)", text, flags=re.MULTILINE)
     found: dict[str, str] = {}
-    for line in inspect.cleandoc(sections.get("Args", "")).splitlines():
+    for line in inspect.cleandoc(section[1] if section else "").splitlines():
         match = re.match(r"(\w+)(?: \(.*\))?: *(.*)", line)
         if match:
             last = match[1]
             found[last] = match[2]
         elif found and line.strip():
             found[last] = f"{found[last]} {line.strip()}"
-    return " ".join(parts[0].split()), found
+    description, *_ = re.split(r"^(?:Args|Returns|Raises|Example):$", text, flags=re.MULTILINE)
+    return " ".join(description.split()), found
 
 
 def _type_schema(name: str, hint: Any) -> dict[str, Any]:
     origin, inner = get_origin(hint), get_args(hint)
     if hint in PLAIN:
         return {"type": PLAIN[hint]}
-    if origin is Literal and len({type(value) for value in inner}) == 1:
+    if origin is Literal and len({type(value) for value in inner}) == 1 and type(inner[0]) in PLAIN:
         return {"type": PLAIN[type(inner[0])], "enum": list(inner)}
     if origin in (Union, types.UnionType) and type(None) in inner and len(inner) == 2:
         [other] = [part for part in inner if part is not type(None)]
@@ -126,8 +134,8 @@ def read_call(action: str, tools: Iterable[Tool]) -> Call | str:
 def argument_fault(parameters: dict[str, Any], arguments: dict[str, Any]) -> str | None:
     """What is wrong with a call's arguments under a JSON schema, in words for the policy; None where nothing is.
 
-    Names, required ones, types and choices are looked at, and not what stands within a list or an object. A name that
-    the schema does not hold is a fault unless it says `additionalProperties`.
+    Names, required ones, types and choices are looked at, those within a list too, and not what stands within an
+    object. A name that the schema does not hold is a fault unless it says `additionalProperties`.
     """
     known = parameters.get("properties") or {}
     if missing := [name for name in parameters.get("required") or [] if name not in arguments]:
@@ -137,13 +145,23 @@ def argument_fault(parameters: dict[str, Any], arguments: dict[str, Any]) -> str
             if parameters.get("additionalProperties", False) is not False:
                 continue
             return f"there is no argument {name!r}, only {', '.join(known) or 'none at all'}"
-        schema = known[name]
-        kinds = _kinds(schema)
-        if kinds and not any(_is_of(value, kind) for kind in kinds):
-            return f"{name} is {value!r}; it has to be of type {' or '.join(kinds)}"
-        choices = schema.get("enum")
-        if choices and value is not None and value not in choices:
-            return f"{name} is {value!r}; it can be {', '.join(map(repr, choices))}"
+        if fault := _fault(name, value, known[name]):
+            return fault
+    return None
+
+
+def _fault(name: str, value: Any, schema: Any) -> str | None:
+    """What is wrong with one value; a schema that is `true` lets any through."""
+    if not isinstance(schema, dict):
+        return None
+    kinds, choices = _kinds(schema), schema.get("enum")
+    if kinds and not any(_is_of(value, kind) for kind in kinds):
+        return f"{name} is {value!r}; it has to be of type {' or '.join(kinds)}"
+    if choices and value is not None and value not in choices:
+        return f"{name} is {value!r}; it can be {', '.join(map(repr, choices))}"
+    if isinstance(value, list):
+        faults = (_fault(f"{name}[{k}]", item, schema.get("items")) for k, item in enumerate(value))
+        return next(filter(None, faults), None)
     return None
 
 

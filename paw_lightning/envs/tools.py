@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import cached_property
@@ -10,7 +11,7 @@ from random import Random
 from typing import Any, ClassVar
 
 from paw_lightning.envs.base import TextEnv
-from paw_lightning.envs.tool_schema import read_call, tool_schema
+from paw_lightning.envs.tool_schema import EMPTY, read_call, tool_schema
 from paw_lightning.errors import SettingsError
 from paw_lightning.text.tool_calls import Tool
 
@@ -24,8 +25,8 @@ class ToolEnv(TextEnv):
 
     Every public method that a subclass adds is a tool. Its name, its type hints and its docstring (one sentence, and
     ``Args:`` with a line for each argument) are what the model's chat template tells the policy of it. A tool returns
-    what the policy reads next, raises `ToolError` for a call that it cannot answer, and calls `finish` where the task
-    is over.
+    what the policy reads next, a text or what becomes one as JSON; raises `ToolError` for a call that it cannot answer;
+    and calls `finish` where the task is over.
 
     Example:
         A safe with two tools::
@@ -81,8 +82,8 @@ class ToolEnv(TextEnv):
             raise SettingsError(f"{own}, which has no public method; wanted tools")
         if taken := _taken(type(self)):
             raise SettingsError(
-                f"{own}, whose method {taken} asks for more arguments than every environment's {taken} has; wanted a "
-                "tool of another name"
+                f"{own}, whose method {taken} has other arguments, or another answer, than every environment's {taken} "
+                "has; wanted a tool of another name"
             )
         try:
             return [tool_schema(getattr(self, name)) for name in names]
@@ -118,14 +119,27 @@ class ToolEnv(TextEnv):
         call = read_call(action, self.tools)
         if isinstance(call, str):
             raise ToolError(call)
-        return str(getattr(self, call.name)(**call.arguments))
+        return as_text(getattr(self, call.name)(**call.arguments)) or ("" if self._done else EMPTY)
+
+
+def as_text(answer: Any) -> str:
+    """What a tool has answered as the policy reads it: a text as it is, nothing of None, all else as JSON."""
+    if answer is None or isinstance(answer, str):
+        return answer or ""
+    return json.dumps(answer, ensure_ascii=False, default=str)
 
 
 def _taken(cls: type[ToolEnv]) -> str | None:
     """A method that was meant as a tool and has the name of one that every environment has."""
     names = [name for name in dir(ToolEnv) if not name.startswith("_") and inspect.isfunction(getattr(ToolEnv, name))]
     own = {name: getattr(cls, name) for name in names if inspect.isfunction(getattr(cls, name))}
-    return next((name for name in own if _required(own[name]) > _required(getattr(ToolEnv, name))), None)
+    return next((name for name, method in own.items() if _differs(method, getattr(ToolEnv, name))), None)
+
+
+def _differs(method: Callable[..., Any], base: Callable[..., Any]) -> bool:
+    """It wants more or fewer arguments, or answers with a text where the other has none."""
+    texts = [inspect.signature(function).return_annotation in (str, "str") for function in (method, base)]
+    return _required(method) != _required(base) or texts == [True, False]
 
 
 def _required(method: Callable[..., Any]) -> int:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from paw_lightning.envs.base import FAILURES, TextEnv
-from paw_lightning.errors import SettingsError
+from paw_lightning.errors import ServerAwayError, SettingsError
 from paw_lightning.rollouts.apart import Apart, Play
 from paw_lightning.rollouts.demonstrations import Demonstrator
 from paw_lightning.rollouts.episodes import (
@@ -93,6 +93,8 @@ class Collector:
         """Writes the actions in the policy's place."""
         self.episode_retries = episode_retries
         self._idle: list[TextEnv] = []
+        self._reached = False
+        """An episode has begun: what the settings name is there."""
 
     def play(
         self,
@@ -179,10 +181,8 @@ class Collector:
             # A second attempt gets a new environment: one that has failed is not trusted again.
             seat.env = self._idle.pop() if self._idle and not seat.errors else self.make_env()
             seat.env.begin_reset(seed=seat.task_seed, options=_options(seat, seed))
-        except SettingsError:  # of an environment that builds its parts late; no retry would help
-            raise
         except FAILURES as error:
-            return EpisodeError(describe(seat.env, "reset", error))
+            return self._lost(seat, error)
         return None
 
     def reset(self, seat: Seat, seed: Sequence[int | str]) -> FirstLook | EpisodeError:
@@ -192,11 +192,16 @@ class Collector:
             observation, info = seat.env.reset(seed=seat.task_seed, options=_options(seat, seed))
             check_observation(observation, False)
             check_info(info)
-        except SettingsError:
-            raise
         except FAILURES as error:
-            return EpisodeError(describe(seat.env, "reset", error))
+            return self._lost(seat, error)
+        self._reached = True
         return observation, info
+
+    def _lost(self, seat: Seat, error: BaseException) -> EpisodeError:
+        """What an episode that cannot begin costs: the run where a setting is wrong, as no retry would help."""
+        if isinstance(error, SettingsError) and not (isinstance(error, ServerAwayError) and self._reached):
+            raise error
+        return EpisodeError(describe(seat.env, "reset", error))
 
     def seat(self, seat: Seat, group: RolloutGroup, observation: str, info: dict[str, Any]) -> Player:
         assert seat.env is not None

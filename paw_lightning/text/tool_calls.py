@@ -32,7 +32,8 @@ def arguments_text(arguments: Mapping[str, Any], separators: tuple[str, str]) ->
 def decoded(text: str, start: int = 0) -> tuple[Any, int]:
     """The value that a text has in JSON from `start` on, and where it ends; None where it is not JSON.
 
-    NaN and infinity are no JSON, nor is what is nested deeper than DEEPEST: a policy may write ever more brackets.
+    NaN and infinity are no JSON, nor is what is nested deeper than DEEPEST: a policy may write ever more brackets. A
+    name that stands twice in an object is refused too, as readers of JSON differ in which of the two counts.
     """
     try:
         value, end = _DECODER.raw_decode(text, start)
@@ -55,7 +56,19 @@ def _finite(number: str) -> float:
     return value
 
 
-_DECODER = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)
+def _whole(number: str) -> int:
+    _finite(number)  # so that a tool that asks for a float can have one
+    return int(number)
+
+
+def _single(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice")
+    return found
+
+
+_DECODER = json.JSONDecoder(parse_constant=_finite, parse_float=_finite, parse_int=_whole, object_pairs_hook=_single)
 
 
 @dataclass(frozen=True)
@@ -123,8 +136,8 @@ class CallSyntax:
     def read(self, text: str) -> Call | None:
         """The one call of an answer, which is the end of it; None where it is in another form, or one of several.
 
-        Before it there may be a thought. Where the template has no mark for calls, that has to end with ``</think>``.
-        A ``</think>`` that a call writes, of an answer that opens no thought before it, ends none.
+        Before it there may be a thought, which has to end with ``</think>``: a call within it is a draft. A
+        ``</think>`` that a call writes, of an answer that opens no thought before it, ends none.
         """
         rest = self._from_call(text)
         told, end = decoded(rest)
@@ -148,7 +161,9 @@ class CallSyntax:
         _, thought, rest = text.partition(THOUGHT_END)
         said = rest if thought and not self._call_holds_thought_end(text) else text
         mark = self._mark(said)
-        return said[mark.end() :].strip() if mark else ""
+        if mark is None or _thinks(said[: mark.start()]):
+            return ""
+        return said[mark.end() :].strip()
 
     def _call_holds_thought_end(self, text: str) -> bool:
         """The first ``</think>`` is written by a call, in a name or a string, and no thought was opened before it."""
@@ -163,6 +178,11 @@ class CallSyntax:
         """What the template writes before a call, whatever white space is in it."""
         own = self.before.rpartition(THOUGHT_END)[2]  # some templates write an empty thought before every call
         return re.search(r"\s*".join(map(re.escape, own.split())), text)
+
+
+def _thinks(text: str) -> bool:
+    """Whether the last thought that a text opens is not over."""
+    return text.rfind(THOUGHT) > text.rfind(THOUGHT_END)
 
 
 @dataclass(frozen=True)
@@ -192,8 +212,8 @@ class ToolCall(ActionFormat):
     """One tool call, as the model's chat template writes it; the environment gets its name and arguments as JSON.
 
     Ill-formed are an answer without a call, JSON that cannot be read, and several calls in one answer, which are all
-    refused (choice: one observation answers one action). The environment gets such an answer as it is, and says what it
-    says to no call.
+    refused (choice: one observation answers one action). The environment gets such an answer as it is, or in the quotes
+    of JSON where it would read like a call in the environment's own form, and says what it says to no call.
 
     Example:
         Under Qwen2.5's template ``<tool_call>{"name": "press", "arguments": {"color": "red"}}</tool_call>``, with or
@@ -208,8 +228,19 @@ class ToolCall(ActionFormat):
 
     def parse(self, text: str) -> ParsedAction:
         """The call in JSON, or the whole text."""
-        call = self._syntax.read(text)
-        return ParsedAction(text.strip() if call is None else valid_text(str(call)), call is not None)
+        if call := self._syntax.read(text):
+            return ParsedAction(valid_text(str(call)), True)
+        said = text.strip()
+        return ParsedAction(json.dumps(said, ensure_ascii=False) if Call.read(said) else said, False)
+
+    def read(self, text: str, opened: str = "") -> ParsedAction:
+        """:meth:`parse`; a thought that the prompt has opened has to end before the call."""
+        return self.parse(opened + text) if _thinks(opened) else super().read(text, opened)
+
+    def answer(self, command: str, opened: str = "") -> str:
+        """A call, behind the end of a thought that the prompt has opened."""
+        text = super().answer(command, opened)
+        return text if self.read(text, opened).well_formed else f"{THOUGHT_END}\n\n{text}"
 
     def write(self, command: str) -> str:
         """A call as the environment gets it (or names it in `demonstrate`), in the template's form."""

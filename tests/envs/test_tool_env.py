@@ -1,4 +1,4 @@
-"""Worlds of tools: what a class becomes, what a call is told, and what passes through workers and mixtures."""
+"""Worlds of tools: what a call is told, and what passes through workers and mixtures."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import json
 from typing import Any, Literal
 
 import pytest
-from transformers.utils import get_json_schema
 
 from paw_lightning import MixtureEnv, RecordedEpisodes, SafeEnv, ToolEnv, ToolError
 from paw_lightning.commands.checking.contract import check_contract
-from paw_lightning.envs.tool_schema import argument_fault, tool_schema
 from paw_lightning.errors import SettingsError
 from paw_lightning.rollouts.episodes import check_info
 from paw_lightning.text.tool_calls import Call
@@ -22,122 +20,6 @@ OTHER = {"class_path": "tests.helpers.tool_world.Safe"}
 
 def call(name: str, **arguments: Any) -> str:
     return str(Call(name, arguments))
-
-
-def every_type(a: str, b: int, c: float, d: bool, e: list[int], f: dict[str, int], g: Literal["x", "y"] = "x") -> str:
-    """Do it.
-
-    At once.
-
-    Args:
-        a: First, in
-            two lines.
-        b: Second.
-        c: Third.
-        d: Fourth.
-        e: Fifth.
-        f: Sixth.
-        g: Seventh.
-
-    Returns:
-        Nothing.
-    """
-    return ""
-
-
-def maybe(a: int | None = None) -> str:
-    """Do it.
-
-    Args:
-        a: A number.
-    """
-    return ""
-
-
-# Schemas
-
-
-def test_a_schema_is_made_of_hints_and_docstring() -> None:
-    function = tool_schema(every_type)["function"]
-    described = {"a": "First, in two lines.", "b": "Second.", "g": "Seventh."}
-    properties = function["parameters"]["properties"]
-    assert function["description"] == "Do it. At once."
-    assert {name: properties[name]["description"] for name in described} == described
-    assert [properties[name]["type"] for name in "abcdefg"] == [
-        *("string", "integer", "number", "boolean", "array", "object", "string")
-    ]
-    assert properties["e"]["items"] == {"type": "integer"} and properties["g"]["enum"] == ["x", "y"]
-    assert function["parameters"]["required"] == list("abcdef"), "what has a default may be left out"
-
-
-@pytest.mark.parametrize("function", [maybe, Safe.press, Safe.read_note], ids=lambda function: function.__name__)
-def test_a_schema_is_the_one_that_transformers_makes(function: Any) -> None:
-    """But for what is said of the returned value, which chat templates do not write."""
-    bound = getattr(Safe(), function.__name__, function)
-    theirs = get_json_schema(bound)
-    theirs["function"].pop("return", None)
-    assert tool_schema(bound) == theirs
-
-
-@pytest.mark.parametrize(
-    ("tool", "message"),
-    [
-        ("def act(self) -> str: return ''", "act has no docstring"),
-        ("def act(self, x) -> str:\n        '''Do.'''", "act has the argument x; wanted a name and a type hint"),
-        ("def act(self, x: int) -> str:\n        '''Do.'''", "act does not describe its argument x"),
-        (
-            "def act(self, x: bytes) -> str:\n        '''Do.\n\n        Args:\n            x: It.\n        '''",
-            "of the type",
-        ),
-        ("def act(self, *x: int) -> str:\n        '''Do.'''", "wanted a name and a type hint"),
-        ("_act = 1", "no public method"),
-        (
-            "def look(self) -> str: return ''\n    def close(self, door: str) -> str: return ''",
-            "method close asks for more arguments than every environment's close has; wanted a tool of another name",
-        ),
-    ],
-)
-def test_a_tool_that_cannot_be_described_is_refused(tool: str, message: str) -> None:
-    names: dict[str, Any] = {"ToolEnv": ToolEnv}
-    exec(f"class Bad(ToolEnv):\n    def start(self, random): return 'x'\n    {tool}", names)
-    with pytest.raises(
-        SettingsError, match=f"rollout.environment is Bad, (whose tools cannot be described: )?.*{message}"
-    ):
-        names["Bad"]().reset(seed=0)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "fault"),
-    [
-        ({"color": "red", "times": 2}, None),
-        ({"color": "red"}, None),
-        ({}, "the argument 'color' is missing"),
-        ({"color": "green"}, "color is 'green'; it can be 'red', 'blue'"),
-        ({"color": 1}, "color is 1; it has to be of type string"),
-        ({"color": "red", "times": True}, "times is True; it has to be of type integer"),
-        ({"color": "red", "times": 2.0}, None),
-        ({"color": "red", "times": 1.5}, "times is 1.5; it has to be of type integer"),
-        ({"color": "red", "why": "x"}, "there is no argument 'why', only color, times"),
-    ],
-)
-def test_arguments_are_looked_at(arguments: dict[str, Any], fault: str | None) -> None:
-    assert argument_fault(tool_schema(Safe().press)["function"]["parameters"], arguments) == fault
-
-
-def test_null_where_it_may_be() -> None:
-    parameters = tool_schema(maybe)["function"]["parameters"]
-    assert argument_fault(parameters, {"a": None}) is None
-    assert argument_fault(parameters, {"a": "x"}) == "a is 'x'; it has to be of type integer or null"
-    assert argument_fault({"properties": {"a": {"anyOf": []}}}, {"a": "x"}) is None, "what nobody knows is let through"
-
-
-@pytest.mark.parametrize(
-    ("more", "let_through"), [(True, True), ({}, True), ({"type": "string"}, True), (False, False)]
-)
-def test_arguments_of_any_name_where_the_schema_has_them(more: Any, let_through: bool) -> None:
-    parameters = {"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": more}
-    assert (argument_fault(parameters, {"b": "x"}) is None) is let_through
-    assert argument_fault(parameters, {"a": 1}) == "a is 1; it has to be of type string"
 
 
 # Playing
@@ -170,6 +52,39 @@ def test_a_whole_number_is_an_integer_and_a_method_gets_one() -> None:
     assert env.step(call("show", **wholes))[0] == "(2, -1, [3, 4], 2, 2.0, [2.0], [2.0])"
     assert env.step(call("show", **wholes | {"a": 2.5}))[0] == "error: a is 2.5; it has to be of type integer"
     assert env.step(call("show", **wholes | {"d": 4.0}))[0] == "error: d is 4.0; it can be 2, 3"
+
+
+@pytest.mark.parametrize(
+    ("answer", "read"),
+    [
+        (None, "(no text)"),
+        ("", "(no text)"),
+        ("so", "so"),
+        ({"a": None, "b": [True]}, '{"a": null, "b": [true]}'),
+        (3, "3"),
+        (1 + 2j, '"(1+2j)"'),
+    ],
+    ids=str,
+)
+def test_what_a_tool_answers_is_read_as_text(answer: Any, read: str) -> None:
+    class Says(ToolEnv):
+        def start(self, random) -> str:
+            return "Go."
+
+        def say(self, last: bool) -> Any:
+            """Say.
+
+            Args:
+                last: It is over.
+            """
+            if last:
+                self.finish(won=True)
+            return answer
+
+    env = Says()
+    env.reset(seed=0)
+    assert env.step(call("say", last=False))[0] == read
+    assert env.step(call("say", last=True))[0] == read.replace("(no text)", ""), "nothing has to follow the end"
 
 
 def test_a_call_is_answered() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
 from paw_lightning.envs import TextEnv
+from paw_lightning.errors import ServerAwayError, SettingsError
 from paw_lightning.rollouts.episodes import describe
 from tests.helpers.playing import collector
 from tests.helpers.toy_env import ToyEnv
@@ -91,3 +93,46 @@ def test_an_answer_of_the_wrong_number_of_values(env: type[TextEnv], method: str
 def test_a_check_that_fails_names_the_method() -> None:
     message = played(lambda: ToyEnv(fail_on=1, failure="number"))
     assert f"observation of type int; wanted a str, {line(ToyEnv.step, file='tests/helpers/toy_env.py')}" in message
+
+
+class Away(ToyEnv):
+    """Of a server that is away for a while: the first two to be built find it, then two do not."""
+
+    built = 0
+
+    def __init__(self, kind: type[SettingsError] = ServerAwayError, reached: int = 2) -> None:
+        super().__init__()
+        Away.built += 1
+        self.number = Away.built
+        if reached < self.number <= reached + 2:
+            raise kind("rollout.environment.init_args.url is 'ws://x'; wanted the address of a server that answers")
+
+    def step(self, action: str) -> Any:
+        if self.number == 2:
+            raise ConnectionError("gone")
+        return super().step(action)
+
+
+def test_a_server_that_comes_back_costs_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first group is played, the server goes, and the third attempt at the second finds it again."""
+    monkeypatch.setattr(Away, "built", 0)
+    player = collector()
+    player.episode_retries = 3
+    player.make_env = Away
+    assert len(player.play([1], 1, temperature=1.0, seed=(0,)).groups) == 1
+    player.close()
+    played = player.play([1], 1, temperature=1.0, seed=(0,))
+    assert (len(played.groups), played.retried_episodes, Away.built) == (1, 1, 5)
+
+
+@pytest.mark.parametrize(("kind", "reached"), [(ServerAwayError, 0), (SettingsError, 2)])
+def test_a_wrong_setting_ends_the_run(kind: type[SettingsError], reached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that was never there, and any other setting, whenever it is noticed: no retry would help."""
+    monkeypatch.setattr(Away, "built", 0)
+    player = collector()
+    player.episode_retries = 3
+    player.make_env = partial(Away, kind, reached)
+    with pytest.raises(SettingsError, match="wanted the address"):
+        for _ in range(2):
+            player.play([1], 1, temperature=1.0, seed=(0,))
+            player.close()

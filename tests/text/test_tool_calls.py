@@ -87,7 +87,8 @@ def test_a_draft_in_a_thought_is_no_call() -> None:
     syntax = form(kinds.QWEN)
     draft = syntax.write(str(Call("press", {"color": "</think>"})))
     blue = syntax.write(RED.replace("red", "blue"))
-    for thought in (f"<think>{draft}", f"<think>{draft}</think>", f"<think>{draft}</think>I do not."):
+    red = syntax.write(RED)
+    for thought in (f"<think>{draft}", f"<think>{draft}</think>", f"<think>{draft}</think>I do not.", f"<think>{red}"):
         assert not syntax.parse(thought).well_formed
     for opening, opened in (("<think>", ""), ("", "<think>\n")):
         for text in (draft, syntax.write(RED), "<tool_call>{"):
@@ -105,7 +106,10 @@ def test_a_prompt_may_end_with_a_thought(thought: str) -> None:
     assert prompts.chat.scaffold.opened == thought
     written = prompts.form.write(RED)
     assert written == f"<tool_call>\n{RED}\n</tool_call>"
-    assert prompts.form.answer(RED, thought) == written and prompts.form.read(written, thought).well_formed
+    ended = "</think>" in thought
+    answer = prompts.form.answer(RED, thought)
+    assert answer == (written if ended else f"</think>\n\n{written}") and prompts.form.read(answer, thought).well_formed
+    assert prompts.form.read(written, thought).well_formed == ended, "a call in a thought is a draft"
 
 
 def test_a_template_may_write_a_thought_before_every_call() -> None:
@@ -128,6 +132,8 @@ def test_a_template_may_write_a_thought_before_every_call() -> None:
         '<tool_call>{"name": "press", "arguments": {"color": 1e999}}</tool_call>',
         '<tool_call>{"name": "press", "arguments": "red"}</tool_call>',
         '<tool_call>{"name": "", "arguments": {}}</tool_call>',
+        '<tool_call>{"name": "look", "name": "press", "arguments": {}}</tool_call>',
+        f'<tool_call>{{"name": "press", "arguments": {{"color": 1{"0" * 400}}}}}</tool_call>',
         '<tool_call>{"name": "press", "arguments": {}, "why": "x"}</tool_call>',
         '<tool_call>{"name": "press"}</tool_call>',
         '<tool_call>{"name": "press", "arguments": {"a": ' + "[" * 100000 + "]" * 100000 + "}}</tool_call>",
@@ -139,9 +145,10 @@ def test_a_template_may_write_a_thought_before_every_call() -> None:
     ids=lambda text: text[:40] or "empty",
 )
 def test_what_is_no_single_call_is_ill_formed(text: str) -> None:
-    """The environment gets it as it is."""
+    """The environment gets it as it is, and never what it would take for a call."""
     parsed = form(kinds.QWEN).parse(text)
-    assert (parsed.text, parsed.well_formed) == (text.strip(), False)
+    assert (parsed.text, parsed.well_formed) == (json.dumps(text) if text == RED else text.strip(), False)
+    assert Call.read(parsed.text) is None
 
 
 def test_several_calls_are_refused_in_every_form() -> None:

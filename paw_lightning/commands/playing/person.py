@@ -112,11 +112,16 @@ def _show_tools(hand: Hand) -> None:
     for tool in hand.tools:
         function = tool["function"]
         parameters = (function.get("parameters") or {}).get("properties") or {}
-        named = [
-            name + "".join(f": {' | '.join(map(str, schema['enum']))}" for _ in schema.get("enum", [])[:1])
-            for name, schema in parameters.items()
-        ]
+        choices = {
+            name: schema.get("enum", []) if isinstance(schema, dict) else [] for name, schema in parameters.items()
+        }
+        named = [name + ": " * bool(values) + " | ".join(map(str, values)) for name, values in choices.items()]
         say(f"{function['name']}({', '.join(named)}): {function.get('description', '')}", colour="dim")
+
+
+def _choices(schema: Any) -> str:
+    values = schema.get("enum") if isinstance(schema, dict) else None
+    return f": {' | '.join(map(str, values))}" if values else ""
 
 
 def _spoken(line: str, tools: list[Tool]) -> str:

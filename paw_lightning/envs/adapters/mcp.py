@@ -59,7 +59,8 @@ class MCPEnv(TextEnv):
 
     Args:
         split: "train", "val" or "test".
-        command: program and arguments of a server that speaks over its standard input and output.
+        command: program and arguments of a server that speaks over its standard input and output; it has the
+            environment variables of this process.
         url: the address of a server that speaks streamable HTTP, such as ``http://localhost:8000/mcp``.
         reward: ``module.function`` of a function (task, calls) -> float; the task is a dict, calls are of `Called`.
         tasks: a file with a JSON object a line: ``task``, a sentence, perhaps ``observation``, what is shown first, and
@@ -104,10 +105,17 @@ class MCPEnv(TextEnv):
         self._start_tool, self._final_tool, self._names = start_tool, final_tool, tools
         self._session: Session | None = None
         self._begun: Any = None
+        self._over = True  # there is no episode before the first reset
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start task number `seed`."""
-        number = seed or 0
+        try:
+            return self._begin(seed or 0)
+        except BaseException:  # a session whose server has gone answers no later reset either
+            self.close()
+            raise
+
+    def _begin(self, number: int) -> tuple[str, dict[str, Any]]:
         self._calls: list[Called] = []
         if self._begun is not None or not self._start_tool:
             self.close()
@@ -121,10 +129,13 @@ class MCPEnv(TextEnv):
         self._current = {"task": self._task, **line}
         told = {"task": str(self._current["task"]), "max_reward": self._max_reward, "tools": [*self._open.values()]}
         shown = self._started(number) if self._start_tool else str(line.get("observation") or told["task"])
+        self._over = False
         return shown, {**told, "group_key": f"{self._split}/{number % (self.num_tasks or number + 1)}"}
 
     def begin_step(self, action: str) -> None:
         """Send the call, if it is one that the server could answer."""
+        if self._over:
+            raise RuntimeError("the episode is over: call reset() before step()")
         call = read_call(action, self._open.values())
         if not isinstance(call, str) and call.name in self._known:
             assert self._session is not None
@@ -132,25 +143,25 @@ class MCPEnv(TextEnv):
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Answer one call; what is none, or is wrong, is told so without asking the server."""
+        if self._begun is None:
+            self.begin_step(action)
         call = read_call(action, self._open.values())
         if isinstance(call, str):
             return f"error: {call}", 0.0, False, False, {"won": False, "admissible_action": False}
         text, heard = "The answer was given.", True
         if call.name in self._known:
-            if self._begun is None:
-                self.begin_step(action)
             assert self._session is not None
             text, heard = self._session.finish(self._begun)
             self._begun = None
         self._calls.append(Called(call.name, call.arguments, text, heard))
-        done = call.name == self._final_tool and heard
+        self._over = done = call.name == self._final_tool and heard
         reward = float(self._reward(self._current, self._calls)) if done else 0.0
         won = done and reward >= self._max_reward
         return text, reward, done, False, {"won": won, "admissible_action": heard}
 
     def close(self) -> None:
         """End the session, and the server that it has started."""
-        session, self._session, self._begun = self._session, None, None
+        session, self._session, self._begun, self._over = self._session, None, None, True
         if session is not None:
             session.close()
 

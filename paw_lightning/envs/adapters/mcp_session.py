@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NoAnswer
 from typing import Any
 
 from paw_lightning.envs.loading import wrong_argument
+from paw_lightning.envs.tool_schema import EMPTY
+from paw_lightning.errors import ServerAwayError
 from paw_lightning.text.tool_calls import Tool
 
 INVALID_PARAMS = -32602
 """The error code of JSON-RPC for arguments that the server refuses: the call's own fault."""
-EMPTY = "(no text)"
-"""What a tool says that says nothing: an observation in mid-episode needs a text."""
 
 
 class Session:
@@ -27,11 +28,13 @@ class Session:
         timeout: seconds to connect, and for each answer.
 
     Raises:
-        SettingsError: there is no such server.
+        ServerAwayError: there is no such server.
     """
 
     def __init__(self, sdk: Any, command: list[str] | None, url: str | None, timeout: float) -> None:
-        server = url if command is None else sdk.StdioServerParameters(command=command[0], args=command[1:])
+        # With the variables of this process, keys among them: the SDK alone passes on a handful.
+        started = dict(command=command[0], args=command[1:], env=dict(os.environ)) if command else {}
+        server = sdk.StdioServerParameters(**started) if command else url
         self._error, self._timeout = sdk.MCPError, timeout
         self._loop = asyncio.new_event_loop()
         self._over = asyncio.Event()
@@ -45,7 +48,7 @@ class Session:
             inner = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
             said = f"no answer within {timeout:g} s" if isinstance(error, NoAnswer) else str(inner)
             key, value = ("url", str(url)) if command is None else ("command", " ".join(command))
-            raise wrong_argument(key, value, f"an MCP server that answers: {said}") from error
+            raise wrong_argument(key, value, f"an MCP server that answers: {said}", ServerAwayError) from error
 
     def tools(self) -> list[Tool]:
         """All tools of the server, as chat templates know them."""

@@ -8,7 +8,8 @@ from typing import Any
 
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.envs.loading import import_extra, wrong_argument
-from paw_lightning.envs.tool_schema import read_call
+from paw_lightning.envs.tool_schema import EMPTY, read_call
+from paw_lightning.errors import ServerAwayError
 from paw_lightning.text.tool_calls import Tool
 
 
@@ -43,6 +44,7 @@ class OpenEnvEnv(TextEnv):
         timeout: float = 60.0,
     ) -> None:
         client = import_extra("websockets.sync.client", "openenv")
+        failures = import_extra("websockets.exceptions", "openenv")
         self._split, self._action_field, self._observation_field = split, action_field, observation_field
         self._action, self._max_reward, self._winning_reward = action or {}, max_reward, winning_reward
         self._timeout = timeout
@@ -50,8 +52,10 @@ class OpenEnvEnv(TextEnv):
         self._connect = partial(client.connect, f"{address.rstrip('/')}/ws", open_timeout=timeout, max_size=None)
         try:
             self._socket: Any = self._connect()
-        except OSError as error:
-            raise wrong_argument("url", url, f"the address of a server that answers: {error}") from error
+        except (OSError, failures.WebSocketException) as error:  # the latter of a server that speaks something else
+            raise wrong_argument(
+                "url", url, f"the address of a server that answers: {error}", ServerAwayError
+            ) from error
         self._begun: dict[str, Any] | None = None
         """The request that was sent and whose answer nobody has read yet."""
 
@@ -177,8 +181,8 @@ class OpenEnvToolEnv(OpenEnvEnv):
         if isinstance(result, dict) and "content" in result:
             self._heard = not (result.get("is_error") or result.get("isError"))
             texts = [part["text"] for part in result["content"] or [] if part.get("type") == "text"]
-            return "\n".join(texts).strip() or "(no text)"
-        return (result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)).strip() or "(no text)"
+            return "\n".join(texts).strip() or EMPTY
+        return (result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)).strip() or EMPTY
 
 
 def _tool(told: dict[str, Any]) -> Tool:

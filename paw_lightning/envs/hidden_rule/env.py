@@ -155,7 +155,9 @@ class HiddenRuleEnv(TextEnv):
             self._opened += 1
             if self._opened == len(self._row):
                 return "The door opens. You are free.", []
-            return f"The door opens. Next is the {self._row[self._opened]} door.", [self._row[self._opened]]
+            following = self._row[self._opened]
+            certain = len(self._rule) - self._opened == 1  # the only kind that has not come yet
+            return f"The door opens. Next is the {following} door.", [] if certain else [following]
         if not self.exact.tells:
             return "The door stays shut.", []
         bolt = self._rule[door]

@@ -137,12 +137,19 @@ class Exact:
 
         Knowing the rule, what is left is whether the lever jams, the noise of the bolt, and which door comes next
         (one of the D - 1 - `opened` not met yet). Without it, also what the rule is. It is H(answer | door, lever,
-        rule) and H(answer | door, lever).
+        rule) and H(answer | door, lever), over rows of doors drawn uniformly from all of them.
 
         Args:
             opened: doors opened before in this episode, 0 to H - 1.
             knowing: the rule is known.
+
+        Raises:
+            ValueError: there is no such door.
         """
+        if not 0 <= opened < self.horizon:
+            raise ValueError(
+                f"opened is {opened}; wanted 0 to {self.horizon - 1}, the doors before one of {self.horizon}"
+            )
         following = self.doors - 1 - opened if opened < self.horizon - 1 else 1
         moves, right = 1 - self.slip, 1 / self.levers
         colours = self.levers - 1

@@ -18,7 +18,7 @@ from typing import IO, Any
 from paw_lightning.envs.base import TextEnv
 from paw_lightning.envs.loading import EnvironmentSpec, plain_spec, wrong_argument
 from paw_lightning.envs.worker import process as worker_process
-from paw_lightning.errors import SettingsError
+from paw_lightning.errors import ServerAwayError, SettingsError
 
 MAX_ANSWER_BYTES = 64 * 2**20
 CLOSE_SECONDS = 3.0
@@ -259,7 +259,8 @@ class _Worker:
             raise self.failure(f"the worker answered request {answered!r}; wanted {number}")
         if error is not None:
             kind, _, message = error.partition(": ")
-            raise SettingsError(message) if kind == SettingsError.__name__ else self.failure(error)
+            refused = {own.__name__: own for own in (SettingsError, ServerAwayError)}
+            raise refused[kind](message) if kind in refused else self.failure(error)
         return result
 
     def _line(self, deadline: float, seconds: float) -> bytes:

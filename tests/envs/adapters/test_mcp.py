@@ -150,11 +150,29 @@ def test_a_server_that_never_answers_is_ended(make: Any, tmp_path: Path) -> None
         os.kill(int(number.read_text()), 0)
 
 
-def test_a_server_that_is_gone_costs_the_episode(make: Any) -> None:
+def test_a_server_that_is_gone_costs_the_episode(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One episode: the reset that finds it gone gives the session up, and the next begins another."""
+    monkeypatch.setenv("KEY_OF_MINE", "abc")
     env = make(command=[sys.executable, "-c", GONE], start_tool="start", final_tool="answer", reward=REWARD, timeout=20)
-    env.reset(seed=0)
+    assert env.reset(seed=0)[0] == "Go with abc."
     with pytest.raises(RuntimeError, match="the MCP server gave no answer"):
         env.step(call("leave"))
+    with pytest.raises(RuntimeError, match="the MCP server"):
+        env._begun = None  # as after an answer that came
+        env.reset(seed=0)
+    assert env.reset(seed=0)[0] == "Go with abc."
+
+
+def test_there_is_no_step_outside_of_an_episode(make: Any) -> None:
+    env = make(**WORLD)
+    with pytest.raises(RuntimeError, match="call reset"):
+        env.step(call("enter", code="no"))
+    env.reset(seed=2)
+    assert env.step(call("enter", code="no"))[2]
+    for over in (lambda: None, env.close):
+        over()
+        with pytest.raises(RuntimeError, match="call reset"):
+            env.step(call("enter", code="no"))
 
 
 GONE = """
@@ -163,7 +181,7 @@ from mcp.server.mcpserver import MCPServer
 server = MCPServer("gone")
 @server.tool()
 def start() -> str:
-    return "Go."
+    return f"Go with {os.environ.get('KEY_OF_MINE')}."
 @server.tool()
 def leave() -> str:
     os._exit(1)

@@ -110,6 +110,17 @@ def test_what_noise_makes_is_labelled() -> None:
             assert labelled == ([] if seen == bolt else [seen])
 
 
+@pytest.mark.parametrize(("doors", "last"), [(3, []), (4, ["next"])])
+def test_the_next_door_is_labelled_unless_it_is_the_only_one_left(doors: int, last: list[str]) -> None:
+    """Of three kinds the second door may be two, the third is what remains; of four it may still be two."""
+    env = HiddenRuleEnv(doors=doors, levers=2, horizon=3, spare=0)
+    env.reset(seed=0)
+    for labels in (["next"], last):
+        text, *_, info = env.step(env.demonstrate())
+        following = text.split()[-2]
+        assert [text[start:stop] for start, stop in info["nuisance_spans"]] == [following for _ in labels]
+
+
 def test_what_a_wrong_pull_shows() -> None:
     """The rule, the lever alone, or nothing: of the same door."""
     shown = []

@@ -142,6 +142,9 @@ def test_entropies_by_enumeration(noise: float, tells: bool, slip: float) -> Non
     assert exact.answer_entropy(0, knowing=False) == pytest.approx(without)
     assert exact.knowable_share(0) == pytest.approx(1 - with_rule / without)
     assert exact.answer_entropy(1, knowing=False) < without, "behind the last door comes nothing"
+    for opened in (-1, 2):
+        with pytest.raises(ValueError, match=f"opened is {opened}; wanted 0 to 1"):
+            exact.answer_entropy(opened, knowing=True)
 
 
 def test_without_noise_the_last_answer_is_the_rule() -> None:
