@@ -158,12 +158,14 @@ class Episode:
     state_keys: list[str] = field(default_factory=list)
     """The state before each of the T turns and after the last, T + 1 names, as the environment tells them; empty where
     it does not."""
+    last_observation: str = ""
+    """The last one as the environment wrote it, where the chat template writes it otherwise; empty elsewhere."""
 
     @property
     def states(self) -> list[str]:
         """T + 1 states: the environment's names of them, else the observations, which stand for the states."""
         return self.state_keys or [t.anchor for t in self.transitions] + [
-            t.observation_text for t in self.transitions[-1:]
+            self.last_observation or t.observation_text for t in self.transitions[-1:]
         ]
 
     @property

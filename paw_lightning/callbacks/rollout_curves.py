@@ -29,7 +29,7 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
         "rollout/context_overflows": float(sum(e.overflowed for e in episodes)),
         "rollout/all_fail_groups": _mean(not any(e.won for e in g.episodes) for g in groups),
         "rollout/all_success_groups": _mean(all(e.won for e in g.episodes) for g in groups),
-        "rollout/zero_variance_groups": float(sum(map(without_variance, groups))),
+        "rollout/zero_variance_groups": _mean(map(without_variance, groups)),
         "rollout/dropped_groups": float(rollout.dropped_groups),
         **rollout.metrics,
         "time/rollout_s": rollout.seconds.get("total", 0.0),

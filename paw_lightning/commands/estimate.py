@@ -61,7 +61,7 @@ def command(args: list[str]) -> int:
     options, words = parse(args)
     from paw_lightning.commands.estimating.bottleneck import bottleneck, sentences
     from paw_lightning.commands.estimating.iteration import seconds
-    from paw_lightning.commands.estimating.report import assumptions, memory_lines, table, verdict
+    from paw_lightning.commands.estimating.report import assumptions, memory_lines, table, uncounted, verdict
     from paw_lightning.commands.memory import GIB
     from paw_lightning.commands.parsing import parse_settings
     from paw_lightning.commands.terminal import headline, say
@@ -84,7 +84,7 @@ def command(args: list[str]) -> int:
     for line in sentences(options.gpus, longest):
         say(line, "  ", "    ")
     headline("what this stands on; every --flag takes a better figure")
-    for line in assumptions(options.device, plans[0], found[0].rows_used):
+    for line in [*assumptions(options.device, plans[0], found[0].rows_used), *uncounted(config)]:
         say(line, "  ", "    ")
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -110,7 +111,8 @@ class PolicyLoss:
         above, below = ratio > 1 + self.clip_high, ratio < 1 - self.clip_low
         if self.surrogate == "cispo":
             return (advantages != 0) & (above | below)
-        return ((advantages > 0) & above) | ((advantages < 0) & below)
+        bounded = ratio > (self.dual_clip or math.inf)
+        return ((advantages > 0) & above) | ((advantages < 0) & (below | bounded))
 
     def _index(self, action_index: Tensor | None) -> Tensor:
         if action_index is None:

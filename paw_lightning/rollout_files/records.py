@@ -164,6 +164,8 @@ class RecordedEpisode:
     turns: list[RecordedTurn] = field(default_factory=list)
     state_keys: list[str] = field(default_factory=list)
     """The state before each turn and after the last, where the environment names them."""
+    last_observation: str = ""
+    """The last one as the environment wrote it, where the chat template writes it otherwise."""
 
     @property
     def episode_return(self) -> float:

@@ -25,7 +25,7 @@ def play_useful(play: Callable[[int, int], PlayedGroups], groups: int, extra_rou
     """Play until `groups` groups have variance in their returns, or `extra_rounds` are over.
 
     A round plays as many groups as are still missing. Fewer than `groups` may come back, and if not one has variance,
-    all that were played do: an update needs something to be cut from.
+    the first `groups` that were played do: an update needs something to be cut from.
 
     Args:
         play: plays the first `count` tasks of a round, given as (round, count); round 0 comes first.
@@ -48,7 +48,7 @@ def play_useful(play: Callable[[int, int], PlayedGroups], groups: int, extra_rou
         total.retried_episodes += more.retried_episodes
         for name, seconds in more.seconds.items():
             total.seconds[name] = total.seconds.get(name, 0.0) + seconds
-    total.groups, result.left_out = (useful, flat) if useful else (flat, [])
+    total.groups, result.left_out = (useful, flat) if useful else (flat[:groups], flat[groups:])
     return result
 
 

@@ -157,7 +157,8 @@ class Runner:
             seconds=dict(played.seconds),
             fingerprints=fingerprints,
         )
-        overlong = [t for t in rollout.transitions if t.predictable and t.observation_text and not t.observation_ids]
+        answers = [t for group in rollout.played for t in group.transitions if t.predictable and t.observation_text]
+        overlong = [t for t in answers if not t.observation_ids]
         rollout.metrics["rollout/overlong_observations"] = float(len(overlong))
         rollout.metrics["rollout/retried_episodes"] = float(played.retried_episodes)
         if self.tasks.dynamic_sampling:

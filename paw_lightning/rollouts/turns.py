@@ -130,6 +130,7 @@ class Turn:
             )
         )
         p.episode.state_keys += came.state_key
+        p.episode.last_observation = "" if observation == came.observation else came.observation
         p.observation, p.admissible = came.observation, came.admissible
         p.episode.finished = came.done
         p.done = came.done or p.turn == max_steps

@@ -40,7 +40,8 @@ class RolloutDataModule(L.LightningDataModule):
         normalization: of the policy loss over one optimizer step. `token_mean`: every action token counts alike;
             `sequence_mean`: every action does; `group_mean`: every group does.
         dynamic_sampling: extra rounds in which new tasks are played in place of groups whose returns are all equal
-            (DAPO), until `groups` useful ones are there; 0 keeps every group. With PaW it also takes away the groups
+            (DAPO), until `groups` useful ones are there; 0 keeps every group. Where none is useful, the first `groups`
+            are kept. With PaW it also takes away the groups
             in which every episode fails, those that eq. 10 gives lambda = 1: the world model then learns least where
             the policy is weakest. Every iteration owns `dynamic_sampling` + 1 blocks of `groups` tasks, whether played
             or not, so that the tasks of an iteration depend on nothing that happened before it.

@@ -15,6 +15,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from paw_lightning.errors import SettingsError
 
 Places = Sequence[tuple[int, int]]
@@ -74,10 +76,21 @@ def mask(token_filter: TokenFilter, chat: Any, text: str, ids: Sequence[int]) ->
             f"target_control.filter is {name}, and the tokenizer of model.path does not know where a token stands in a "
             "text; wanted a fast tokenizer, or filter null"
         ) from error
-    said = list(token_filter(text, places))
-    if len(said) != len(ids):
+    try:
+        said = np.asarray(list(token_filter(text, places)))
+    except Exception as error:
         raise SettingsError(
-            f"target_control.filter: {name} gave {len(said)} values for the {len(ids)} tokens of {text[:60]!r}; wanted "
-            "one truth value for each token"
+            f"target_control.filter: {name} failed with {type(error).__name__}: {error} on the {len(ids)} tokens of "
+            f"{text[:60]!r}; wanted one truth value for each token"
+        ) from error
+    if said.shape != (len(ids),) or said.dtype.kind not in "biuf":
+        raise SettingsError(
+            f"target_control.filter: {name} gave {_kind(said)} for the {len(ids)} tokens of {text[:60]!r}; wanted one "
+            "truth value for each token"
         )
     return [bool(value) for value in said]
+
+
+def _kind(said: np.ndarray) -> str:
+    """What a filter gave, in words: `2 values`, `None`."""
+    return f"{len(said)} values" if said.ndim == 1 and said.dtype.kind in "biuf" else repr(said.tolist())[:60]

@@ -107,6 +107,7 @@ def test_rollout_metrics_by_hand() -> None:
     assert metrics["rollout/valid_action_rate"] == pytest.approx(5 / 6)
     assert metrics["rollout/all_fail_groups"] == pytest.approx(2 / 3)
     assert metrics["rollout/all_success_groups"] == pytest.approx(1 / 3)
+    assert metrics["rollout/zero_variance_groups"] == 1.0, "a share: groups of one have no variance"
 
 
 def test_rendered_episode_cannot_break_out_of_its_block() -> None:

@@ -134,6 +134,10 @@ def test_anchor_clusters():
     assert anchor_clusters(anchors, 0.9) == [[0, 1, 3], [2]]  # greedy: 2 resembles 1, but 1 opened no cluster
     assert anchor_clusters(anchors, 0.8) == [[0, 1, 2, 3]]
     assert anchor_clusters([]) == []
+    # One word of 200 is another: 1,485 of 1,489 and 1,487 letters match, a ratio of 0.997
+    words = [f"word{i}" for i in range(200)]
+    long = [" ".join(words), " ".join([*words[:100], "other", *words[101:]])]
+    assert anchor_clusters(long, 0.9) == [[0, 1]], "letters that come often are no noise"
 
 
 def test_gae_by_hand():

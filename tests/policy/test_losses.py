@@ -47,6 +47,8 @@ def test_clip_bounds_are_separate():
 )
 def test_dual_clip_by_hand(ratio, advantage, loss, gradient):
     assert surrogate(ratio, advantage, dual_clip=3.0) == pytest.approx((loss, gradient))
+    tensors = torch.tensor([math.log(ratio)]), torch.zeros(1), torch.tensor([advantage])
+    assert PolicyLoss(dual_clip=3.0).clipped(*tensors).item() == (gradient == 0), "its gradient is gone"
 
 
 def test_gradient_at_the_old_policy_is_that_of_policy_gradient():

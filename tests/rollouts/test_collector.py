@@ -74,6 +74,16 @@ def test_the_names_of_states_are_recorded() -> None:
         assert episode.states == [*(t.anchor for t in episode.transitions), episode.transitions[-1].observation_text]
 
 
+def test_a_last_observation_is_a_state_as_the_environment_wrote_it() -> None:
+    """A template may write it otherwise, in quotes for example; as anchors, the observations are the world's own."""
+    plain, shouted = collector(), collector()
+    shouted.prompts.chat.as_read = lambda text, spans: (text.upper(), spans)
+    for one, other in zip(play(plain).groups, play(shouted).groups, strict=True):
+        for said, loud in zip(one.episodes, other.episodes, strict=True):
+            assert said.states == loud.states and not said.last_observation
+            assert loud.transitions[-1].observation_text == loud.states[-1].upper() != loud.states[-1]
+
+
 def test_a_group_in_which_some_episodes_name_their_states_is_lost() -> None:
     """Names and observations cannot be compared: of two episodes of the first task one tells names."""
     kinds = iter([Named, ToyEnv, ToyEnv, ToyEnv])

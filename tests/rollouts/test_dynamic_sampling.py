@@ -53,10 +53,11 @@ def test_the_bound_ends_the_search() -> None:
     assert returns(result.played.groups) == [[1, 0]], "fewer than wanted"
 
 
-def test_without_any_useful_group_all_are_kept() -> None:
-    result = play_useful(Rounds([[0, 0], [1, 1]], [[0, 0], [0, 0]]), 2, 1)
-    assert returns(result.played.groups) == [[0, 0], [1, 1], [0, 0], [0, 0]]
-    assert result.left_out == []
+def test_without_any_useful_group_as_many_are_kept_as_ever() -> None:
+    """An update of all that was played would be up to six times as large."""
+    result = play_useful(Rounds([[0, 0], [1, 1]], [[2, 2], [0, 0]]), 2, 1)
+    assert returns(result.played.groups) == [[0, 0], [1, 1]]
+    assert returns(result.left_out) == [[2, 2], [0, 0]]
 
 
 def test_zero_rounds_keep_everything() -> None:

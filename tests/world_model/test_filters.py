@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -151,10 +152,35 @@ def test_controls_carry_the_mask_of_the_text_that_they_are_from() -> None:
     assert [t.target_ids for t in rollout.transitions] == [[ord("x")]] * 2
 
 
-def test_a_filter_that_says_too_little_is_named() -> None:
-    own = TargetControl(filter=lambda text, tokens: [True])
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ([True], "gave 1 values"),
+        (True, "failed with TypeError"),
+        (None, "failed with TypeError"),
+        ("abcd", r"gave \['a', 'b', 'c', 'd'\]"),
+        ([None] * 4, "gave .None, None"),
+        ([[True, False]] * 4, r"gave \[\[True, False\]"),
+        (torch.ones(4, 2), r"gave \[\[1"),
+    ],
+)
+def test_a_filter_that_says_something_else_is_named(said: object, message: str) -> None:
+    own = TargetControl(filter=lambda text, tokens: said)
+    with pytest.raises(SettingsError, match=rf"target_control\.filter: .*<lambda> {message}.* the 4 tokens of 'a12b'"):
+        own.rule_out(played("a12b"), Letters())
+
+
+@pytest.mark.parametrize("said", [[1, 0, True, False], torch.tensor([1, 0, 1, 0]), np.array([True, False] * 2)])
+def test_whatever_holds_truth_values_is_taken(said: object) -> None:
+    rollout = played("a12b")
+    TargetControl(filter=lambda text, tokens: said).rule_out(rollout, Letters())
+    assert rollout.transitions[0].target_mask == [True, False, True, False]
+
+
+def test_a_filter_that_fails_is_named() -> None:
+    own = TargetControl(filter=lambda text, tokens: [1 / 0])
     with pytest.raises(
-        SettingsError, match=r"target_control\.filter: .*<lambda> gave 1 values for the 4 tokens of 'a12b'"
+        SettingsError, match=r"target_control\.filter: .*failed with ZeroDivisionError: division by zero"
     ):
         own.rule_out(played("a12b"), Letters())
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jsonargparse import Namespace
+
 from paw_lightning.commands.estimating.devices import Device
 from paw_lightning.commands.estimating.iteration import Plan, Seconds
 from paw_lightning.commands.estimating.reading import FREE
@@ -87,4 +89,16 @@ def assumptions(name: str, plan: Plan, used: float) -> list[str]:
         f"({work.most_action}), --prompt {work.prompt:g}, --observation {work.observation:g}; --padding "
         f"{work.padding:g}; --env_seconds {worlds.seconds:g} a step{together}; {used:.0%} of the rows of a writing "
         f"step still write, drawn with --seed {plan.seed}",
+    ]
+
+
+def uncounted(config: Namespace) -> list[str]:
+    """What a run's settings may add to the figures, as nobody knows beforehand how often."""
+    rounds = config.data.dynamic_sampling
+    if not rounds:
+        return []
+    teach = ", and trains on as many (data.left_out_teach): memory and update too" if config.data.left_out_teach else ""
+    return [
+        f"without groups that are played anew: data.dynamic_sampling {rounds} plays up to {rounds + 1} times as many"
+        f"{teach}"
     ]

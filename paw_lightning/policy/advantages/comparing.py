@@ -97,6 +97,7 @@ def anchor_clusters(anchors: Sequence[str], similarity: float = 1.0) -> list[lis
 
 
 def _resembles(anchor: str, first: str, similarity: float) -> bool:
-    matcher = SequenceMatcher(None, anchor, first)
+    # Without `autojunk`, which takes letters that are frequent in a long text for noise, and one order for another.
+    matcher = SequenceMatcher(None, anchor, first, autojunk=False)
     bounds = (matcher.real_quick_ratio, matcher.quick_ratio)  # upper bounds of the ratio, far cheaper
     return all(bound() >= similarity for bound in bounds) and matcher.ratio() >= similarity
