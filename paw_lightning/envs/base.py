@@ -8,6 +8,8 @@ from typing import Any
 FAILURES = (Exception, SystemExit)
 """What the code of an environment may raise, SystemExit included, as code with a command line inside does; Ctrl-C
 (KeyboardInterrupt) is never caught."""
+ROUNDING = 1e-6
+"""A reward may be a sum of weighted parts: 0.7 + 0.2 + 0.1 is 0.9999999999999999."""
 
 
 class TextEnv(ABC):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from paw_lightning.envs.adapters.mcp_session import Session
-from paw_lightning.envs.base import TextEnv
+from paw_lightning.envs.base import ROUNDING, TextEnv
 from paw_lightning.envs.loading import check_split, expand, import_extra, wrong_argument
 from paw_lightning.envs.recorded import lines_of_split
 from paw_lightning.envs.tool_schema import read_call
@@ -156,7 +156,7 @@ class MCPEnv(TextEnv):
         self._calls.append(Called(call.name, call.arguments, text, heard))
         self._over = done = call.name == self._final_tool and heard
         reward = float(self._reward(self._current, self._calls)) if done else 0.0
-        won = done and reward >= self._max_reward
+        won = done and reward >= self._max_reward - ROUNDING
         return text, reward, done, False, {"won": won, "admissible_action": heard}
 
     def close(self) -> None:

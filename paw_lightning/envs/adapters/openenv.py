@@ -6,7 +6,7 @@ import json
 from functools import partial
 from typing import Any
 
-from paw_lightning.envs.base import TextEnv
+from paw_lightning.envs.base import ROUNDING, TextEnv
 from paw_lightning.envs.loading import import_extra, wrong_argument
 from paw_lightning.envs.tool_schema import EMPTY, read_call
 from paw_lightning.errors import ServerAwayError
@@ -86,7 +86,7 @@ class OpenEnvEnv(TextEnv):
             self.begin_step(action)
         observation, reward, done = self._receive()
         self._return += reward
-        return observation, reward, done, False, {"won": done and self._return >= self._winning_reward}
+        return observation, reward, done, False, {"won": done and self._return >= self._winning_reward - ROUNDING}
 
     def close(self) -> None:
         """End the session."""

@@ -14,15 +14,10 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from paw_lightning.envs.adapters.verifiers_loading import Desk, Question, drawing_from, load, one_at_a_time, rows_of
-from paw_lightning.envs.base import TextEnv
+from paw_lightning.envs.base import ROUNDING, TextEnv
 from paw_lightning.envs.loading import check_split
-from paw_lightning.envs.tool_schema import read_call
+from paw_lightning.envs.tool_schema import EMPTY, read_call
 from paw_lightning.text.tool_calls import Call, Tool
-
-EMPTY = "(no text)"
-"""What an environment says that says nothing: an observation in mid-episode needs a text."""
-ROUNDING = 1e-6
-"""A rubric's total is a sum of weighted parts: 0.7 + 0.2 + 0.1 is 0.9999999999999999."""
 
 
 class VerifiersEnv(TextEnv):
@@ -65,6 +60,8 @@ class VerifiersEnv(TextEnv):
         self._rows = rows_of(self._loaded.environment, environment, split)
         self.num_tasks = len(self._rows)
         self._episode: asyncio.Task[Any] | None = None
+        self._question: Question | None = None
+        """What the environment waits for; None where no episode runs."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start with the split's row number `seed`."""
@@ -89,8 +86,9 @@ class VerifiersEnv(TextEnv):
         told = {"admissible_action": True} if self._tools else {}
         if isinstance(call, str):
             return f"error: {call}", 0.0, False, False, {"won": False, "admissible_action": False}
+        if self._question is None:
+            raise RuntimeError("the episode is over: call reset() before step()")
         self._turn += 1
-        assert self._question is not None
         with self._alone():
             self._question.answer.set_result(self._loaded.response(self._turn, action, call))
             question = self._until_asked()
@@ -103,7 +101,7 @@ class VerifiersEnv(TextEnv):
 
     def close(self) -> None:
         """End the episode, so that the environment cleans up after it."""
-        episode, self._episode = self._episode, None
+        episode, self._episode, self._question = self._episode, None, None
         if episode is not None and not episode.done():
             with self._alone(), suppress(asyncio.CancelledError):
                 episode.cancel()
