@@ -56,6 +56,7 @@ class OpenEnvEnv(TextEnv):
             raise wrong_argument(
                 "url", url, f"the address of a server that answers: {error}", ServerAwayError
             ) from error
+        self._over = True  # there is no episode before the first reset
         self._begun: dict[str, Any] | None = None
         """The request that was sent and whose answer nobody has read yet."""
 
@@ -72,12 +73,13 @@ class OpenEnvEnv(TextEnv):
         if self._begun is None or self._begun["type"] != "reset":
             self.begin_reset(seed=seed)
         observation, _, _ = self._receive()
-        self._return = 0.0
+        self._return, self._over = 0.0, False
         info: dict[str, Any] = {"group_key": f"{self._split}/{seed}"}
         return observation, info if self._max_reward is None else info | {"max_reward": self._max_reward}
 
     def begin_step(self, action: str) -> None:
         """Send the action."""
+        self._check_running()
         self._send({"type": "step", "data": {**self._action, self._action_field: action}})
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
@@ -86,17 +88,20 @@ class OpenEnvEnv(TextEnv):
             self.begin_step(action)
         observation, reward, done = self._receive()
         self._return += reward
+        self._over = done
         return observation, reward, done, False, {"won": done and self._return >= self._winning_reward - ROUNDING}
 
     def close(self) -> None:
         """End the session."""
-        socket, self._socket, self._begun = self._socket, None, None
+        socket, self._socket, self._begun, self._over = self._socket, None, None, True
         if socket is not None:
             socket.close()
 
+    def _check_running(self) -> None:
+        if self._over:
+            raise RuntimeError("the episode with the OpenEnv server is over: call reset() before step()")
+
     def _send(self, message: dict[str, Any]) -> None:
-        if self._socket is None:
-            raise RuntimeError("the session with the OpenEnv server is over: call reset() before step()")
         try:
             self._socket.send(json.dumps(message))
         except BaseException:
@@ -157,6 +162,7 @@ class OpenEnvToolEnv(OpenEnvEnv):
 
     def begin_step(self, action: str) -> None:
         """Send the call, if it is one that the server could answer."""
+        self._check_running()
         call = read_call(action, self._tools.values())
         if not isinstance(call, str):
             data = {"type": "call_tool", "tool_name": call.name, "arguments": call.arguments}
@@ -164,6 +170,7 @@ class OpenEnvToolEnv(OpenEnvEnv):
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Play one call; what is none is told so without asking the server."""
+        self._check_running()
         if isinstance(fault := read_call(action, self._tools.values()), str):
             return f"error: {fault}", 0.0, False, False, {"won": False, "admissible_action": False}
         observation, reward, ended, cut, info = super().step(action)

@@ -278,6 +278,8 @@ def test_openenv(make: Any, openenv_server: str) -> None:
     second.begin_step("2")
     assert first.step("2") == ("no", 0.0, False, False, {"won": False}), "sessions are apart"
     assert second.step("2") == ("yes", 1.0, True, False, {"won": True})
+    with pytest.raises(RuntimeError, match="call reset"):
+        second.step("2")  # a server may pay again
     wrong = make("openenv.OpenEnvEnv", url=openenv_server, action_field="word")
     wrong.reset(seed=0)
     with pytest.raises(RuntimeError, match="Invalid message"):
@@ -313,7 +315,7 @@ def test_a_late_answer_of_openenv_is_nobodys(make: Any) -> None:
             with pytest.raises(TimeoutError):
                 give_up()
             env._timeout = patience
-            with pytest.raises(RuntimeError, match=r"session with the OpenEnv server is over: call reset\(\) before"):
+            with pytest.raises(RuntimeError, match=r"episode with the OpenEnv server is over: call reset\(\) before"):
                 env.step("a")
             late.set()
             assert env.reset(seed=2)[0] == "task 2" and env.step("b")[0] == "b"
@@ -389,6 +391,9 @@ def test_openenv_tools(make: Any, openenv_tools: str) -> None:
     assert env.step(call("guess", number=2)) == ("no", 0.0, False, False, {"won": False, "admissible_action": True})
     env.begin_step(call("guess", number=1.0))
     assert env.step(call("guess", number=1.0))[:3] == ("yes", 1.0, True)
+    for action in ("2", call("guess", number=1)):
+        with pytest.raises(RuntimeError, match="call reset"):
+            env.step(action)
 
 
 def test_openenv_tools_config(openenv_tools: str, tmp_path: Path) -> None:
