@@ -18,7 +18,7 @@ from paw_lightning.models.lora import adapted_layers, adapters_off
 from paw_lightning.samplers.base import Generation, Sampler
 from paw_lightning.seeding import uniforms
 from paw_lightning.text.encoding import valid_text
-from paw_lightning.text.tool_calls import Call
+from paw_lightning.text.tool_calls import calls_or_quotes
 from paw_lightning.training.module import PaWModule
 from paw_lightning.types import MicroBatch, Transition
 from paw_lightning.update.collate import rectangle
@@ -120,7 +120,7 @@ def check_texts(tokenizer: Any, checked: Sequence[Transition]) -> None:
         unsent = {tokenizer.pad_token_id, tokenizer.eos_token_id}
         written = tokenizer.decode([i for i in t.action_ids if i not in unsent])
         # A tool call reaches the environment in a form of its own, so there it is the whole answer that is compared.
-        sent = t.action_text if Call.read(t.action_text) is None else t.answer_text
+        sent = t.answer_text if calls_or_quotes(t.action_text) else t.action_text
         if squashed(sent).casefold() not in squashed(written).casefold():
             fail(
                 f"action tokens decode to {shortened(written)}, but the environment was sent "

@@ -82,9 +82,10 @@ def _docstring(name: str, text: str | None) -> tuple[str, dict[str, str]]:
     """The description, and what is said of each argument."""
     if not text:
         raise TypeError(f"{name} has no docstring; wanted one, which tells the model what it does")
-    section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)*)", text, flags=re.MULTILINE)
+    parts = re.split(r"^(\w[\w ]*):[ \t]*$", text, flags=re.MULTILINE)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
     found: dict[str, str] = {}
-    for line in inspect.cleandoc(section[1] if section else "").splitlines():
+    for line in inspect.cleandoc(sections.get("Args", "")).splitlines():
         match = re.match(r"(\w+)(?: \(.*\))?: *(.*)", line)
         if match:
             last = match[1]

@@ -119,14 +119,18 @@ class ToolEnv(TextEnv):
         call = read_call(action, self.tools)
         if isinstance(call, str):
             raise ToolError(call)
-        return as_text(getattr(self, call.name)(**call.arguments)) or ("" if self._done else EMPTY)
+        answer = as_text(getattr(self, call.name)(**call.arguments))
+        return answer if answer.strip() or self._done else EMPTY
 
 
 def as_text(answer: Any) -> str:
-    """What a tool has answered as the policy reads it: a text as it is, nothing of None, all else as JSON."""
+    """What a tool has answered as the policy reads it: a text as it is, nothing of None, else JSON where it can be."""
     if answer is None or isinstance(answer, str):
         return answer or ""
-    return json.dumps(answer, ensure_ascii=False, default=str)
+    try:
+        return json.dumps(answer, ensure_ascii=False)
+    except (TypeError, ValueError):
+        return str(answer)
 
 
 def _taken(cls: type[ToolEnv]) -> str | None:
@@ -137,12 +141,15 @@ def _taken(cls: type[ToolEnv]) -> str | None:
 
 
 def _differs(method: Callable[..., Any], base: Callable[..., Any]) -> bool:
-    """It wants more or fewer arguments, or answers with a text where the other has none."""
-    texts = [inspect.signature(function).return_annotation in (str, "str") for function in (method, base)]
-    return _required(method) != _required(base) or texts == [True, False]
+    """It cannot be called like the other one, or answers with a text where that has none."""
+    wanted = [p for p in inspect.signature(base).parameters.values() if p.default is p.empty]
+    named = {p.name: None for p in wanted if p.kind is p.KEYWORD_ONLY}
+    try:
+        inspect.signature(method).bind(*wanted[: len(wanted) - len(named)], **named)
+    except TypeError:
+        return True
+    return [_tells(function) for function in (method, base)] == [True, False]
 
 
-def _required(method: Callable[..., Any]) -> int:
-    """How many arguments it has to be given."""
-    parameters = inspect.signature(method).parameters.values()
-    return sum(p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
+def _tells(method: Callable[..., Any]) -> bool:
+    return inspect.signature(method).return_annotation in (str, "str")

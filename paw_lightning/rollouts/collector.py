@@ -78,6 +78,7 @@ class Collector:
         counterfactuals: bool = False,
         demonstrated: bool = False,
         episode_retries: int = 0,
+        reached: Callable[[], bool] = lambda: False,
     ) -> None:
         self.make_env = make_env
         self.prompts = prompts
@@ -92,9 +93,10 @@ class Collector:
         self.demonstrator = Demonstrator(max_action_tokens) if demonstrated else None
         """Writes the actions in the policy's place."""
         self.episode_retries = episode_retries
-        self._idle: list[TextEnv] = []
-        self._reached = False
+        self.reached = False
         """An episode has begun: what the settings name is there."""
+        self._reached_elsewhere = reached
+        self._idle: list[TextEnv] = []
 
     def play(
         self,
@@ -137,6 +139,7 @@ class Collector:
             observation, info = env.reset(seed=task_seed, options={"episode_seed": 0})
             check_observation(observation, False)
             check_info(info)
+            self.reached = True
             return observation, info
         except FAILURES:
             return None
@@ -194,12 +197,13 @@ class Collector:
             check_info(info)
         except FAILURES as error:
             return self._lost(seat, error)
-        self._reached = True
+        self.reached = True
         return observation, info
 
     def _lost(self, seat: Seat, error: BaseException) -> EpisodeError:
         """What an episode that cannot begin costs: the run where a setting is wrong, as no retry would help."""
-        if isinstance(error, SettingsError) and not (isinstance(error, ServerAwayError) and self._reached):
+        away = isinstance(error, ServerAwayError) and (self.reached or self._reached_elsewhere())
+        if isinstance(error, SettingsError) and not away:
             raise error
         return EpisodeError(describe(seat.env, "reset", error))
 

@@ -318,6 +318,7 @@ class Runner:
                 counterfactuals=settings.counterfactuals and split == "train",
                 demonstrated=settings.demonstrated and split == "train",
                 episode_retries=settings.episode_retries,
+                reached=lambda: any(collector.reached for collector in self._collectors.values()),
             )
         return self._collectors[split]
 

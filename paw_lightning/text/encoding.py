@@ -50,6 +50,13 @@ class TextEncoder:
         self._trusted: dict[str, list[int]] = {}
         self._kept = lru_cache(KEPT)(self._encode)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_kept"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._kept = lru_cache(KEPT)(self._encode)  # of this one: a copy may be given another tokenizer
+
     def controls(self, ids: Sequence[int]) -> list[int]:
         """The control tokens among some ids."""
         return [i for i in ids if i in self.control_ids]

@@ -180,6 +180,18 @@ class CallSyntax:
         return re.search(r"\s*".join(map(re.escape, own.split())), text)
 
 
+def calls_or_quotes(action: str) -> bool:
+    """Whether an environment was sent a call, or in quotes what it would have taken for one."""
+    found, _ = decoded(action)
+    return Call.read(found if isinstance(found, str) else action) is not None
+
+
+def _refused(text: str) -> ParsedAction:
+    """An answer without one call, as the environment gets it."""
+    said = text.strip()
+    return ParsedAction(json.dumps(said, ensure_ascii=False) if Call.read(said) else said, False)
+
+
 def _thinks(text: str) -> bool:
     """Whether the last thought that a text opens is not over."""
     return text.rfind(THOUGHT) > text.rfind(THOUGHT_END)
@@ -228,19 +240,20 @@ class ToolCall(ActionFormat):
 
     def parse(self, text: str) -> ParsedAction:
         """The call in JSON, or the whole text."""
-        if call := self._syntax.read(text):
-            return ParsedAction(valid_text(str(call)), True)
-        said = text.strip()
-        return ParsedAction(json.dumps(said, ensure_ascii=False) if Call.read(said) else said, False)
+        call = self._syntax.read(text)
+        return _refused(text) if call is None else ParsedAction(valid_text(str(call)), True)
 
     def read(self, text: str, opened: str = "") -> ParsedAction:
         """:meth:`parse`; a thought that the prompt has opened has to end before the call."""
-        return self.parse(opened + text) if _thinks(opened) else super().read(text, opened)
+        if not _thinks(opened):
+            return super().read(text, opened)
+        whole = self.parse(opened + text)
+        return whole if whole.well_formed else _refused(text)
 
     def answer(self, command: str, opened: str = "") -> str:
         """A call, behind the end of a thought that the prompt has opened."""
         text = super().answer(command, opened)
-        return text if self.read(text, opened).well_formed else f"{THOUGHT_END}\n\n{text}"
+        return f"{THOUGHT_END}\n\n{text}" if _thinks(opened) and not self.read(text, opened).well_formed else text
 
     def write(self, command: str) -> str:
         """A call as the environment gets it (or names it in `demonstrate`), in the template's form."""

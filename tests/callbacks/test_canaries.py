@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -296,6 +297,12 @@ def test_texts(module: PaWModule) -> None:
     checks.check_texts(module.tokenizer, [replace(right, action_text=call, answer_text="go north")])
     with pytest.raises(CanaryError, match=r"decode to 'go north', .* sent 'go south'"):
         checks.check_texts(module.tokenizer, [replace(right, action_text=call, answer_text="go south")])
+    quoted = json.dumps(call)  # an answer that is none, and reads like one
+    checks.check_texts(module.tokenizer, [replace(right, action_text=quoted, answer_text="go north")])
+    with pytest.raises(CanaryError, match="the environment was sent"):
+        checks.check_texts(
+            module.tokenizer, [replace(right, action_text=json.dumps("go south"), answer_text="go north")]
+        )
     with pytest.raises(CanaryError, match=r"observation tokens decode to 'A room'; .* answer 'A hall\.'.*model\.path"):
         checks.check_texts(module.tokenizer, [replace(right, observation_ids=encode("A room"))])
 

@@ -60,6 +60,41 @@ def test_a_schema_is_made_of_hints_and_docstring() -> None:
     assert function["parameters"]["required"] == list("abcdef"), "what has a default may be left out"
 
 
+def test_a_lone_argument_may_take_two_lines_or_stand_at_the_margin() -> None:
+    def act(color: str) -> str:
+        raise AssertionError("is only described")
+
+    for lines in (
+        "    color: Of the button,\n        either: red or blue.",
+        "color: Of the button,\n  either: red or blue.",
+    ):
+        act.__doc__ = f"Press.\n\nArgs:\n{lines}"
+        properties = tool_schema(act)["function"]["parameters"]["properties"]
+        assert properties["color"]["description"] == "Of the button, either: red or blue."
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "step(self, *a, **k): return super().step(*a, **k)",
+        "start(self, random=None): return 'x'",
+        "finish(self, *, won=True, reward=None): pass",
+        "earn(self, reward=1.0): pass",
+        "close(self, force=False): pass",
+        "reset(self, seed=None, options=None): return super().reset(seed=seed)",
+        "demonstrate(self) -> str: return ''",
+    ],
+)
+def test_methods_of_every_environment_may_be_written_anew(method: str) -> None:
+    """Whoever can be called like them is no tool of another meaning."""
+    names: dict[str, Any] = {"ToolEnv": ToolEnv}
+    look = "def look(self) -> str:\n        'Look.'"
+    start = "def start(self, random): return 'x'"
+    exec(f"class Own(ToolEnv):\n    {start}\n    {look}\n    def {method}", names)
+    own = names["Own"]()
+    assert [tool["function"]["name"] for tool in own.tools] == ["look"]
+
+
 @pytest.mark.parametrize("heading", ["Note", "Examples", "Yields"])
 def test_sections_of_a_docstring_that_nobody_knows(heading: str) -> None:
     def act(x: int) -> str:

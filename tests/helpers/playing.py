@@ -26,7 +26,7 @@ class ScriptedSampler(Sampler):
         return [Generation([*w, END], [-1.0] * (len(w) + 1), [0.5] * (len(w) + 1), True) for w in words]
 
 
-def collector(sampler=None, prompt: Prompt | None = None, **env) -> Collector:
+def collector(sampler=None, prompt: Prompt | None = None, reached=lambda: False, **env) -> Collector:
     builder = PromptBuilder(prompt or Prompt(), ChatFormat(TOKENIZER))
     return Collector(
         lambda: ToyEnv(**env),
@@ -36,6 +36,7 @@ def collector(sampler=None, prompt: Prompt | None = None, **env) -> Collector:
         max_action_tokens=6,
         max_observation_tokens=100,
         stop_token_ids=[END],
+        reached=reached,
     )
 
 

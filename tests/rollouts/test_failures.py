@@ -136,3 +136,15 @@ def test_a_wrong_setting_ends_the_run(kind: type[SettingsError], reached: int, m
         for _ in range(2):
             player.play([1], 1, temperature=1.0, seed=(0,))
             player.close()
+
+
+def test_a_server_that_another_split_has_reached_is_no_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of three attempts of a validation that begins while it is away finds nobody, nor does the second."""
+    monkeypatch.setattr(Away, "built", 2)
+    player = collector(reached=lambda: True)
+    player.episode_retries, player.make_env = 2, Away
+    assert len(player.play([1], 1, temperature=1.0, seed=(0,)).groups) == 1
+    alone = collector()
+    alone.make_env, Away.built = Away, 2
+    with pytest.raises(ServerAwayError):
+        alone.play([1], 1, temperature=1.0, seed=(0,))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from copy import deepcopy
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -165,6 +168,10 @@ def test_a_short_text_is_tokenised_once_and_handed_out_in_lists_of_its_own() -> 
     asked = counting.calls
     encoder.groups(groups, goes_on=True)
     assert counting.calls > asked
+    twin = pickle.loads(pickle.dumps(TextEncoder(TOKENIZER)))
+    assert twin.groups(groups) == first
+    other = deepcopy(twin)
+    assert other._kept.__wrapped__.__self__ is other, "a copy encodes with its own tokenizer"
     long = [[Part("x" * (SHORT + 1))]]
     encoder.groups(long)
     asked = counting.calls

@@ -10,6 +10,7 @@ import pytest
 from paw_lightning.callbacks.dialogue_probe import Probe
 from paw_lightning.errors import SettingsError
 from paw_lightning.models.loading import load_tokenizer
+from paw_lightning.text.action_format import ParsedAction
 from paw_lightning.text.actions import action_format
 from paw_lightning.text.chat import ChatFormat
 from paw_lightning.text.prompts import Prompt, PromptBuilder
@@ -110,6 +111,10 @@ def test_a_prompt_may_end_with_a_thought(thought: str) -> None:
     answer = prompts.form.answer(RED, thought)
     assert answer == (written if ended else f"</think>\n\n{written}") and prompts.form.read(answer, thought).well_formed
     assert prompts.form.read(written, thought).well_formed == ended, "a call in a thought is a draft"
+    for text in (" I wonder", "hm</think> I give up"):
+        assert prompts.form.read(text, thought) == ParsedAction(text.strip(), False), (
+            "without what the prompt has written"
+        )
 
 
 def test_a_template_may_write_a_thought_before_every_call() -> None:

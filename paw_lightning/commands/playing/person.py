@@ -112,10 +112,7 @@ def _show_tools(hand: Hand) -> None:
     for tool in hand.tools:
         function = tool["function"]
         parameters = (function.get("parameters") or {}).get("properties") or {}
-        choices = {
-            name: schema.get("enum", []) if isinstance(schema, dict) else [] for name, schema in parameters.items()
-        }
-        named = [name + ": " * bool(values) + " | ".join(map(str, values)) for name, values in choices.items()]
+        named = [name + _choices(schema) for name, schema in parameters.items()]
         say(f"{function['name']}({', '.join(named)}): {function.get('description', '')}", colour="dim")
 
 

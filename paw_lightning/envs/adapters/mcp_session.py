@@ -45,8 +45,7 @@ class Session:
             self._connected = self._client.result(timeout)
         except Exception as error:
             self.close()
-            inner = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
-            said = f"no answer within {timeout:g} s" if isinstance(error, NoAnswer) else str(inner)
+            said = f"no answer within {timeout:g} s" if isinstance(error, NoAnswer) else str(_innermost(error))
             key, value = ("url", str(url)) if command is None else ("command", " ".join(command))
             raise wrong_argument(key, value, f"an MCP server that answers: {said}", ServerAwayError) from error
 
@@ -119,6 +118,13 @@ class Session:
         except NoAnswer as error:
             begun.cancel()
             raise RuntimeError(f"the MCP server gave no answer within {self._timeout:g} s (timeout)") from error
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What really went wrong, of groups of errors within each other."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _tool(told: dict[str, Any]) -> Tool:

@@ -62,6 +62,7 @@ class OpenEnvEnv(TextEnv):
 
     def begin_reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
         """Send the reset."""
+        self._over = True
         if self._begun is not None:  # its answer would come first
             self.close()
         if self._socket is None:
