@@ -62,6 +62,21 @@ def test_a_person_is_cut_off_as_a_policy_is(capsys: pytest.CaptureFixture[str]) 
     assert "cut off after 2 turns (rollout.max_steps)" in capsys.readouterr().out
 
 
+def test_tools_of_any_schema_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """A schema may be `true`, and choices may be null."""
+
+    class Tools(HouseholdEnv):
+        def reset(self, **keys):  # type: ignore[no-untyped-def]
+            observation, info = super().reset(**keys)
+            properties = {"a": True, "b": {"enum": None}, "c": {"enum": ["x", 2]}}
+            return observation, info | {
+                "tools": [{"function": {"name": "act", "parameters": {"properties": properties}}}]
+            }
+
+    play_by_hand(Tools("val", **HOUSE), 0, 1, lambda admissible: "look")  # type: ignore[arg-type]
+    assert "act(a, b, c: x | 2): " in capsys.readouterr().out
+
+
 def test_a_bug_in_the_environment_has_a_place(monkeypatch: pytest.MonkeyPatch, tiny_model_dir: str) -> None:
     type_lines(monkeypatch, ["go"])
     with pytest.raises(SettingsError, match=r"RuntimeError: my bug in step \(.*broken_envs\.py:\d+ in step\)"):
