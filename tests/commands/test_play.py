@@ -74,7 +74,7 @@ def test_tools_of_any_schema_are_shown(capsys: pytest.CaptureFixture[str]) -> No
             }
 
     play_by_hand(Tools("val", **HOUSE), 0, 1, lambda admissible: "look")  # type: ignore[arg-type]
-    assert "act(a, b, c: x | 2): " in capsys.readouterr().out
+    assert "act(a, b, c: x | 2):" in capsys.readouterr().out
 
 
 def test_a_bug_in_the_environment_has_a_place(monkeypatch: pytest.MonkeyPatch, tiny_model_dir: str) -> None:
