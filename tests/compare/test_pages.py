@@ -29,7 +29,7 @@ LINES = {name: (ROOT / "docs" / f"{page}.md").read_text().splitlines() for name,
 PAIRS = [(name, *pair) for name, saved in SAVED.items() for pair in saved["differences"]]
 
 
-REPORTS = {"states": "algorithms", "sampling": "dynamic_sampling", "weight": "weight"}
+REPORTS = {"states": "algorithms", "sampling": "dynamic_sampling", "weight": "weight", "credit": "algorithms"}
 """{comparison whose report is in docs/reports: its page}."""
 
 
