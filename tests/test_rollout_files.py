@@ -71,7 +71,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     full = RecordedTurn(**values)
     episode = RecordedEpisode(
         1, "key", 2.0, "world", 0.3, True, 17, 3, "task", "pick", True, True, True, ["why", "again"], [full, turn()],
-        ["hall", "attic"],
+        ["hall", "attic"], "You see a \"pen\"."
     )  # fmt: skip
     header = Header(
         "val", 7, 0.4, "0.1", "env", "model", "Step", "GRPO", "MAE", 0.2, 5, "w", "c", "r", {"a": [1, None]}, True,
