@@ -32,9 +32,9 @@ class Session:
     """
 
     def __init__(self, sdk: Any, command: list[str] | None, url: str | None, timeout: float) -> None:
-        # With the variables of this process, keys among them: the SDK alone passes on a handful.
-        started = dict(command=command[0], args=command[1:], env=dict(os.environ)) if command else {}
-        server = sdk.StdioServerParameters(**started) if command else url
+        server: Any = url
+        if command is not None:  # with all variables of this process, keys among them: the SDK passes on a handful
+            server = sdk.StdioServerParameters(command=command[0], args=command[1:], env=dict(os.environ))
         self._error, self._timeout = sdk.MCPError, timeout
         self._loop = asyncio.new_event_loop()
         self._over = asyncio.Event()
