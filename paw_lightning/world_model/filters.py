@@ -83,14 +83,11 @@ def mask(token_filter: TokenFilter, chat: Any, text: str, ids: Sequence[int]) ->
             f"target_control.filter: {name} failed with {type(error).__name__}: {error} on the {len(ids)} tokens of "
             f"{text[:60]!r}; wanted one truth value for each token"
         ) from error
-    if said.shape != (len(ids),) or said.dtype.kind not in "biuf":
+    truths = said.ndim == 1 and said.dtype.kind in "biuf"
+    if not truths or len(said) != len(ids):
+        gave = f"{len(said)} values" if truths else repr(said.tolist())[:60]
         raise SettingsError(
-            f"target_control.filter: {name} gave {_kind(said)} for the {len(ids)} tokens of {text[:60]!r}; wanted one "
-            "truth value for each token"
+            f"target_control.filter: {name} gave {gave} for the {len(ids)} tokens of {text[:60]!r}; wanted one truth "
+            "value for each token"
         )
     return [bool(value) for value in said]
-
-
-def _kind(said: np.ndarray) -> str:
-    """What a filter gave, in words: `2 values`, `None`."""
-    return f"{len(said)} values" if said.ndim == 1 and said.dtype.kind in "biuf" else repr(said.tolist())[:60]

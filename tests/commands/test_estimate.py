@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import Namespace
 from torch.utils.flop_counter import FlopCounterMode
 
 from paw_lightning.commands import estimate
 from paw_lightning.commands.estimating.devices import DEVICES, Device
 from paw_lightning.commands.estimating.reading import trainer_of
+from paw_lightning.commands.estimating.report import uncounted
 from paw_lightning.commands.estimating.shapes import shape_of
 from paw_lightning.commands.memory import GIB, activation_bytes, build, cache_limit, held_bytes, memory
 from paw_lightning.commands.parsing import parse_settings
@@ -245,6 +247,16 @@ def test_a_sweep_has_a_column_for_each_number_of_gpus(capsys) -> None:
         assert sum(float(printed[name][column]) for name in parts) == pytest.approx(whole, rel=0.02)
     assert any("takes" in line and "% of the iteration" in line for line in lines)
     assert "--train_share 0.3" in " ".join(lines)
+
+
+def test_groups_that_are_played_anew_are_said_to_be_uncounted() -> None:
+    def said(rounds: int, teach: bool) -> list[str]:
+        return uncounted(Namespace(data=Namespace(dynamic_sampling=rounds, left_out_teach=teach)))
+
+    assert said(0, False) == []
+    [line], [more] = said(3, False), said(3, True)
+    assert line.endswith("data.dynamic_sampling 3 plays up to 4 times as many")
+    assert more == f"{line}, and trains on as many (data.left_out_teach): memory and update too"
 
 
 def test_what_does_not_fit_is_marked(capsys) -> None:
